@@ -1,0 +1,175 @@
+//! Settings: a TOML file and the environment, which wins.
+//!
+//! [`Config::load`] is pure: it takes the file's text and a look-up for variables. A mistake in the file, or in one of
+//! the agent's own `ADDER_*` variables, is an error of one line that says where it is. A mistake in one of
+//! OpenTelemetry's `OTEL_*` variables is a warning, and the variable counts as not set ("Environment Variable
+//! Specification", "Type-specific guidance"), except for an endpoint that is no URL: spans must not go elsewhere, or
+//! nowhere, in silence.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::{export::Settings, signal::TextMode};
+
+mod env;
+mod file;
+mod otlp;
+
+/// All settings of the agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What is captured and shown.
+    pub capture: Capture,
+    /// Where spans go; `None` without an endpoint: they are drawn on the terminal then.
+    pub otlp: Option<Settings>,
+    /// HTTP.
+    pub http: Http,
+    /// Which processes are watched.
+    pub discover: Discover,
+    /// How services are named.
+    pub service: Service,
+    /// The agent's own log.
+    pub log: Log,
+    /// The status socket.
+    pub status: StatusSocket,
+    /// `OTEL_RESOURCE_ATTRIBUTES`: for every resource, in the order given.
+    pub resource: Vec<(String, String)>,
+    /// `OTEL_SDK_DISABLED`: nothing is to be watched.
+    pub disabled: bool,
+}
+
+/// `[capture]`: what is captured and shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// SQL texts (`ADDER_SQL_TEXT`).
+    pub sql: TextMode,
+    /// Redis commands (`ADDER_REDIS_TEXT`).
+    pub redis: TextMode,
+    /// Most bytes copied of one system call's buffer.
+    pub max_bytes: u32,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Http {
+    /// Route templates such as `/games/{game_id}`, tried before those that are learned.
+    pub routes: Vec<String>,
+}
+
+/// `[discover]`: which processes are watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discover {
+    /// Globs on the path of the executable; empty for every Python process.
+    pub exec: Vec<String>,
+    /// Process ids, watched whatever their executable.
+    pub pids: Vec<u32>,
+}
+
+/// `[service]`: how services are named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Executable or module to `service.name`.
+    pub names: BTreeMap<String, String>,
+}
+
+/// `[log]`: the agent's own log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or a list of directives `TARGET=LEVEL` (`ADDER_LOG`).
+    pub level: String,
+}
+
+/// `[status]`: the socket that answers `adder status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusSocket {
+    /// Its path.
+    pub socket: PathBuf,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { sql: TextMode::default(), redis: TextMode::default(), max_bytes: 16 * 1024 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned() }
+    }
+}
+
+impl Default for StatusSocket {
+    fn default() -> Self {
+        Self { socket: "/run/adder/status.sock".into() }
+    }
+}
+
+/// A setting that cannot be used, told in one line: where it is, and what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct ConfigError {
+    /// `FILE:LINE`, or the name of a variable.
+    pub place: String,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl Config {
+    /// Settings from the file (its name for messages, and its text), if there is one, and from the environment. Beside
+    /// them the warnings, one line each.
+    pub fn load(
+        file: Option<(&str, &str)>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut draft = Draft::default();
+        if let Some((name, text)) = file {
+            file::read(name, text, &mut draft)?;
+        }
+        let mut env = env::Env::new(&env);
+        env.read(&mut draft)?;
+        let mut warnings = env.warnings;
+        let Draft { capture, otlp, http, discover, service, log, status, resource, disabled } = draft;
+        let otlp = otlp.settings(&mut warnings)?;
+        Ok((Self { capture, otlp, http, discover, service, log, status, resource, disabled }, warnings))
+    }
+}
+
+/// The settings while they are read.
+#[derive(Debug, Default)]
+struct Draft {
+    capture: Capture,
+    otlp: otlp::Draft,
+    http: Http,
+    discover: Discover,
+    service: Service,
+    log: Log,
+    status: StatusSocket,
+    resource: Vec<(String, String)>,
+    disabled: bool,
+}
+
+/// What [`TextMode`] is called.
+fn text_mode(value: &str) -> Result<TextMode, String> {
+    match value {
+        "sanitized" => Ok(TextMode::Sanitized),
+        "raw" => Ok(TextMode::Raw),
+        "off" => Ok(TextMode::Off),
+        _ => Err(format!("{value:?} is not one of \"sanitized\", \"raw\", \"off\"")),
+    }
+}
+
+/// A log level, or directives with their targets. A lone word that is no level would be taken for a target and turn
+/// everything on, so it is refused.
+fn log_level(value: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let wrong = value.split(',').map(str::trim).find(|directive| {
+        let level = directive.rsplit_once('=').map_or(*directive, |(_, level)| level);
+        !LEVELS.contains(&level.to_ascii_lowercase().as_str())
+    });
+    match wrong {
+        None => Ok(value.to_owned()),
+        Some(wrong) => Err(format!("{wrong:?} is not one of {} or TARGET=LEVEL", LEVELS.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

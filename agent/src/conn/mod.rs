@@ -1,0 +1,445 @@
+//! Connections: from calls on file descriptors to the two byte streams of each socket, and the protocol on them.
+//!
+//! A socket is known by its inode number, which descriptors share however they were duplicated, inherited or passed
+//! on; descriptors are counted only to know when the last one was closed.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use adder_ebpf::{Data, Socket, flag};
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use crate::{
+    protocol::{Event, Guess, LossReason, Mark, Parser, Side, http, postgres, redis},
+    signal::{Address, Endpoints, Role},
+};
+
+/// Pieces of a new connection that are tried for a protocol before it is given up.
+const TRIES_MAX: u32 = 32;
+/// Bytes kept while several protocols are possible.
+const UNDECIDED_MAX: usize = 1024;
+/// Connections followed at once; beyond it the ones longest without traffic are given up.
+const CONNECTIONS_MAX: usize = 65_536;
+
+/// `AF_UNIX` and its like (include/linux/socket.h).
+mod family {
+    pub(super) const UNIX: u16 = 1;
+    pub(super) const INET: u16 = 2;
+    pub(super) const INET6: u16 = 10;
+}
+
+/// A protocol that Adder understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.
+    Http,
+    /// Postgres.
+    Postgres,
+    /// Redis.
+    Redis,
+}
+
+type Detect = fn(&[u8]) -> Guess;
+type Start = fn() -> Box<dyn Parser>;
+
+/// The one table of protocols: how to know one, how to start its parser.
+const PROTOCOLS: [(Protocol, Detect, Start); 3] = [
+    (Protocol::Http, http::detect, || Box::new(http::Http::new())),
+    (Protocol::Postgres, postgres::detect, || Box::new(postgres::Postgres::new())),
+    (Protocol::Redis, redis::detect, || Box::new(redis::Redis::new())),
+];
+
+/// Number of a connection; never reused in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+enum State {
+    /// Too few bytes seen.
+    Undecided { tries: u32, kept: Vec<(Direction, Vec<u8>, Mark)> },
+    /// Understood.
+    Parsing { protocol: Protocol, parser: Box<dyn Parser>, role: Role },
+    /// Not understood, or no longer.
+    Opaque,
+}
+
+/// Which way bytes went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Received,
+    Sent,
+}
+
+/// One connection as one end of it sees it.
+pub struct Connection {
+    /// Its number.
+    pub id: ConnectionId,
+    /// Its ends.
+    pub endpoints: Arc<Endpoints>,
+    /// Network namespace.
+    netns: u32,
+    role: Option<Role>,
+    state: State,
+    /// Stream positions up to which bytes were taken: received, sent.
+    taken: [u64; 2],
+    descriptors: Vec<(u32, i32)>,
+    last: u64,
+}
+
+/// Something was understood on a connection.
+pub struct Happened {
+    /// On which connection.
+    pub connection: ConnectionId,
+    /// In which protocol.
+    pub protocol: Protocol,
+    /// Which part the watched process plays.
+    pub role: Role,
+    /// The ends.
+    pub endpoints: Arc<Endpoints>,
+    /// Network namespace.
+    pub netns: u32,
+    /// Process that moved the bytes.
+    pub pid: u32,
+    /// What.
+    pub event: Event,
+}
+
+/// Counts of what could not be followed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Counters {
+    /// Connections seen.
+    pub connections: u64,
+    /// Connections whose protocol stayed unknown.
+    pub opaque: u64,
+    /// Connections given up because there were too many.
+    pub evicted: u64,
+    /// Bytes on connections whose protocol is unknown.
+    pub opaque_bytes: u64,
+    /// Bytes that the capture did not copy or that found no room in the ring buffer.
+    pub gap_bytes: u64,
+    /// Bytes that a parser could not use, by reason: gap, malformed, too large, resynchronised.
+    pub lost_bytes: [u64; 4],
+    /// How often, likewise.
+    pub lost: [u64; 4],
+}
+
+/// All connections of the watched processes.
+#[derive(Default)]
+pub struct Connections {
+    by_socket: FxHashMap<u64, Connection>,
+    by_descriptor: FxHashMap<(u32, i32), u64>,
+    /// Socket by ends: namespace, local, remote. Finds the other end of a connection between watched processes.
+    by_ends: FxHashMap<(u32, Address, Address), u64>,
+    next: u64,
+    events: Vec<Event>,
+    counters: Counters,
+}
+
+impl Connections {
+    /// What could not be followed.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// A socket was seen for the first time.
+    pub fn socket(&mut self, fact: &Socket, mark: Mark, out: &mut VecDeque<Happened>) {
+        let endpoints = endpoints(fact);
+        let new = fact.header.flags & (flag::CONNECTED | flag::ACCEPTED) != 0;
+        if let Some(known) = self.by_socket.get_mut(&fact.socket) {
+            let same = *known.endpoints == endpoints;
+            if same && !new {
+                // The kernel side has forgotten the stream positions and counts from 0 again.
+                known.taken = [0; 2];
+                return;
+            }
+            if same && fact.header.flags & flag::CONNECTED != 0 && known.taken == [0; 2] {
+                // `connect` called again to learn how a pending one went.
+                return;
+            }
+            self.end(fact.socket, mark, out);
+        }
+        self.counters.connections += 1;
+        self.next += 1;
+        let role = if fact.header.flags & flag::CONNECTED != 0 {
+            Some(Role::Client)
+        } else if fact.header.flags & flag::ACCEPTED != 0 {
+            Some(Role::Server)
+        } else {
+            None
+        };
+        self.by_ends.insert((fact.netns, endpoints.local.clone(), endpoints.remote.clone()), fact.socket);
+        let connection = Connection {
+            id: ConnectionId(self.next),
+            endpoints: Arc::new(endpoints),
+            netns: fact.netns,
+            role,
+            state: State::Undecided { tries: 0, kept: Vec::new() },
+            taken: [0; 2],
+            descriptors: Vec::new(),
+            last: mark.time,
+        };
+        self.by_socket.insert(fact.socket, connection);
+        self.descriptor(mark.pid, fact.fd, fact.socket, mark, out);
+        if self.by_socket.len() > CONNECTIONS_MAX {
+            self.evict(mark, out);
+        }
+    }
+
+    /// Bytes went through a socket.
+    pub fn data(&mut self, data: &Data, head: &[u8], tail: &[u8], mark: Mark, out: &mut VecDeque<Happened>) {
+        self.descriptor(mark.pid, data.fd, data.socket, mark, out);
+        let Some(connection) = self.by_socket.get_mut(&data.socket) else {
+            // Its first fact found no room in the ring buffer.
+            self.counters.opaque_bytes += data.length;
+            return;
+        };
+        connection.last = mark.time;
+        let received = data.header.flags & flag::RECEIVED != 0;
+        let direction = if received { Direction::Received } else { Direction::Sent };
+        let taken = &mut connection.taken[usize::from(!received)];
+        let missing = data.offset.saturating_sub(*taken);
+        *taken = data.offset + data.length;
+        if missing > 0 {
+            self.counters.gap_bytes += missing;
+            connection.gap(direction, missing, mark, &mut self.events);
+        }
+        connection.take(direction, head, mark, &mut self.events, &mut self.counters);
+        let between = data.length.saturating_sub(head.len() as u64 + tail.len() as u64);
+        if between > 0 {
+            self.counters.gap_bytes += between;
+            connection.gap(direction, between, mark, &mut self.events);
+            connection.take(direction, tail, mark, &mut self.events, &mut self.counters);
+        }
+        self.hand_out(data.socket, mark.pid, out);
+    }
+
+    /// A descriptor was closed.
+    pub fn close(&mut self, fd: i32, mark: Mark, out: &mut VecDeque<Happened>) {
+        if let Some(socket) = self.by_descriptor.remove(&(mark.pid, fd)) {
+            self.release(socket, mark.pid, fd, mark, out);
+        }
+    }
+
+    /// A process has ended.
+    pub fn exit(&mut self, mark: Mark, out: &mut VecDeque<Happened>) {
+        let mut own: Vec<_> = self.by_descriptor.iter().filter(|(key, _)| key.0 == mark.pid).collect();
+        // The table's order is not the recording's: sort, or replays would differ.
+        own.sort_unstable();
+        let own: Vec<_> = own.into_iter().map(|(key, socket)| (key.1, *socket)).collect();
+        for (fd, socket) in own {
+            self.by_descriptor.remove(&(mark.pid, fd));
+            self.release(socket, mark.pid, fd, mark, out);
+        }
+    }
+
+    /// The connection of a watched process at the other end of one with these ends.
+    pub fn peer(&self, netns: u32, ends: &Endpoints) -> Option<ConnectionId> {
+        let socket = self.by_ends.get(&(netns, ends.remote.clone(), ends.local.clone()))?;
+        self.by_socket.get(socket).map(|connection| connection.id)
+    }
+
+    fn descriptor(&mut self, pid: u32, fd: i32, socket: u64, mark: Mark, out: &mut VecDeque<Happened>) {
+        match self.by_descriptor.insert((pid, fd), socket) {
+            Some(before) if before == socket => return,
+            // The descriptor was closed unseen and given out again.
+            Some(before) => self.release(before, pid, fd, mark, out),
+            None => {}
+        }
+        if let Some(connection) = self.by_socket.get_mut(&socket) {
+            connection.descriptors.push((pid, fd));
+        }
+    }
+
+    fn release(&mut self, socket: u64, pid: u32, fd: i32, mark: Mark, out: &mut VecDeque<Happened>) {
+        let Some(connection) = self.by_socket.get_mut(&socket) else { return };
+        connection.descriptors.retain(|known| *known != (pid, fd));
+        if connection.descriptors.is_empty() {
+            self.end(socket, mark, out);
+        }
+    }
+
+    /// Ends a connection.
+    fn end(&mut self, socket: u64, mark: Mark, out: &mut VecDeque<Happened>) {
+        if let Some(connection) = self.by_socket.get_mut(&socket)
+            && let State::Parsing { parser, .. } = &mut connection.state
+        {
+            parser.close(mark, &mut self.events);
+            self.hand_out(socket, mark.pid, out);
+        }
+        let Some(connection) = self.by_socket.remove(&socket) else { return };
+        for key in &connection.descriptors {
+            self.by_descriptor.remove(key);
+        }
+        let ends = (connection.netns, connection.endpoints.local.clone(), connection.endpoints.remote.clone());
+        if self.by_ends.get(&ends) == Some(&socket) {
+            self.by_ends.remove(&ends);
+        }
+    }
+
+    fn evict(&mut self, mark: Mark, out: &mut VecDeque<Happened>) {
+        let mut oldest: Vec<_> = self.by_socket.iter().map(|(socket, c)| (c.last, *socket)).collect();
+        oldest.sort_unstable();
+        for (_, socket) in oldest.into_iter().take(CONNECTIONS_MAX / 16) {
+            self.counters.evicted += 1;
+            self.end(socket, mark, out);
+        }
+    }
+
+    /// Passes on what the parser has understood.
+    fn hand_out(&mut self, socket: u64, pid: u32, out: &mut VecDeque<Happened>) {
+        if self.events.is_empty() {
+            return;
+        }
+        let Some(connection) = self.by_socket.get_mut(&socket) else { return self.events.clear() };
+        let State::Parsing { protocol, role, .. } = connection.state else { return self.events.clear() };
+        for event in self.events.drain(..) {
+            match event {
+                Event::Lost { reason, bytes } => {
+                    let at = match reason {
+                        LossReason::Gap => 0,
+                        LossReason::Malformed => 1,
+                        LossReason::TooLarge => 2,
+                        LossReason::Resync => 3,
+                    };
+                    self.counters.lost[at] += 1;
+                    self.counters.lost_bytes[at] += bytes;
+                }
+                Event::Upgrade { .. } => {
+                    // The protocols behind an upgrade are not understood yet.
+                    self.counters.opaque += 1;
+                    connection.state = State::Opaque;
+                }
+                event => out.push_back(Happened {
+                    connection: connection.id,
+                    protocol,
+                    role,
+                    endpoints: connection.endpoints.clone(),
+                    netns: connection.netns,
+                    pid,
+                    event,
+                }),
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn gap(&mut self, direction: Direction, length: u64, mark: Mark, events: &mut Vec<Event>) {
+        match &mut self.state {
+            State::Parsing { parser, role, .. } => parser.gap(side(*role, direction), length, mark, events),
+            // What was kept does not join what follows.
+            State::Undecided { kept, .. } => kept.clear(),
+            State::Opaque => {}
+        }
+    }
+
+    fn take(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+        mark: Mark,
+        events: &mut Vec<Event>,
+        counters: &mut Counters,
+    ) {
+        if bytes.is_empty() {
+            return;
+        }
+        match &mut self.state {
+            State::Parsing { parser, role, .. } => parser.data(side(*role, direction), bytes, mark, events),
+            State::Opaque => counters.opaque_bytes += bytes.len() as u64,
+            State::Undecided { .. } => self.decide(direction, bytes, mark, events, counters),
+        }
+    }
+
+    /// Looks for the protocol: once, at the first bytes that say it.
+    fn decide(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+        mark: Mark,
+        events: &mut Vec<Event>,
+        counters: &mut Counters,
+    ) {
+        let State::Undecided { tries, kept } = &mut self.state else { return };
+        *tries += 1;
+        let mut joined: Vec<u8> =
+            kept.iter().filter(|piece| piece.0 == direction).flat_map(|piece| piece.1.iter().copied()).collect();
+        joined.extend_from_slice(&bytes[..bytes.len().min(UNDECIDED_MAX)]);
+        let mut more = false;
+        for (protocol, detect, start) in PROTOCOLS {
+            let found = match detect(&joined) {
+                Guess::No => continue,
+                Guess::More => {
+                    more = true;
+                    continue;
+                }
+                Guess::Yes(found) => found,
+            };
+            let role = match (found, direction) {
+                (Side::Request, Direction::Sent) | (Side::Response, Direction::Received) => Role::Client,
+                (Side::Request, Direction::Received) | (Side::Response, Direction::Sent) => Role::Server,
+            };
+            if self.role.is_some_and(|known| known != role) {
+                // Whoever connects may be the one that is asked, but not in these protocols.
+                continue;
+            }
+            let mut parser = start();
+            for (direction, bytes, mark) in kept.drain(..) {
+                parser.data(side(role, direction), &bytes, mark, events);
+            }
+            parser.data(side(role, direction), bytes, mark, events);
+            self.state = State::Parsing { protocol, parser, role };
+            return;
+        }
+        let held: usize = kept.iter().map(|piece| piece.1.len()).sum();
+        if more && held + bytes.len() <= UNDECIDED_MAX {
+            kept.push((direction, bytes.to_vec(), mark));
+        } else {
+            kept.clear();
+            counters.opaque_bytes += bytes.len() as u64;
+        }
+        if *tries >= TRIES_MAX {
+            counters.opaque += 1;
+            self.state = State::Opaque;
+        }
+    }
+}
+
+fn side(role: Role, direction: Direction) -> Side {
+    match (role, direction) {
+        (Role::Client, Direction::Sent) | (Role::Server, Direction::Received) => Side::Request,
+        (Role::Client, Direction::Received) | (Role::Server, Direction::Sent) => Side::Response,
+    }
+}
+
+fn endpoints(fact: &Socket) -> Endpoints {
+    let inet = |address: &[u8; 16], port: u16| {
+        let ip = if fact.family == family::INET {
+            IpAddr::V4(Ipv4Addr::new(address[0], address[1], address[2], address[3]))
+        } else {
+            // A dual-stack socket shows an IPv4 peer as a mapped address.
+            Ipv6Addr::from(*address).to_canonical()
+        };
+        Address::Inet(SocketAddr::new(ip, port))
+    };
+    match fact.family {
+        family::INET | family::INET6 => Endpoints {
+            local: inet(&fact.local, fact.local_port),
+            remote: inet(&fact.remote, fact.remote_port),
+        },
+        family::UNIX => {
+            let length = usize::from(fact.path_length).min(fact.path.len());
+            let path = &fact.path[..length];
+            let path = match path.split_first() {
+                Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
+                _ => String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned(),
+            };
+            Endpoints { local: Address::Unix(path.clone()), remote: Address::Unix(path) }
+        }
+        _ => Endpoints::default(),
+    }
+}

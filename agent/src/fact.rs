@@ -1,0 +1,276 @@
+//! Facts: everything the engine ever learns, from the kernel and from the agent's own looks at processes.
+//!
+//! Kernel facts are the structures of `adder_ebpf` as they lie in the ring buffer. The agent's own facts have the same
+//! head and a `postcard` body. Both together are a recording: the engine gives the same signals for the same facts.
+
+use adder_ebpf::{Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, TAIL_MAX, kind};
+use serde::{Deserialize, Serialize};
+
+use crate::python::Attribution;
+
+/// Kinds of the agent's own facts, above those of the kernel side. Never reuse a number.
+mod own {
+    pub(super) const PROCESS: u16 = 0x8001;
+    pub(super) const PYTHON: u16 = 0x8002;
+    pub(super) const CLOCK: u16 = 0x8003;
+    pub(super) const DROPPED: u16 = 0x8004;
+    pub(super) const END: u16 = 0x8005;
+}
+
+/// A watched process, as far as its resource goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Resource attributes: key, value.
+    pub attributes: Vec<(String, String)>,
+    /// `process.pid` as the process itself sees it.
+    pub own_pid: u32,
+    /// Process that started it.
+    pub parent: u32,
+}
+
+/// What is proven of a process's interpreter, as far as the engine needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PythonInfo {
+    /// How exactly work is attributed.
+    pub attribution: Attribution,
+    /// uvloop moves bytes outside any task's context.
+    pub uvloop: bool,
+}
+
+/// The relation of the kernel's monotonic clock to the time of day. Facts of this kind come many times a second, so
+/// they are also what makes time pass in the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Nanoseconds since the Unix epoch minus monotonic nanoseconds.
+    pub offset: i64,
+}
+
+/// One fact.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact<'a> {
+    /// Bytes went through a socket.
+    Data {
+        /// Its fixed part.
+        data: Data,
+        /// Bytes captured from the front.
+        head: &'a [u8],
+        /// Bytes captured from the end.
+        tail: &'a [u8],
+    },
+    /// A socket was seen for the first time.
+    Socket(Box<Socket>),
+    /// A descriptor was closed.
+    Close(Close),
+    /// A task was created.
+    Task(Lineage),
+    /// A context was copied.
+    Copy(Lineage),
+    /// An item went into a work queue.
+    Put(Item),
+    /// An item was taken from a work queue.
+    Get(Item),
+    /// A process forked.
+    Fork(Child),
+    /// A process has a new program.
+    Exec(Header),
+    /// A process ended.
+    Exit(Header),
+    /// A process mapped a file executable.
+    Map(Header),
+    /// The agent has looked at a process.
+    Process(Header, ProcessInfo),
+    /// The agent has looked at its interpreter.
+    Python(Header, PythonInfo),
+    /// Time.
+    Clock(Header, Clock),
+    /// So many facts of a process found no room, in all.
+    Dropped(Header, u64),
+    /// No fact will follow.
+    End(Header),
+}
+
+/// Why bytes are no fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FactError {
+    /// Shorter than its kind demands.
+    #[error("a fact of kind {0} is cut short")]
+    Short(u16),
+    /// No such kind.
+    #[error("no fact has the kind {0}")]
+    Unknown(u16),
+    /// The body does not decode.
+    #[error("the body of a fact of kind {0} does not decode")]
+    Body(u16),
+}
+
+/// Copies a fixed structure from the front of `bytes`.
+fn front<T: Fixed>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: long enough, and `Fixed` types are valid for any bytes.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Structures of integers without padding: valid for any bytes, and readable as bytes.
+///
+/// # Safety
+///
+/// Implement it for `repr(C)` structures of integers without padding only.
+unsafe trait Fixed: Copy {}
+// SAFETY: `adder_ebpf` promises it for all of these.
+unsafe impl Fixed for Header {}
+// SAFETY: likewise.
+unsafe impl Fixed for Data {}
+// SAFETY: likewise.
+unsafe impl Fixed for Socket {}
+// SAFETY: likewise.
+unsafe impl Fixed for Close {}
+// SAFETY: likewise.
+unsafe impl Fixed for Lineage {}
+// SAFETY: likewise.
+unsafe impl Fixed for Child {}
+// SAFETY: likewise.
+unsafe impl Fixed for Item {}
+
+fn as_bytes<T: Fixed>(value: &T) -> &[u8] {
+    // SAFETY: `Fixed` types have no padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+impl<'a> Fact<'a> {
+    /// Reads a fact.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, FactError> {
+        let header: Header = front(bytes).ok_or(FactError::Short(0))?;
+        let kind = header.kind;
+        let short = FactError::Short(kind);
+        let body = &bytes[size_of::<Header>()..];
+        Ok(match kind {
+            kind::DATA => {
+                let data: Data = front(bytes).ok_or(short)?;
+                let rest = &bytes[size_of::<Data>()..];
+                let (head, tail) = (data.head as usize, data.tail as usize);
+                // The kernel side leaves the tail at a fixed place; a recording has it right behind the head.
+                let at = if tail > 0 && rest.len() == HEAD_MAX + TAIL_MAX { HEAD_MAX } else { head };
+                let tail = at.checked_add(tail).and_then(|end| rest.get(at..end)).ok_or(short)?;
+                Self::Data { data, head: rest.get(..head).ok_or(short)?, tail }
+            }
+            kind::SOCKET => Self::Socket(Box::new(front(bytes).ok_or(short)?)),
+            kind::CLOSE => Self::Close(front(bytes).ok_or(short)?),
+            kind::TASK => Self::Task(front(bytes).ok_or(short)?),
+            kind::COPY => Self::Copy(front(bytes).ok_or(short)?),
+            kind::PUT => Self::Put(front(bytes).ok_or(short)?),
+            kind::GET => Self::Get(front(bytes).ok_or(short)?),
+            kind::FORK => Self::Fork(front(bytes).ok_or(short)?),
+            kind::EXEC => Self::Exec(header),
+            kind::EXIT => Self::Exit(header),
+            kind::MAP => Self::Map(header),
+            own::PROCESS => Self::Process(header, body_of(kind, body)?),
+            own::PYTHON => Self::Python(header, body_of(kind, body)?),
+            own::CLOCK => Self::Clock(header, body_of(kind, body)?),
+            own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
+            own::END => Self::End(header),
+            other => return Err(FactError::Unknown(other)),
+        })
+    }
+
+    /// The head of the fact.
+    pub fn header(&self) -> &Header {
+        match self {
+            Self::Data { data, .. } => &data.header,
+            Self::Socket(socket) => &socket.header,
+            Self::Close(close) => &close.header,
+            Self::Task(lineage) | Self::Copy(lineage) => &lineage.header,
+            Self::Put(item) | Self::Get(item) => &item.header,
+            Self::Fork(child) => &child.header,
+            Self::Exec(header)
+            | Self::Exit(header)
+            | Self::Map(header)
+            | Self::Process(header, _)
+            | Self::Python(header, _)
+            | Self::Clock(header, _)
+            | Self::Dropped(header, _)
+            | Self::End(header) => header,
+        }
+    }
+
+    /// Appends the fact as a recording holds it; [`Fact::parse`] reads it back.
+    pub fn write(&self, into: &mut Vec<u8>) {
+        match self {
+            Self::Data { data, head, tail } => {
+                into.extend_from_slice(as_bytes(data));
+                into.extend_from_slice(head);
+                into.extend_from_slice(tail);
+            }
+            Self::Socket(socket) => into.extend_from_slice(as_bytes(&**socket)),
+            Self::Close(close) => into.extend_from_slice(as_bytes(close)),
+            Self::Task(lineage) | Self::Copy(lineage) => into.extend_from_slice(as_bytes(lineage)),
+            Self::Put(item) | Self::Get(item) => into.extend_from_slice(as_bytes(item)),
+            Self::Fork(child) => into.extend_from_slice(as_bytes(child)),
+            Self::Exec(header) | Self::Exit(header) | Self::Map(header) => into.extend_from_slice(as_bytes(header)),
+            Self::Process(header, info) => write_own(own::PROCESS, header, info, into),
+            Self::Python(header, info) => write_own(own::PYTHON, header, info, into),
+            Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
+            Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),
+            Self::End(header) => write_own(own::END, header, &(), into),
+        }
+    }
+}
+
+fn body_of<T: serde::de::DeserializeOwned>(kind: u16, body: &[u8]) -> Result<T, FactError> {
+    postcard::from_bytes(body).map_err(|_| FactError::Body(kind))
+}
+
+fn write_own<T: Serialize>(kind: u16, header: &Header, body: &T, into: &mut Vec<u8>) {
+    into.extend_from_slice(as_bytes(&Header { kind, ..*header }));
+    // Serialising these types into memory cannot fail; an empty body would be refused when it is read.
+    into.extend_from_slice(&postcard::to_stdvec(body).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: u16) -> Header {
+        Header { time: 7, context: 0x55, pid: 3, tid: 4, kind, flags: 0, reserved: 0 }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let data = Data { header: header(kind::DATA), length: 40, head: 4, tail: 2, ..Data::default() };
+        let facts = [
+            Fact::Data { data, head: b"GET ", tail: b"ok" },
+            Fact::Task(Lineage { header: header(kind::TASK), child: 9 }),
+            Fact::Exit(header(kind::EXIT)),
+            Fact::Clock(header(own::CLOCK), Clock { offset: -5 }),
+            Fact::Process(header(own::PROCESS), ProcessInfo { own_pid: 1, ..ProcessInfo::default() }),
+        ];
+        for fact in facts {
+            let mut bytes = Vec::new();
+            fact.write(&mut bytes);
+            assert_eq!(Fact::parse(&bytes), Ok(fact));
+        }
+    }
+
+    #[test]
+    fn the_kernel_leaves_the_tail_at_a_fixed_place() {
+        let data = Data { header: header(kind::DATA), length: 90_000, head: 100, tail: 3, ..Data::default() };
+        let mut bytes = as_bytes(&data).to_vec();
+        let mut payload = vec![b'.'; HEAD_MAX + TAIL_MAX];
+        payload[..100].fill(b'h');
+        payload[HEAD_MAX..HEAD_MAX + 3].copy_from_slice(b"end");
+        bytes.extend_from_slice(&payload);
+        let Ok(Fact::Data { head, tail, .. }) = Fact::parse(&bytes) else { panic!("a data fact") };
+        assert_eq!((head.len(), tail), (100, &b"end"[..]));
+    }
+
+    #[test]
+    fn no_prefix_of_a_fact_panics() {
+        let data = Data { header: header(kind::DATA), length: 40, head: 4, tail: 2, ..Data::default() };
+        let mut bytes = Vec::new();
+        Fact::Data { data, head: b"GET ", tail: b"ok" }.write(&mut bytes);
+        for length in 0..bytes.len() {
+            assert!(Fact::parse(&bytes[..length]).is_err());
+        }
+    }
+}

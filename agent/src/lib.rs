@@ -1,0 +1,5 @@
+#![allow(missing_docs)]
+pub mod discover;
+pub mod fact;
+pub mod probe;
+pub mod python;

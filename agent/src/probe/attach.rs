@@ -1,0 +1,307 @@
+//! Loading and attaching, through aya.
+
+use std::{
+    collections::HashMap as Table,
+    num::NonZeroU32,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
+
+use adder_ebpf::{Header, Offsets, Process};
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    maps::{HashMap, MapData, RingBuf},
+    programs::{
+        BtfTracePoint, FExit, Program, RawTracePoint, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
+    },
+};
+
+/// The compiled programs; `cargo xtask build-ebpf` puts them there.
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/adder-programs"));
+
+/// Programs that see process life, without the suffix of the way they are attached.
+const LIFE: [(&str, &str); 3] =
+    [("fork", "sched_process_fork"), ("exec", "sched_process_exec"), ("exit", "sched_process_exit")];
+
+/// `fexit` programs and the functions of the system calls they are for.
+const FEXIT: [(&str, &str); 21] = [
+    ("fexit_read", "__x64_sys_read"),
+    ("fexit_write", "__x64_sys_write"),
+    ("fexit_close", "__x64_sys_close"),
+    ("fexit_mmap", "__x64_sys_mmap"),
+    ("fexit_readv", "__x64_sys_readv"),
+    ("fexit_writev", "__x64_sys_writev"),
+    ("fexit_sendfile", "__x64_sys_sendfile64"),
+    ("fexit_connect", "__x64_sys_connect"),
+    ("fexit_accept", "__x64_sys_accept"),
+    ("fexit_sendto", "__x64_sys_sendto"),
+    ("fexit_recvfrom", "__x64_sys_recvfrom"),
+    ("fexit_sendmsg", "__x64_sys_sendmsg"),
+    ("fexit_recvmsg", "__x64_sys_recvmsg"),
+    ("fexit_splice", "__x64_sys_splice"),
+    ("fexit_accept4", "__x64_sys_accept4"),
+    ("fexit_preadv", "__x64_sys_preadv"),
+    ("fexit_pwritev", "__x64_sys_pwritev"),
+    ("fexit_recvmmsg", "__x64_sys_recvmmsg"),
+    ("fexit_sendmmsg", "__x64_sys_sendmmsg"),
+    ("fexit_preadv2", "__x64_sys_preadv2"),
+    ("fexit_pwritev2", "__x64_sys_pwritev2"),
+];
+
+/// How the system calls are seen, cheapest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachWay {
+    /// `fexit` on the functions of the calls: costs other processes nothing.
+    Fexit,
+    /// BTF raw tracepoint `sys_exit`.
+    BtfTracepoint,
+    /// Raw tracepoint `sys_exit`.
+    RawTracepoint,
+}
+
+impl AttachWay {
+    /// All ways, cheapest first.
+    pub const ALL: [Self; 3] = [Self::Fexit, Self::BtfTracepoint, Self::RawTracepoint];
+
+    /// The name used in logs and in `ADDER_ATTACH`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fexit => "fexit",
+            Self::BtfTracepoint => "tp_btf",
+            Self::RawTracepoint => "raw_tp",
+        }
+    }
+}
+
+/// Why the kernel side could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not enough rights.
+    #[error(
+        "not allowed to load BPF programs ({0}): run as root, or give the container `privileged: true`, or grant \
+         CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and CAP_NET_ADMIN"
+    )]
+    Denied(String),
+    /// The kernel lacks something that Adder cannot do without.
+    #[error("this kernel cannot run Adder's programs: {0} (Linux 5.10 or later is needed; see `adder doctor`)")]
+    Unsupported(String),
+    /// A kernel structure is unknown.
+    #[error(transparent)]
+    Offsets(#[from] super::OffsetsError),
+}
+
+/// What to capture.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Most bytes from the front of each buffer, both ways.
+    pub max_bytes: u32,
+    /// Report `execve` of every process, to find new ones by name.
+    pub report_every_exec: bool,
+    /// Use this way only (tests, and `ADDER_ATTACH`).
+    pub only: Option<AttachWay>,
+}
+
+/// Run time of one program, as the kernel counts it while `kernel.bpf_stats_enabled` is set.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ProgramStat {
+    /// Name of the program.
+    pub name: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// Nanoseconds that took.
+    pub nanoseconds: u64,
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T: Copy>(T);
+// SAFETY: used with the `repr(C)` structures of `adder_ebpf` alone, which have no padding and only integers.
+unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+/// The loaded kernel side. Dropping it detaches everything.
+pub struct Bpf {
+    ebpf: Ebpf,
+    facts: RingBuf<MapData>,
+    processes: HashMap<MapData, u32, Plain<Process>>,
+    dropped: HashMap<MapData, u32, u64>,
+    uprobes: Table<u32, Vec<(&'static str, UProbeLinkId)>>,
+    way: AttachWay,
+}
+
+impl Bpf {
+    /// Loads the programs and attaches all but the uprobes.
+    pub fn load(settings: Settings) -> Result<Self, LoadError> {
+        let offsets = super::kernel_offsets()?;
+        // Before Linux 5.11 maps count against this limit; later it does not matter, and raising it may be refused.
+        // SAFETY: plain system call on a local value.
+        unsafe {
+            let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
+        }
+        let mut failures = Vec::new();
+        for way in AttachWay::ALL {
+            if settings.only.is_some_and(|only| only != way) {
+                continue;
+            }
+            match Self::load_way(settings, offsets, way) {
+                Ok(bpf) => return Ok(bpf),
+                Err(error) => {
+                    tracing::debug!(way = way.name(), "cannot attach this way: {error:#}");
+                    failures.push((way, error));
+                }
+            }
+        }
+        // SAFETY: plain system call.
+        let root = unsafe { libc::geteuid() } == 0;
+        let text = failures.iter().map(|(way, error)| format!("{}: {}", way.name(), brief(error))).collect::<Vec<_>>();
+        let text = text.join("; ");
+        if !root || text.contains("Operation not permitted") && !text.contains("verifier") {
+            return Err(LoadError::Denied(text));
+        }
+        Err(LoadError::Unsupported(text))
+    }
+
+    fn load_way(settings: Settings, offsets: Offsets, way: AttachWay) -> anyhow::Result<Self> {
+        let captured = adder_ebpf::Settings {
+            head_sent: settings.max_bytes.min(adder_ebpf::HEAD_MAX as u32),
+            head_received: settings.max_bytes.min(adder_ebpf::HEAD_MAX as u32),
+            tail: adder_ebpf::TAIL_MAX as u32,
+            report_every_exec: u32::from(settings.report_every_exec),
+        };
+        let btf = Btf::from_sys_fs()?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("OFFSETS", &Plain(offsets), true)
+            .override_global("SETTINGS", &Plain(captured), true)
+            .load(PROGRAMS)?;
+        for (name, tracepoint) in LIFE {
+            if way == AttachWay::RawTracepoint {
+                attach_raw(&mut ebpf, &format!("{name}_raw"), tracepoint)?;
+            } else {
+                attach_btf(&mut ebpf, &format!("{name}_btf"), tracepoint, &btf)?;
+            }
+        }
+        match way {
+            AttachWay::Fexit => {
+                for (name, function) in FEXIT {
+                    let program: &mut FExit = program(&mut ebpf, name)?.try_into()?;
+                    program.load(function, &btf)?;
+                    program.attach()?;
+                }
+            }
+            AttachWay::BtfTracepoint => attach_btf(&mut ebpf, "sys_exit_btf", "sys_exit", &btf)?,
+            AttachWay::RawTracepoint => attach_raw(&mut ebpf, "sys_exit_raw", "sys_exit")?,
+        }
+        for name in ["task_init", "copy_context", "queue_put", "queue_get"] {
+            let program: &mut UProbe = program(&mut ebpf, name)?.try_into()?;
+            program.load()?;
+        }
+        let map = |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).ok_or_else(|| anyhow::anyhow!("no map {name}"));
+        let facts = RingBuf::try_from(map(&mut ebpf, "FACTS")?)?;
+        let processes = HashMap::try_from(map(&mut ebpf, "PROCESSES")?)?;
+        let dropped = HashMap::try_from(map(&mut ebpf, "DROPPED")?)?;
+        Ok(Self { ebpf, facts, processes, dropped, uprobes: Table::new(), way })
+    }
+
+    /// How the system calls are seen.
+    pub fn way(&self) -> AttachWay {
+        self.way
+    }
+
+    /// Watches a process (again), with what is proven of its interpreter.
+    pub fn watch(&mut self, pid: u32, process: Process) -> anyhow::Result<()> {
+        Ok(self.processes.insert(pid, Plain(process), 0)?)
+    }
+
+    /// Stops watching a process.
+    pub fn forget(&mut self, pid: u32) {
+        // It may be gone from the map already: the kernel side removes processes that end.
+        let _ = self.processes.remove(&pid);
+        self.detach(pid);
+    }
+
+    /// Puts a uprobe program on an instruction, for one process.
+    pub fn attach(&mut self, program: &'static str, pid: u32, file: &Path, offset: u64) -> anyhow::Result<()> {
+        let probe: &mut UProbe = self::program(&mut self.ebpf, program)?.try_into()?;
+        let pid = NonZeroU32::new(pid).ok_or_else(|| anyhow::anyhow!("process 0 has no user space"))?;
+        let link = probe.attach(UProbeAttachLocation::AbsoluteOffset(offset), file, UProbeScope::OneProcess(pid))?;
+        self.uprobes.entry(pid.get()).or_default().push((program, link));
+        Ok(())
+    }
+
+    /// Removes the uprobes of a process.
+    pub fn detach(&mut self, pid: u32) {
+        for (name, link) in self.uprobes.remove(&pid).unwrap_or_default() {
+            if let Ok(found) = program(&mut self.ebpf, name)
+                && let Ok(probe) = TryInto::<&mut UProbe>::try_into(found)
+                && let Err(error) = probe.detach(link)
+            {
+                tracing::debug!(pid, "detaching {name}: {error}");
+            }
+        }
+    }
+
+    /// Waits until facts are there to be read, at most this long. The kernel side wakes only when much is waiting.
+    pub fn wait(&self, milliseconds: i32) {
+        let mut poll = libc::pollfd { fd: self.facts.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid `pollfd`.
+        unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+    }
+
+    /// Hands out the facts that are there, oldest first, at most `limit`; returns how many there were.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let mut count = 0;
+        while count < limit {
+            let Some(item) = self.facts.next() else { break };
+            if item.len() >= size_of::<Header>() {
+                take(&item);
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// Facts that found no room, by process.
+    pub fn dropped(&self) -> Vec<(u32, u64)> {
+        self.dropped.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Run counts and times of the loaded programs.
+    pub fn stats(&self) -> Vec<ProgramStat> {
+        let mut stats = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            if let Ok(info) = program.info() {
+                let nanoseconds = info.run_time().as_nanos() as u64;
+                stats.push(ProgramStat { name: name.to_owned(), runs: info.run_count(), nanoseconds });
+            }
+        }
+        stats.sort_by(|a, b| a.name.cmp(&b.name));
+        stats
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
+    ebpf.program_mut(name).ok_or_else(|| anyhow::anyhow!("the object has no program {name}"))
+}
+
+fn attach_btf(ebpf: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> anyhow::Result<()> {
+    let program: &mut BtfTracePoint = program(ebpf, name)?.try_into()?;
+    program.load(tracepoint, btf)?;
+    program.attach()?;
+    Ok(())
+}
+
+fn attach_raw(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> anyhow::Result<()> {
+    let program: &mut RawTracePoint = program(ebpf, name)?.try_into()?;
+    program.load()?;
+    program.attach(tracepoint)?;
+    Ok(())
+}
+
+/// The causes of an error in one line, without a verifier's log.
+fn brief(error: &anyhow::Error) -> String {
+    let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    text.lines().next().unwrap_or_default().chars().take(300).collect()
+}

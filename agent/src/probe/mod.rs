@@ -1,0 +1,7 @@
+//! The way into the kernel: loading the programs, attaching them, draining what they report.
+
+mod attach;
+mod offsets;
+
+pub use attach::{AttachWay, Bpf, LoadError, ProgramStat, Settings};
+pub use offsets::{OffsetsError, kernel_offsets};

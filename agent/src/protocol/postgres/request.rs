@@ -1,0 +1,200 @@
+//! What the client sends.
+
+use std::{borrow::Cow, sync::Arc};
+
+use super::{
+    Kind, Postgres, Prepared, Session, Text,
+    pairing::{Expect, Item, Query},
+    sql,
+    table::{Portal, Source},
+    wire::{self, Cursor, MAX_TEXT, Message},
+};
+use crate::protocol::Event;
+
+/// Statements of one simple query that are told apart; of more, only the sum is.
+const MAX_PARTS: usize = 64;
+
+impl Postgres {
+    /// Takes one message of the client.
+    pub(super) fn request(&mut self, message: &Message, out: &mut Vec<Event>) {
+        let mut body = Cursor(&message.body);
+        match message.kind {
+            wire::STARTUP => self.startup(message, out),
+            b'Q' => self.query(message, out),
+            b'P' => self.parse(message, out),
+            b'B' => self.bind(message, out),
+            b'E' => self.execute(message, out),
+            b'D' => {
+                let kind = body.byte();
+                let name = name(&mut body);
+                let source = match kind {
+                    Some(b'S') => Some(self.table.source(&name)),
+                    _ => self.table.portal(&name).map(|portal| portal.source.clone()),
+                };
+                if kind == Some(b'S') {
+                    self.pairing.settle_batch(out);
+                    self.keep_prepared(|prepared| *prepared.name == *name);
+                }
+                self.push(Item::new(Expect::Describe, source, message), out);
+            }
+            b'C' => {
+                let kind = body.byte();
+                let name = name(&mut body);
+                match kind {
+                    Some(b'S') => self.table.forget(&name),
+                    _ => self.table.close(&name),
+                }
+                self.keep_prepared(|prepared| kind != Some(b'S') || *prepared.name != *name);
+                self.pairing.settle_batch(out);
+                self.push(Item::new(Expect::Close, None, message), out);
+            }
+            b'H' => self.pairing.settle_batch(out),
+            b'S' => {
+                self.pairing.settle_batch(out);
+                self.pairing.sync(Item::new(Expect::Sync, None, message));
+            }
+            b'F' => {
+                let oid = body.int32().unwrap_or_default();
+                self.prepared = None;
+                self.pairing.settle_batch(out);
+                self.pairing.starting(message.last, out);
+                let number = self.pairing.begin(Kind::Function { oid }, None, message.first, message.last, out);
+                self.pairing.queue(Item { exchange: Some(number), ..Item::new(Expect::Function, None, message) }, out);
+            }
+            b'c' | b'f' => self.pairing.copied(Item::new(Expect::CopyEnd, None, message)),
+            // Copied data, passwords and Terminate say nothing.
+            _ => {}
+        }
+    }
+
+    fn keep_prepared(&mut self, holds: impl FnOnce(&Prepared) -> bool) {
+        if !self.prepared.as_ref().is_some_and(holds) {
+            self.prepared = None;
+        }
+    }
+
+    fn push(&mut self, item: Item, out: &mut Vec<Event>) {
+        self.pairing.starting(item.at, out);
+        self.pairing.queue(item, out);
+    }
+
+    fn startup(&mut self, message: &Message, out: &mut Vec<Event>) {
+        match message.code {
+            wire::SSL | wire::GSSENC => {
+                self.negotiating = true;
+                return;
+            }
+            wire::CANCEL => {
+                self.cancel = Some(self.pairing.begin(Kind::Cancel, None, message.first, message.last, out));
+                return;
+            }
+            _ => self.negotiating = false,
+        }
+        let mut session = Session::default();
+        let mut body = Cursor(&message.body);
+        while let (Some(key), Some(value)) = (body.string(), body.string()) {
+            let value = Some(String::from_utf8_lossy(value).into_owned());
+            match key {
+                b"user" => session.user = value,
+                b"database" => session.database = value,
+                b"application_name" => session.application_name = value,
+                _ => {}
+            }
+        }
+        if session.database.is_none() {
+            session.database.clone_from(&session.user);
+        }
+        self.pairing.session = Some(Arc::new(session));
+        self.requests.startup = false;
+        self.push(Item::new(Expect::Startup, None, message), out);
+    }
+
+    fn query(&mut self, message: &Message, out: &mut Vec<Event>) {
+        self.prepared = None;
+        self.pairing.settle_batch(out);
+        self.pairing.starting(message.last, out);
+        let text = text(&mut Cursor(&message.body), message.whole);
+        // What a text cut short goes on with is not known.
+        let parts = if text.truncated { None } else { sql::split(&text.sql, MAX_PARTS) };
+        let gather = parts.is_none();
+        let mut sources: Vec<Source> = Vec::new();
+        if let Some(parts) = parts.filter(|parts| parts.len() > 1) {
+            let part = |sql: &str| Source::unnamed(Some(Text { sql: sql.into(), truncated: false }));
+            sources.extend(parts.into_iter().map(part));
+        } else {
+            sources.push(Source::unnamed(Some(text.clone())));
+        }
+        let count = sources.len() as u64;
+        let mut first = None;
+        for source in sources {
+            let number = self.pairing.begin(Kind::Simple, Some(source), message.first, message.last, out);
+            first.get_or_insert(number);
+            self.pairing.expect_one(number, gather);
+        }
+        let query = Query { first: first.unwrap_or_default(), count, done: 0, gather, text };
+        self.pairing.queue(Item::new(Expect::Query(Box::new(query)), None, message), out);
+    }
+
+    fn parse(&mut self, message: &Message, out: &mut Vec<Event>) {
+        let mut body = Cursor(&message.body);
+        let name: Arc<str> = name(&mut body).into();
+        let text = text(&mut body, message.whole);
+        let source = Source { name: Arc::clone(&name), text: Some(text.clone()) };
+        self.pairing.settle_other_batch(&source, out);
+        if !self.pairing.is_skipping() {
+            self.prepared = Some(Prepared { name: Arc::clone(&name), first: message.first });
+            self.table.prepare(name, text);
+        }
+        self.push(Item::new(Expect::Parse, Some(source), message), out);
+    }
+
+    fn bind(&mut self, message: &Message, out: &mut Vec<Event>) {
+        let mut body = Cursor(&message.body);
+        let (portal, statement) = (name(&mut body), name(&mut body));
+        let source = self.table.source(&statement);
+        let prepared = self.prepared.take().filter(|prepared| *prepared.name == *statement);
+        let first = Some(prepared.map_or(message.first, |prepared| prepared.first));
+        self.pairing.settle_other_batch(&source, out);
+        self.table.bind(&portal, Portal { source: source.clone(), first });
+        self.push(Item::new(Expect::Bind, Some(source), message), out);
+    }
+
+    fn execute(&mut self, message: &Message, out: &mut Vec<Event>) {
+        let name = name(&mut Cursor(&message.body));
+        self.prepared = None;
+        let (source, first) = match self.table.portal(&name) {
+            Some(portal) => (portal.source.clone(), portal.first.take()),
+            None => (Source::unnamed(None), None),
+        };
+        self.pairing.starting(message.last, out);
+        self.pairing.execute(source, first, message, out);
+    }
+}
+
+impl Source {
+    fn unnamed(text: Option<Text>) -> Self {
+        Self { name: Arc::default(), text }
+    }
+}
+
+fn name<'a>(body: &mut Cursor<'a>) -> Cow<'a, str> {
+    String::from_utf8_lossy(body.string().unwrap_or_default())
+}
+
+/// Reads a statement's text, of which the body may hold only the beginning.
+fn text(body: &mut Cursor<'_>, whole: bool) -> Text {
+    let all = body.0;
+    let end = body.string();
+    let bytes = end.unwrap_or(all);
+    let kept = bytes.get(..MAX_TEXT).unwrap_or(bytes);
+    let truncated = kept.len() < bytes.len() || (end.is_none() && !whole);
+    let sql = match std::str::from_utf8(kept) {
+        Ok(sql) => Cow::Borrowed(sql),
+        // The last character was cut through.
+        Err(error) if truncated && error.error_len().is_none() => {
+            String::from_utf8_lossy(kept.get(..error.valid_up_to()).unwrap_or_default())
+        }
+        Err(_) => String::from_utf8_lossy(kept),
+    };
+    Text { sql: sql.into(), truncated }
+}

@@ -1,0 +1,12 @@
+//! CPython, read from outside: where the context of a thread is, and where contexts come from.
+//!
+//! Nothing is believed because a table says so. The slot of the thread state is found by looking for the thread
+//! states themselves, and the kernel side checks the type of every context that it reads.
+
+mod code;
+mod elf;
+mod memory;
+mod proof;
+
+pub use memory::{Mapping, Memory, read_maps};
+pub use proof::{Attribution, Probe, Proof, ProofError, prove};

@@ -1,0 +1,339 @@
+//! Proving where a CPython interpreter keeps what Adder reads.
+
+use std::path::{Path, PathBuf};
+
+use adder_ebpf::Process;
+
+use super::{
+    code::probe_offset,
+    elf::Elf,
+    memory::{Mapping, Memory, read_maps, through_root},
+};
+
+/// Words of `_PyRuntime` searched for interpreters (`pyruntimestate.interpreters.head` is near its front).
+const RUNTIME_WORDS: usize = 512;
+/// Words of a `PyInterpreterState` searched for thread states (3.13 and 3.14 have `threads` behind 7 kB of `ceval`).
+const INTERPRETER_WORDS: usize = 2048;
+/// Words of a `PyThreadState` searched for its fields.
+const STATE_WORDS: usize = 96;
+/// Words behind a thread pointer searched for the slot (glibc's `struct pthread` keeps keys 0–31 inside itself).
+const SLOT_WORDS: usize = 160;
+/// Words behind a musl thread pointer searched for the pointer to the thread-specific table.
+const MUSL_WORDS: usize = 48;
+/// Keys in that table (`PTHREAD_KEYS_MAX`).
+const MUSL_KEYS: usize = 128;
+/// `PyThreadState.next` (Include/cpython/pystate.h: 3.8 to 3.14 begin with `prev`, `next`, `interp`).
+const STATE_NEXT: u64 = 8;
+/// Threads looked at.
+const THREADS_MAX: usize = 64;
+
+/// Hints, by minor version from 3.8 on: `PyThreadState.context` and `TaskObj.task_context`. The kernel side proves
+/// them again at each read.
+const HINTS: [(u32, u32, u32); 7] =
+    [(8, 240, 128), (9, 240, 168), (10, 240, 176), (11, 224, 152), (12, 208, 152), (13, 208, 136), (14, 208, 144)];
+
+/// Where a uprobe goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Name of the program.
+    pub program: &'static str,
+    /// File, as this process can open it.
+    pub file: PathBuf,
+    /// Offset in the file.
+    pub offset: u64,
+}
+
+/// How exactly work is attributed in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attribution {
+    /// By Python context: exact under asyncio, threads and greenlets.
+    Context,
+    /// By thread alone.
+    Thread,
+}
+
+/// What is proven of a process.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// For the kernel side.
+    pub process: Process,
+    /// Probes to attach.
+    pub probes: Vec<Probe>,
+    /// `3.13` and the like.
+    pub version: String,
+    /// The file with the interpreter in it, as the process sees it.
+    pub interpreter: String,
+    /// uvloop is loaded.
+    pub uvloop: bool,
+    /// `_asyncio` is loaded (or built in).
+    pub asyncio: bool,
+    /// How exactly work is attributed.
+    pub attribution: Attribution,
+    /// What is missing, in words for the attach report.
+    pub notes: Vec<String>,
+}
+
+/// Why nothing is proven (yet).
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ProofError {
+    /// No CPython is mapped.
+    #[error("no CPython 3.8 to 3.14 in this process")]
+    NotPython,
+    /// The interpreter has not started yet, or hides what is looked for.
+    #[error("{0}")]
+    NotYet(String),
+    /// Cannot be read.
+    #[error("cannot read the process: {0}")]
+    Unreadable(String),
+}
+
+/// Looks at a process.
+pub fn prove(pid: u32) -> Result<Proof, ProofError> {
+    let maps = read_maps(pid).map_err(|error| ProofError::Unreadable(error.to_string()))?;
+    let (file, elf, version) = interpreter(pid, &maps)?;
+    let memory = Memory::of(pid);
+    let first = maps
+        .iter()
+        .find(|mapping| mapping.path == file)
+        .ok_or_else(|| ProofError::NotYet("the interpreter is not mapped".into()))?;
+    let bias = elf.bias(first.start, first.offset);
+    let mut notes = Vec::new();
+    let uvloop = maps.iter().any(|mapping| mapping.path.contains("/uvloop/loop."));
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or_default();
+    let mut proof = Proof {
+        process: Process::default(),
+        probes: Vec::new(),
+        version: version.clone(),
+        interpreter: file.clone(),
+        uvloop,
+        asyncio: false,
+        attribution: Attribution::Thread,
+        notes: Vec::new(),
+    };
+    if Path::new(&file).file_name().is_some_and(|name| name.to_string_lossy().contains(&format!("{version}t"))) {
+        proof.notes.push("free-threaded build: work is attributed by thread only".into());
+        return Ok(proof);
+    }
+    let Some(hint) = HINTS.iter().find(|hint| hint.0 == minor) else {
+        proof.notes.push(format!("CPython {version} is not known: work is attributed by thread only"));
+        return Ok(proof);
+    };
+    let missing = |name: &str| ProofError::NotYet(format!("{file} does not export {name}"));
+    let (runtime, _) = elf.symbol("_PyRuntime").ok_or_else(|| missing("_PyRuntime"))?;
+    let (context_type, _) = elf.symbol("PyContext_Type").ok_or_else(|| missing("PyContext_Type"))?;
+    let context_type = context_type.wrapping_add(bias);
+    let threads = thread_states(memory, &maps, runtime.wrapping_add(bias));
+    if threads.is_empty() {
+        return Err(ProofError::NotYet("the interpreter has no thread yet".into()));
+    }
+    let (slot, slot_table) = slot(memory, &threads)
+        .ok_or_else(|| ProofError::NotYet("no thread-specific slot holds the thread state".into()))?;
+    let context = context_offset(memory, &threads, context_type);
+    if context.is_none() {
+        notes.push("no context in use yet: its place is taken from the table and checked at each read".into());
+    }
+    proof.process = Process {
+        context_type,
+        slot,
+        slot_table,
+        context: context.unwrap_or(hint.1),
+        task_context: hint.2,
+    };
+    proof.attribution = Attribution::Context;
+    add_probes(pid, &maps, (&file, &elf), &mut proof, &mut notes);
+    proof.notes = notes;
+    Ok(proof)
+}
+
+/// The file with the interpreter, and its version as `3.N`.
+fn interpreter(pid: u32, maps: &[Mapping]) -> Result<(String, Elf, String), ProofError> {
+    let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let executable = executable.to_string_lossy().into_owned();
+    let library = maps.iter().map(|mapping| &mapping.path).find(|path| base_name(path).starts_with("libpython3."));
+    let mut candidates: Vec<&str> = library.into_iter().map(String::as_str).collect();
+    if !executable.is_empty() {
+        candidates.push(&executable);
+    }
+    for path in candidates {
+        let name = base_name(path);
+        let looks = name.contains("python") || name.contains("pypy") || name.contains("uwsgi");
+        if !looks {
+            continue;
+        }
+        let Ok(elf) = Elf::read(&through_root(pid, path)) else { continue };
+        if elf.symbol("_PyRuntime").is_none() {
+            continue;
+        }
+        let version = version_in_name(name)
+            .or_else(|| version_in_memory(pid, &elf, maps, path))
+            .ok_or(ProofError::NotPython)?;
+        return Ok((path.to_owned(), elf, version));
+    }
+    Err(ProofError::NotPython)
+}
+
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// `3.11` from `libpython3.11.so.1.0` or `python3.11`.
+fn version_in_name(name: &str) -> Option<String> {
+    let rest = &name[name.find("python3.")? + "python3.".len()..];
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    (!digits.is_empty()).then(|| format!("3.{digits}"))
+}
+
+/// `Py_Version` is exported from 3.11 on: `PY_VERSION_HEX`.
+fn version_in_memory(pid: u32, elf: &Elf, maps: &[Mapping], path: &str) -> Option<String> {
+    let first = maps.iter().find(|mapping| mapping.path == path)?;
+    let (at, _) = elf.symbol("Py_Version")?;
+    let hex = Memory::of(pid).word(at.wrapping_add(elf.bias(first.start, first.offset)))? as u32;
+    (hex >> 24 == 3).then(|| format!("3.{}", (hex >> 16) & 0xff))
+}
+
+/// A thread that the interpreter knows.
+struct Thread {
+    /// Address of its `PyThreadState`.
+    state: u64,
+    /// Its thread pointer: `pthread_self()`, which CPython stores as `thread_id`.
+    pointer: u64,
+}
+
+/// Thread states, proven: they name their interpreter, and hold a thread pointer, which on x86_64 points to itself
+/// (System V ABI, thread-local storage).
+fn thread_states(memory: Memory, maps: &[Mapping], runtime: u64) -> Vec<Thread> {
+    let writable = |address: u64| {
+        address & 7 == 0 && maps.iter().any(|m| m.writable && m.readable && m.start <= address && address < m.end)
+    };
+    let mut seen = Vec::new();
+    for interpreter in memory.words(runtime, RUNTIME_WORDS) {
+        if !writable(interpreter) || seen.contains(&interpreter) {
+            continue;
+        }
+        seen.push(interpreter);
+        for state in memory.words(interpreter, INTERPRETER_WORDS) {
+            if !writable(state) {
+                continue;
+            }
+            if let Some(first) = thread(memory, interpreter, state) {
+                return all_threads(memory, interpreter, first);
+            }
+        }
+    }
+    Vec::new()
+}
+
+fn thread(memory: Memory, interpreter: u64, state: u64) -> Option<Thread> {
+    let words = memory.words(state, STATE_WORDS);
+    // `prev`, `next`, `interp` come first on every version.
+    if words.get(2) != Some(&interpreter) {
+        return None;
+    }
+    let pointer = words.iter().skip(3).find(|word| **word > 0xffff && memory.word(**word) == Some(**word))?;
+    Some(Thread { state, pointer: *pointer })
+}
+
+fn all_threads(memory: Memory, interpreter: u64, first: Thread) -> Vec<Thread> {
+    let mut threads = vec![first];
+    while threads.len() < THREADS_MAX {
+        let Some(last) = threads.last() else { break };
+        let Some(next) = memory.word(last.state + STATE_NEXT) else { break };
+        if next == 0 || threads.iter().any(|known| known.state == next) {
+            break;
+        }
+        let Some(next) = thread(memory, interpreter, next) else { break };
+        threads.push(next);
+    }
+    threads
+}
+
+/// The slot that holds the thread state in every thread: offset from the thread pointer, or (musl) offset in the
+/// table to which another word of the thread points.
+fn slot(memory: Memory, threads: &[Thread]) -> Option<(i64, i64)> {
+    let common = |offsets: &dyn Fn(&Thread) -> Vec<(i64, i64)>| {
+        let mut common: Option<Vec<(i64, i64)>> = None;
+        for thread in threads {
+            let found = offsets(thread);
+            if found.is_empty() {
+                // A thread that is starting or ending; the others decide.
+                continue;
+            }
+            common = Some(match common {
+                None => found,
+                Some(before) => before.into_iter().filter(|offset| found.contains(offset)).collect(),
+            });
+        }
+        common.and_then(|offsets| offsets.first().copied())
+    };
+    common(&|thread| {
+        let words = memory.words(thread.pointer, SLOT_WORDS);
+        (0..).zip(words).filter(|(_, word)| *word == thread.state).map(|(i, _): (i64, u64)| (i * 8, 0)).collect()
+    })
+    .or_else(|| {
+        common(&|thread| {
+            let mut found = Vec::new();
+            for (i, table) in (0i64..).zip(memory.words(thread.pointer, MUSL_WORDS)).skip(1) {
+                if table < 0x1_0000 || table & 7 != 0 {
+                    continue;
+                }
+                let keys = memory.words(table, MUSL_KEYS);
+                found.extend(
+                    (0i64..).zip(keys).filter(|(_, word)| *word == thread.state).map(|(k, _)| (k * 8, i * 8)),
+                );
+            }
+            found
+        })
+    })
+}
+
+/// The word of a thread state that points to a context.
+fn context_offset(memory: Memory, threads: &[Thread], context_type: u64) -> Option<u32> {
+    threads.iter().find_map(|thread| {
+        let words = memory.words(thread.state, STATE_WORDS);
+        (0u32..)
+            .zip(words)
+            .find(|(_, word)| *word > 0xffff && memory.word(*word + 8) == Some(context_type))
+            .map(|(i, _)| i * 8)
+    })
+}
+
+/// Finds the functions for the probes, in the modules that are mapped or in the interpreter itself.
+fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof, notes: &mut Vec<String>) {
+    let module = |name: &str| {
+        let path = maps.iter().map(|m| &m.path).find(|path| base_name(path).starts_with(name))?;
+        Some((path.as_str(), Elf::read(&through_root(pid, path)).ok()?))
+    };
+    let mut add = |program: &'static str, path: &str, elf: &Elf, address: u64, entry: bool| {
+        let skip = if entry { probe_offset(elf.code(address, 64)) } else { 0 };
+        if let Some(offset) = elf.code_offset(address) {
+            proof.probes.push(Probe { program, file: through_root(pid, path), offset: offset + skip });
+        }
+    };
+    let asyncio = module("_asyncio.");
+    let (path, elf) = asyncio.as_ref().map_or(main, |(path, elf)| (*path, elf));
+    match elf.task_init() {
+        Some(address) => {
+            proof.asyncio = true;
+            add("task_init", path, elf, address, true);
+        }
+        None if asyncio.is_some() => notes.push("`_asyncio.Task.__init__` was not found: tasks have no lineage".into()),
+        None => {}
+    }
+    let contextvars = module("_contextvars.");
+    let (path, elf) = contextvars.as_ref().map_or(main, |(path, elf)| (*path, elf));
+    if let Some(address) = elf.method("copy_context", &["copy_context"]) {
+        add("copy_context", path, elf, address, false);
+    }
+    let queue = module("_queue.");
+    let (path, elf) = queue.as_ref().map_or(main, |(path, elf)| (*path, elf));
+    let names = ["empty", "get", "get_nowait", "put"];
+    if let Some(address) = elf.method("put", &names) {
+        add("queue_put", path, elf, address, true);
+    }
+    for name in ["get", "get_nowait"] {
+        if let Some(address) = elf.method(name, &names) {
+            add("queue_get", path, elf, address, false);
+        }
+    }
+}

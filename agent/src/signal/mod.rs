@@ -1,0 +1,195 @@
+//! Signals: what leaves the agent, in OpenTelemetry's terms and still free of any wire format.
+
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
+
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Text.
+    Str(Cow<'static, str>),
+    /// A whole number.
+    Int(i64),
+    /// A truth value.
+    Bool(bool),
+    /// A list of texts.
+    Strs(Vec<String>),
+}
+
+impl From<&'static str> for Value {
+    fn from(value: &'static str) -> Self {
+        Self::Str(Cow::Borrowed(value))
+    }
+}
+
+impl From<String> for Value {
+    fn from(value: String) -> Self {
+        Self::Str(Cow::Owned(value))
+    }
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+/// A key of the semantic conventions and its value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attribute {
+    /// The key, as in the semantic conventions.
+    pub key: Cow<'static, str>,
+    /// The value.
+    pub value: Value,
+}
+
+impl Attribute {
+    /// An attribute under a key known at compile time.
+    pub fn new(key: &'static str, value: impl Into<Value>) -> Self {
+        Self { key: Cow::Borrowed(key), value: value.into() }
+    }
+}
+
+/// Status of a span.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing is said.
+    #[default]
+    Unset,
+    /// It failed; the text is the description (may be empty).
+    Error(String),
+}
+
+/// Kind of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Work inside one service.
+    Internal,
+    /// A request that the service handles.
+    Server,
+    /// A request that the service makes.
+    Client,
+    /// A message that the service sends.
+    Producer,
+    /// A message that the service handles.
+    Consumer,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP over IPv4 or IPv6.
+    Inet(SocketAddr),
+    /// A Unix socket's path; abstract names start with `@`, empty where the socket is unnamed.
+    Unix(String),
+    /// Not known.
+    #[default]
+    Unknown,
+}
+
+/// Both ends of a connection, seen from the watched process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Endpoints {
+    /// The watched process's end.
+    pub local: Address,
+    /// The other end.
+    pub remote: Address,
+}
+
+/// Which part the watched process plays on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It sends the requests.
+    Client,
+    /// It receives the requests.
+    Server,
+}
+
+/// What may be shown of statement and command texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextMode {
+    /// Literals and values are replaced by `?`.
+    #[default]
+    Sanitized,
+    /// Verbatim.
+    Raw,
+    /// No text at all.
+    Off,
+}
+
+/// What a protocol says of one operation, before ids, times and parents.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Description {
+    /// Span name.
+    pub name: String,
+    /// Attributes, in the order of the semantic conventions' tables.
+    pub attributes: Vec<Attribute>,
+    /// Status.
+    pub status: Status,
+}
+
+/// The entity that produced a signal.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resource {
+    /// `service.name` and the other resource attributes.
+    pub attributes: Vec<Attribute>,
+}
+
+/// A link to another span.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// Trace of the other span.
+    pub trace_id: [u8; 16],
+    /// The other span.
+    pub span_id: [u8; 8],
+}
+
+/// Something that happened during a span.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpanEvent {
+    /// When, in nanoseconds since the Unix epoch.
+    pub time: u64,
+    /// What.
+    pub name: Cow<'static, str>,
+    /// More about it.
+    pub attributes: Vec<Attribute>,
+}
+
+/// A finished span.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Trace.
+    pub trace_id: [u8; 16],
+    /// This span.
+    pub span_id: [u8; 8],
+    /// The span that caused it.
+    pub parent_span_id: Option<[u8; 8]>,
+    /// The parent is in another process.
+    pub parent_is_remote: bool,
+    /// W3C `tracestate`, verbatim, empty where there is none.
+    pub trace_state: String,
+    /// Name.
+    pub name: String,
+    /// Kind.
+    pub kind: Kind,
+    /// Start, nanoseconds since the Unix epoch.
+    pub start: u64,
+    /// End, nanoseconds since the Unix epoch.
+    pub end: u64,
+    /// Attributes.
+    pub attributes: Vec<Attribute>,
+    /// Events.
+    pub events: Vec<SpanEvent>,
+    /// Links.
+    pub links: Vec<Link>,
+    /// Status.
+    pub status: Status,
+    /// Who made it.
+    pub resource: Arc<Resource>,
+}

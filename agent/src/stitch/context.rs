@@ -1,0 +1,179 @@
+//! Python contexts and threads: who does what because of whom.
+//!
+//! A context is known by its address, and addresses are reused at once: each task creation and each copy that the
+//! kernel side reports begins a new generation. Contexts that nobody announces (uvloop makes one per connection,
+//! asyncio one per handle) may stand at the address of a dead one; the rules in the parent module allow for that.
+
+use rustc_hash::FxHashMap;
+
+use super::unit::UnitId;
+use crate::conn::ConnectionId;
+
+/// Contexts kept at most; beyond it those longest unused are forgotten.
+const CONTEXTS_MAX: usize = 200_000;
+/// How long a context whose address was given to another is kept for work that is still open, nanoseconds.
+const REPLACED_KEPT: u64 = 30_000_000_000;
+
+/// Number of one generation of a context; 0 means that there was none.
+pub(super) type ContextId = u32;
+
+/// What is known of a context.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    /// Context out of which it came.
+    pub(super) parent: ContextId,
+    /// When it was made, or first seen.
+    pub(super) created: u64,
+    /// Its creation was seen.
+    pub(super) announced: bool,
+    /// The inbound request that it was made for.
+    pub(super) claim: Option<UnitId>,
+    /// The claim stands against an older owner (see [`super::Engine`]) and wants the response's confirmation.
+    pub(super) tentative: bool,
+    /// The connection whose requests it serves one after the other, by the evidence of a response.
+    pub(super) serves: Option<ConnectionId>,
+    /// It has answered on several connections, or reads for all of them: it belongs to none.
+    pub(super) common: bool,
+    /// Its address now belongs to another.
+    replaced: bool,
+    last: u64,
+}
+
+/// All contexts.
+#[derive(Default)]
+pub(super) struct Contexts {
+    by_address: FxHashMap<(u32, u64), ContextId>,
+    all: FxHashMap<ContextId, Context>,
+    next: ContextId,
+}
+
+impl Contexts {
+    /// The context at this address now.
+    pub(super) fn at(&mut self, pid: u32, address: u64, time: u64) -> ContextId {
+        if address == 0 {
+            return 0;
+        }
+        if let Some(id) = self.by_address.get(&(pid, address))
+            && let Some(context) = self.all.get_mut(id)
+        {
+            context.last = time;
+            return *id;
+        }
+        self.insert(pid, address, 0, time, false)
+    }
+
+    /// A new context has come to be at this address.
+    pub(super) fn create(&mut self, pid: u32, address: u64, parent: ContextId, time: u64) -> ContextId {
+        self.insert(pid, address, parent, time, true)
+    }
+
+    fn insert(&mut self, pid: u32, address: u64, parent: ContextId, time: u64, announced: bool) -> ContextId {
+        self.next = self.next.wrapping_add(1).max(1);
+        let id = self.next;
+        if let Some(before) = self.by_address.insert((pid, address), id)
+            && let Some(before) = self.all.get_mut(&before)
+        {
+            before.replaced = true;
+        }
+        let context = Context {
+            parent,
+            created: time,
+            announced,
+            claim: None,
+            tentative: false,
+            serves: None,
+            common: false,
+            replaced: false,
+            last: time,
+        };
+        self.all.insert(id, context);
+        id
+    }
+
+    pub(super) fn find(&self, id: ContextId) -> Option<&Context> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn find_mut(&mut self, id: ContextId) -> Option<&mut Context> {
+        self.all.get_mut(&id)
+    }
+
+    /// Whether `ancestor` is `id` or one of the contexts out of which it came.
+    pub(super) fn descends(&self, id: ContextId, ancestor: ContextId) -> bool {
+        let mut at = id;
+        for _ in 0..super::DEPTH_MAX {
+            if at == ancestor {
+                return true;
+            }
+            match self.all.get(&at) {
+                Some(context) if context.parent != 0 => at = context.parent,
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// How many are kept.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Forgets what can no longer matter.
+    pub(super) fn sweep(&mut self, now: u64) {
+        self.all.retain(|_, context| !context.replaced || context.last + REPLACED_KEPT > now);
+        if self.all.len() > CONTEXTS_MAX {
+            let mut ages: Vec<(u64, ContextId)> = self.all.iter().map(|(id, context)| (context.last, *id)).collect();
+            ages.sort_unstable();
+            for (_, id) in ages.into_iter().take(CONTEXTS_MAX / 4) {
+                self.all.remove(&id);
+            }
+        }
+        let all = &self.all;
+        self.by_address.retain(|_, id| all.contains_key(id));
+    }
+
+    /// Forgets the contexts of a process.
+    pub(super) fn exit(&mut self, pid: u32) {
+        let all = &mut self.all;
+        self.by_address.retain(|key, id| {
+            let keep = key.0 != pid;
+            if !keep && let Some(context) = all.get_mut(id) {
+                context.replaced = true;
+            }
+            keep
+        });
+    }
+}
+
+/// The request that a thread has last read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inbound {
+    /// The request.
+    pub(super) unit: UnitId,
+    /// Context in which it was read.
+    pub(super) context: ContextId,
+    /// Read by the event loop for whoever it concerns (uvloop), not by the code that handles it.
+    pub(super) by_loop: bool,
+}
+
+/// Who is behind a piece of work that went through a queue, noted when it was put there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause {
+    /// Context of whoever put it.
+    pub(super) context: ContextId,
+    /// When.
+    pub(super) time: u64,
+    /// What the thread of whoever put it was serving by the rule for threads.
+    pub(super) unit: Option<UnitId>,
+}
+
+/// What is known of a thread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Thread {
+    /// The request it has last read.
+    pub(super) inbound: Option<Inbound>,
+    /// The piece of work that it took from a queue.
+    pub(super) work: Option<Cause>,
+    /// When it was last heard of.
+    pub(super) last: u64,
+}

@@ -1,0 +1,250 @@
+//! Making spans: waiting for the evidence, then deciding.
+
+use std::sync::Arc;
+
+use super::{DEPTH_MAX, Engine, Finished, HOLD_MAX, JOIN_WINDOW, Operation, OperationId, RemoteParent, UnitId};
+use crate::{
+    fact::ProcessInfo,
+    protocol::{Detail, http, postgres, redis},
+    signal::{Attribute, Description, Endpoints, Kind, Resource, Role, Span},
+};
+
+/// How long an operation without an owner waits for one, nanoseconds.
+const OWNER_WAIT: u64 = 100_000_000;
+
+impl Engine {
+    /// Makes spans of what has finished and is settled, or of everything.
+    pub(super) fn emit_settled(&mut self, all: bool) {
+        let mut waiting = std::mem::take(&mut self.finished);
+        let mut kept = std::collections::VecDeque::with_capacity(waiting.len());
+        for finished in waiting.drain(..) {
+            let settled = match finished {
+                Finished::Unit(id) => self.unit_settled(id, 0),
+                Finished::Operation(id) => self.operation_settled(id, 0),
+            };
+            let late = self.held_too_long(finished);
+            if !(settled || all || late) {
+                kept.push_back(finished);
+                continue;
+            }
+            if !settled {
+                self.counters.unsettled += 1;
+            }
+            match finished {
+                Finished::Unit(id) => self.emit_unit(id),
+                Finished::Operation(id) => self.emit_operation(id),
+            }
+        }
+        self.finished = kept;
+    }
+
+    fn held_too_long(&self, finished: Finished) -> bool {
+        let end = match finished {
+            Finished::Unit(id) => self.units.get(&id).and_then(|unit| unit.end),
+            Finished::Operation(id) => self.operations.get(&id).and_then(|operation| operation.end),
+        };
+        end.is_none_or(|end| end + HOLD_MAX < self.now)
+    }
+
+    /// Whether the trace of a request is certain: given by its caller, or certainly its own.
+    fn unit_settled(&self, id: UnitId, depth: usize) -> bool {
+        let Some(unit) = self.units.get(&id) else { return true };
+        if unit.remote.is_some() || depth > DEPTH_MAX {
+            return true;
+        }
+        match unit.caller {
+            Some(caller) => self.operation_settled(caller, depth + 1),
+            None => !unit.may_have_caller || unit.start + JOIN_WINDOW < self.now,
+        }
+    }
+
+    /// Whether the owner of an operation is certain, and that one's trace.
+    fn operation_settled(&self, id: OperationId, depth: usize) -> bool {
+        let Some(operation) = self.operations.get(&id) else { return true };
+        match self.operation_owner(operation) {
+            Some((owner, certain)) => {
+                let answered = self.units.get(&owner).is_none_or(|unit| unit.replied.is_some());
+                (certain || answered) && self.unit_settled(owner, depth + 1)
+            }
+            None => {
+                // A response may yet show which request its context works for.
+                let end = operation.end.unwrap_or(self.now);
+                let open = self
+                    .processes
+                    .get(&operation.pid)
+                    .is_some_and(|process| process.open.values().any(|start| *start <= end));
+                !open || operation.context == 0 && end + OWNER_WAIT < self.now
+            }
+        }
+    }
+
+    /// The request that caused an operation, and whether that is certain before its response has left.
+    fn operation_owner(&self, operation: &Operation) -> Option<(UnitId, bool)> {
+        let by_context = self.owner(operation.context, operation.start);
+        let by_queue = operation.by_queue.as_ref().and_then(|cause| self.cause(cause));
+        let fresh = by_queue.or(operation.by_thread);
+        match (by_context, fresh) {
+            // The context may stand at the address of a dead one: what the thread itself shows is fresher.
+            (Some(owner), Some(fresh)) if owner != fresh => {
+                let over = self.units.get(&owner).is_none_or(|unit| unit.end.is_some_and(|end| end < operation.start));
+                Some(if over { (fresh, true) } else { (owner, false) })
+            }
+            (Some(owner), _) => {
+                let tentative = self.contexts.find(operation.context).is_some_and(|context| context.tentative);
+                Some((owner, !tentative))
+            }
+            (None, Some(fresh)) => Some((fresh, true)),
+            (None, None) => None,
+        }
+    }
+
+    /// Trace id, and parent of a request.
+    fn unit_trace(&self, id: UnitId, depth: usize) -> ([u8; 16], Option<[u8; 8]>, bool) {
+        let Some(unit) = self.units.get(&id) else { return ([0; 16], None, false) };
+        if let Some(remote) = &unit.remote {
+            return (remote.trace_id, Some(remote.span_id), true);
+        }
+        if depth < DEPTH_MAX
+            && let Some(operation) = unit.caller.and_then(|caller| self.operations.get(&caller))
+        {
+            let (trace_id, _) = self.operation_trace(operation, depth + 1);
+            return (trace_id, Some(operation.span_id), true);
+        }
+        (unit.trace_id, None, false)
+    }
+
+    /// Trace id, and owner of an operation.
+    fn operation_trace(&self, operation: &Operation, depth: usize) -> ([u8; 16], Option<UnitId>) {
+        match self.operation_owner(operation) {
+            Some((owner, _)) => (self.unit_trace(owner, depth + 1).0, Some(owner)),
+            None => (operation.trace_id, None),
+        }
+    }
+
+    fn emit_unit(&mut self, id: UnitId) {
+        self.check_join(id);
+        let (trace_id, parent_span_id, parent_is_remote) = self.unit_trace(id, 0);
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        // From now on the trace stands, whatever becomes of the caller.
+        unit.trace_id = trace_id;
+        let Some(detail) = unit.detail.take() else { return };
+        let (start, end) = (unit.start, unit.end.unwrap_or(unit.start));
+        let (span_id, pid, endpoints) = (unit.span_id, unit.pid, unit.endpoints.clone());
+        let trace_state = unit.remote.as_ref().map(|remote| remote.trace_state.clone()).unwrap_or_default();
+        let description = self.describe(&detail, Role::Server, &endpoints);
+        self.counters.spans += 1;
+        self.spans.push(Span {
+            trace_id,
+            span_id,
+            parent_span_id,
+            parent_is_remote,
+            trace_state,
+            name: description.name,
+            kind: Kind::Server,
+            start: self.unix(start),
+            end: self.unix(end),
+            attributes: description.attributes,
+            events: Vec::new(),
+            links: Vec::new(),
+            status: description.status,
+            resource: self.resource_of(pid),
+        });
+    }
+
+    fn emit_operation(&mut self, id: OperationId) {
+        if let Some(unit) = self.operations.get(&id).and_then(|operation| operation.joined) {
+            self.check_join(unit);
+        }
+        let Some(operation) = self.operations.get(&id) else { return };
+        let (trace_id, owner) = self.operation_trace(operation, 0);
+        let parent_span_id = owner.and_then(|owner| self.units.get(&owner)).map(|unit| unit.span_id);
+        let trace_state = owner
+            .and_then(|owner| self.units.get(&owner)?.remote.as_ref())
+            .map(|remote| remote.trace_state.clone())
+            .unwrap_or_default();
+        let (start, end) = (operation.start, operation.end.unwrap_or(operation.start));
+        let (span_id, pid, endpoints) = (operation.span_id, operation.pid, operation.endpoints.clone());
+        let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else { return };
+        let description = self.describe(&detail, Role::Client, &endpoints);
+        self.counters.spans += 1;
+        self.counters.roots += u64::from(parent_span_id.is_none());
+        self.spans.push(Span {
+            trace_id,
+            span_id,
+            parent_span_id,
+            parent_is_remote: false,
+            trace_state,
+            name: description.name,
+            kind: Kind::Client,
+            start: self.unix(start),
+            end: self.unix(end),
+            attributes: description.attributes,
+            events: Vec::new(),
+            links: Vec::new(),
+            status: description.status,
+            resource: self.resource_of(pid),
+        });
+        self.retire(id, trace_id);
+    }
+
+    /// Forgets an operation whose span is made; one that is a request in another watched process is kept for that.
+    fn retire(&mut self, id: OperationId, trace_id: [u8; 16]) {
+        let Some(operation) = self.operations.remove(&id) else { return };
+        if let Some(unit) = operation.joined.and_then(|unit| self.units.get_mut(&unit))
+            && unit.caller == Some(id)
+        {
+            unit.caller = None;
+            let span_id = operation.span_id;
+            unit.remote = Some(RemoteParent { trace_id, span_id, trace_state: String::new() });
+        } else if let Some(exchanges) = self.exchanges.get_mut(&operation.connection) {
+            exchanges.unjoined_operations.retain(|known| *known != id);
+        }
+    }
+
+    /// Takes a join back where the two sides turn out to be different requests: no parent rather than a wrong one.
+    fn check_join(&mut self, id: UnitId) {
+        let Some(unit) = self.units.get(&id) else { return };
+        let Some(operation) = unit.caller.and_then(|caller| self.operations.get(&caller)) else { return };
+        if let (Some(Detail::Http(here)), Some(Detail::Http(there))) = (&unit.detail, &operation.detail)
+            && (here.method != there.method || here.target != there.target)
+        {
+            self.counters.unjoined += 1;
+            if let Some(unit) = self.units.get_mut(&id) {
+                unit.caller = None;
+            }
+        }
+    }
+
+    fn describe(&mut self, detail: &Detail, role: Role, endpoints: &Endpoints) -> Description {
+        match detail {
+            Detail::Http(exchange) => {
+                let route = (role == Role::Server).then(|| {
+                    let path = exchange.target.split(['?', '#']).next().unwrap_or_default();
+                    self.routes.template(path).to_string()
+                });
+                http::describe(exchange, role, endpoints, route.as_deref())
+            }
+            Detail::Postgres(statement) => postgres::describe(statement, role, endpoints, self.options.sql),
+            Detail::Redis(batch) => redis::describe(batch, role, endpoints, self.options.redis),
+        }
+    }
+
+    fn resource_of(&self, pid: u32) -> Arc<Resource> {
+        self.processes.get(&pid).map_or_else(|| self.unknown.clone(), |process| process.resource.clone())
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    fn unix(&self, time: u64) -> u64 {
+        time.saturating_add_signed(self.clock)
+    }
+}
+
+/// The resource of a process.
+pub(super) fn resource(info: &ProcessInfo) -> Resource {
+    let attributes = info
+        .attributes
+        .iter()
+        .map(|(key, value)| Attribute { key: key.clone().into(), value: value.clone().into() })
+        .collect();
+    Resource { attributes }
+}

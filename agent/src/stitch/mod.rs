@@ -1,0 +1,663 @@
+//! The stitcher: a pure function from facts to spans.
+//!
+//! No clock, no I/O, no randomness that is not seeded: the same facts give the same spans to the byte.
+//!
+//! # Who caused an operation
+//!
+//! Evidence, strongest first:
+//!
+//! 1. *Response.* The bytes of the response on server connection C leave in the context of the task that handled the
+//!    request. A context that answers on C without having been made for one request serves C, request after request
+//!    (aiohttp's connection task).
+//! 2. *Claim.* A task made by a thread that has just read a request, in the context in which it was read, is made for
+//!    that request (uvicorn). uvloop reads outside any task's context, so there the parent may be any context that
+//!    nobody announced.
+//! 3. *Lineage.* A context made out of another belongs to what the other belonged to at that time.
+//! 4. *Queue.* A work item taken from a `SimpleQueue` belongs to what put it there (`run_in_executor`).
+//! 5. *Thread.* A thread works for the request that it has read itself, in the same context (gunicorn's workers).
+//!
+//! A stale owner, one whose response has ended, loses against fresh evidence: an unannounced context may stand at the
+//! address of a dead one. Such a claim is *tentative* until the response of the fresh request confirms it.
+//! Decisions are taken when a span is made, which waits until its evidence is complete; see [`Engine::settled`].
+
+mod context;
+mod emit;
+mod unit;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use adder_ebpf::{Header, flag};
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use self::{
+    context::{Cause, ContextId, Contexts, Inbound, Thread},
+    unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
+};
+use crate::{
+    conn::{ConnectionId, Connections, Happened},
+    fact::{Clock, Fact, ProcessInfo, PythonInfo},
+    protocol::{Event, Mark},
+    signal::{Resource, Role, Span, TextMode, route::Routes},
+};
+
+/// Steps along a line of contexts, or of spans from process to process.
+const DEPTH_MAX: usize = 64;
+/// How long after the first byte of a request its caller's side of it may turn up, nanoseconds: both sides are
+/// reported at the end of their system calls, on different CPUs.
+const JOIN_WINDOW: u64 = 50_000_000;
+/// How long a span waits for missing evidence at most, nanoseconds.
+const HOLD_MAX: u64 = 5_000_000_000;
+/// How long what is needed only for later work is kept after its end, nanoseconds.
+const ENDED_KEPT: u64 = 600_000_000_000;
+/// Units kept at most.
+const UNITS_MAX: usize = 100_000;
+/// Requests of one connection kept to tell which of them its task served at some time.
+const SERVED_MAX: usize = 32;
+/// Requests or operations of one connection that wait for their other side.
+const UNJOINED_MAX: usize = 64;
+/// Time between two sweeps, nanoseconds.
+const SWEEP_EVERY: u64 = 10_000_000_000;
+
+/// What the engine needs to know beside the facts; a recording holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Options {
+    /// Seed of all ids.
+    pub seed: u64,
+    /// What may be shown of SQL.
+    pub sql: TextMode,
+    /// What may be shown of Redis commands.
+    pub redis: TextMode,
+    /// Route patterns from the configuration.
+    pub routes: Vec<String>,
+}
+
+/// Counts of what the engine has seen and could not use.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Counters {
+    /// Facts taken.
+    pub facts: u64,
+    /// Facts that could not be read.
+    pub bad_facts: u64,
+    /// Facts that found no room in the ring buffer, as the kernel side counts them.
+    pub dropped_facts: u64,
+    /// Spans made.
+    pub spans: u64,
+    /// Client spans without a parent.
+    pub roots: u64,
+    /// Spans made after waiting in vain for evidence.
+    pub unsettled: u64,
+    /// Claims that a response has refuted.
+    pub refuted: u64,
+    /// Requests joined with the operation of another watched process.
+    pub joined: u64,
+    /// Joins taken back because the two sides differ.
+    pub unjoined: u64,
+    /// Operations forgotten before they ended, because their connection was lost.
+    pub abandoned: u64,
+    /// Messages that a server sent unasked.
+    pub pushed: u64,
+}
+
+struct ProcessState {
+    resource: Arc<Resource>,
+    uvloop: bool,
+    /// Requests that were read and have not been answered yet.
+    open: FxHashMap<UnitId, u64>,
+    /// When it ended.
+    ended: Option<u64>,
+}
+
+/// The requests and operations of one connection.
+#[derive(Default)]
+struct Exchanges {
+    units: VecDeque<(u64, UnitId)>,
+    operations: VecDeque<(u64, OperationId)>,
+    /// Requests by time, for the task that serves the connection.
+    served: VecDeque<(u64, UnitId)>,
+    /// Begun and not yet joined with their other side.
+    unjoined_units: VecDeque<UnitId>,
+    unjoined_operations: VecDeque<OperationId>,
+    closed: Option<u64>,
+}
+
+/// Something finished that is not yet a span.
+#[derive(Clone, Copy, Debug)]
+enum Finished {
+    Unit(UnitId),
+    Operation(OperationId),
+}
+
+/// The stitcher.
+pub struct Engine {
+    options: Options,
+    rng: fastrand::Rng,
+    routes: Routes,
+    connections: Connections,
+    contexts: Contexts,
+    threads: FxHashMap<(u32, u32), Thread>,
+    queued: FxHashMap<(u32, u64), Cause>,
+    processes: FxHashMap<u32, ProcessState>,
+    exchanges: FxHashMap<ConnectionId, Exchanges>,
+    units: FxHashMap<UnitId, Unit>,
+    operations: FxHashMap<OperationId, Operation>,
+    finished: VecDeque<Finished>,
+    happened: VecDeque<Happened>,
+    clock: i64,
+    now: u64,
+    next: u64,
+    swept: u64,
+    unknown: Arc<Resource>,
+    counters: Counters,
+    dropped: FxHashMap<u32, u64>,
+    spans: Vec<Span>,
+}
+
+impl Engine {
+    /// An engine that has seen nothing.
+    pub fn new(options: Options) -> Self {
+        Self {
+            rng: fastrand::Rng::with_seed(options.seed),
+            routes: Routes::new(&options.routes),
+            options,
+            connections: Connections::default(),
+            contexts: Contexts::default(),
+            threads: FxHashMap::default(),
+            queued: FxHashMap::default(),
+            processes: FxHashMap::default(),
+            exchanges: FxHashMap::default(),
+            units: FxHashMap::default(),
+            operations: FxHashMap::default(),
+            finished: VecDeque::new(),
+            happened: VecDeque::new(),
+            clock: 0,
+            now: 0,
+            next: 0,
+            swept: 0,
+            unknown: Arc::new(Resource::default()),
+            counters: Counters::default(),
+            dropped: FxHashMap::default(),
+            spans: Vec::new(),
+        }
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What was counted on connections.
+    pub fn connection_counters(&self) -> &crate::conn::Counters {
+        self.connections.counters()
+    }
+
+    /// Sizes of the tables, for `adder status`.
+    pub fn sizes(&self) -> [(&'static str, usize); 5] {
+        [
+            ("contexts", self.contexts.len()),
+            ("threads", self.threads.len()),
+            ("units", self.units.len()),
+            ("operations", self.operations.len()),
+            ("finished", self.finished.len()),
+        ]
+    }
+
+    /// Takes a fact as it lies in the ring buffer or in a recording.
+    pub fn take(&mut self, bytes: &[u8]) {
+        match Fact::parse(bytes) {
+            Ok(fact) => self.fact(&fact),
+            Err(error) => {
+                self.counters.bad_facts += 1;
+                tracing::debug!("a fact is unreadable: {error}");
+            }
+        }
+    }
+
+    /// The spans that are complete.
+    pub fn spans(&mut self) -> Vec<Span> {
+        std::mem::take(&mut self.spans)
+    }
+
+    /// Takes a fact.
+    pub fn fact(&mut self, fact: &Fact<'_>) {
+        self.counters.facts += 1;
+        let header = *fact.header();
+        self.now = self.now.max(header.time);
+        match fact {
+            Fact::Data { data, head, tail } => {
+                let mark = self.mark(&header);
+                self.connections.data(data, head, tail, mark, &mut self.happened);
+                self.handle(header.flags);
+            }
+            Fact::Socket(socket) => {
+                let mark = self.mark(&header);
+                if header.flags & flag::ACCEPTED != 0 {
+                    // What the thread has read before is not what it does next.
+                    self.thread(&header).inbound = None;
+                }
+                self.connections.socket(socket, mark, &mut self.happened);
+                self.handle(0);
+            }
+            Fact::Close(close) => {
+                let mark = self.mark(&header);
+                self.connections.close(close.fd, mark, &mut self.happened);
+                self.handle(0);
+            }
+            Fact::Task(lineage) | Fact::Copy(lineage) => self.lineage(&header, lineage.child),
+            Fact::Put(item) => {
+                let context = self.contexts.at(header.pid, header.context, header.time);
+                let unit = self.by_thread(&header, context);
+                self.queued.insert((header.pid, item.item), Cause { context, time: header.time, unit });
+            }
+            Fact::Get(item) => {
+                let work = self.queued.remove(&(header.pid, item.item));
+                let thread = self.thread(&header);
+                thread.work = work;
+                thread.inbound = None;
+            }
+            Fact::Fork(child) => {
+                if let Some(parent) = self.processes.get(&header.pid) {
+                    let state = ProcessState {
+                        resource: parent.resource.clone(),
+                        uvloop: parent.uvloop,
+                        open: FxHashMap::default(),
+                        ended: None,
+                    };
+                    self.processes.insert(child.child, state);
+                }
+            }
+            Fact::Exec(_) => self.contexts.exit(header.pid),
+            Fact::Exit(_) => {
+                let mark = self.mark(&header);
+                self.connections.exit(mark, &mut self.happened);
+                self.handle(0);
+                self.contexts.exit(header.pid);
+                if let Some(process) = self.processes.get_mut(&header.pid) {
+                    process.ended = Some(header.time);
+                }
+            }
+            Fact::Map(_) => {}
+            Fact::Process(_, info) => self.process(header.pid, info),
+            Fact::Python(_, info) => self.python(header.pid, info),
+            Fact::Clock(_, clock) => self.tick(*clock),
+            Fact::Dropped(_, count) => {
+                self.dropped.insert(header.pid, *count);
+                self.counters.dropped_facts = self.dropped.values().sum();
+            }
+            Fact::End(_) => self.finish(),
+        }
+    }
+
+    fn mark(&mut self, header: &Header) -> Mark {
+        let context = self.contexts.at(header.pid, header.context, header.time);
+        Mark { time: header.time, pid: header.pid, tid: header.tid, context }
+    }
+
+    fn thread(&mut self, header: &Header) -> &mut Thread {
+        let thread = self.threads.entry((header.pid, header.tid)).or_default();
+        thread.last = header.time;
+        thread
+    }
+
+    fn process(&mut self, pid: u32, info: &ProcessInfo) {
+        let resource = Arc::new(emit::resource(info));
+        match self.processes.get_mut(&pid) {
+            Some(process) => process.resource = resource,
+            None => {
+                let state = ProcessState { resource, uvloop: false, open: FxHashMap::default(), ended: None };
+                self.processes.insert(pid, state);
+            }
+        }
+    }
+
+    fn python(&mut self, pid: u32, info: &PythonInfo) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.uvloop = info.uvloop;
+        }
+    }
+
+    /// A context has come to be out of the current one.
+    fn lineage(&mut self, header: &Header, child: u64) {
+        if child == header.context {
+            return;
+        }
+        let parent = self.contexts.at(header.pid, header.context, header.time);
+        let child = self.contexts.create(header.pid, child, parent, header.time);
+        let owner = self.owner(parent, header.time);
+        let fresh = self.fresh(header, parent);
+        let stale = owner.is_some_and(|owner| self.has_ended(owner));
+        if let Some(inbound) = fresh
+            && (owner.is_none() || stale)
+        {
+            // An announced context without an owner is some task's own; it has nothing to do with what the loop
+            // has read for others.
+            let announced = self.contexts.find(parent).is_some_and(|context| context.announced);
+            let own = inbound.context == parent;
+            if (own || !announced || stale)
+                && let Some(unit) = self.units.get_mut(&inbound.unit)
+                && unit.claimed_by == 0
+            {
+                unit.claimed_by = child;
+                if let Some(context) = self.contexts.find_mut(child) {
+                    context.claim = Some(inbound.unit);
+                    context.tentative = stale;
+                }
+                return;
+            }
+        }
+        // Work that a thread hands on belongs to what the thread works for.
+        if owner.is_none() {
+            let unit = self.by_thread(header, parent).or_else(|| self.by_queue(header));
+            if let Some(context) = self.contexts.find_mut(child) {
+                context.claim = unit;
+            }
+        }
+    }
+
+    /// The request that this thread has just read and that nothing has claimed, if a context made out of `parent` can
+    /// have been made for it.
+    fn fresh(&self, header: &Header, parent: ContextId) -> Option<Inbound> {
+        let inbound = self.threads.get(&(header.pid, header.tid))?.inbound?;
+        let unit = self.units.get(&inbound.unit)?;
+        let readable = inbound.context == parent || inbound.by_loop;
+        (readable && unit.claimed_by == 0 && unit.replied.is_none()).then_some(inbound)
+    }
+
+    fn has_ended(&self, unit: UnitId) -> bool {
+        self.units.get(&unit).is_none_or(|unit| unit.end.is_some())
+    }
+
+    /// What a context worked for at some time.
+    fn owner(&self, context: ContextId, time: u64) -> Option<UnitId> {
+        let (mut at, mut time) = (context, time);
+        for _ in 0..DEPTH_MAX {
+            let context = self.contexts.find(at)?;
+            if let Some(connection) = context.serves
+                && let Some(unit) = self.served(connection, time)
+            {
+                return Some(unit);
+            }
+            if context.claim.is_some() {
+                return context.claim;
+            }
+            if context.parent == 0 {
+                return None;
+            }
+            time = context.created;
+            at = context.parent;
+        }
+        None
+    }
+
+    /// The request of a connection that was the last to arrive before `time`.
+    fn served(&self, connection: ConnectionId, time: u64) -> Option<UnitId> {
+        let served = &self.exchanges.get(&connection)?.served;
+        served.iter().rev().find(|(start, _)| *start <= time).map(|(_, unit)| *unit)
+    }
+
+    /// What a thread works for because it has read it itself, in this context.
+    fn by_thread(&self, header: &Header, context: ContextId) -> Option<UnitId> {
+        let inbound = self.threads.get(&(header.pid, header.tid))?.inbound?;
+        (inbound.context == context && !inbound.by_loop).then_some(inbound.unit)
+    }
+
+    /// What a thread works for because it has taken it from a queue.
+    fn by_queue(&self, header: &Header) -> Option<UnitId> {
+        let cause = self.threads.get(&(header.pid, header.tid))?.work?;
+        self.cause(&cause)
+    }
+
+    fn cause(&self, cause: &Cause) -> Option<UnitId> {
+        self.owner(cause.context, cause.time).or(cause.unit)
+    }
+
+    /// Works through what the connections have understood from one fact.
+    fn handle(&mut self, flags: u16) {
+        while let Some(happened) = self.happened.pop_front() {
+            match (&happened.event, happened.role) {
+                (Event::Begin { .. }, Role::Server) => self.begin_unit(&happened, flags),
+                (Event::Begin { .. }, Role::Client) => self.begin_operation(&happened),
+                (Event::Reply { exchange, at }, Role::Server) => self.reply(happened.connection, *exchange, *at),
+                (Event::End { .. }, Role::Server) => self.end_unit(happened),
+                (Event::End { .. }, Role::Client) => self.end_operation(happened),
+                (Event::Push { .. }, _) => self.counters.pushed += 1,
+                (Event::Reply { .. }, Role::Client) | (Event::Upgrade { .. } | Event::Lost { .. }, _) => {}
+            }
+        }
+    }
+
+    fn begin_unit(&mut self, happened: &Happened, flags: u16) {
+        let Event::Begin { exchange, first, at, incoming } = &happened.event else { return };
+        let id = UnitId(self.number());
+        let uvloop = self.processes.get(&at.pid).is_some_and(|process| process.uvloop);
+        let by_loop = uvloop && flags & flag::FILE_CALL != 0;
+        if by_loop && let Some(context) = self.contexts.find_mut(at.context) {
+            context.common = true;
+        }
+        let peer = self.connections.peer(happened.netns, &happened.endpoints);
+        let unit = Unit {
+            pid: at.pid,
+            connection: happened.connection,
+            endpoints: happened.endpoints.clone(),
+            start: first.time,
+            replied: None,
+            end: None,
+            trace_id: self.trace_id(),
+            span_id: self.span_id(),
+            remote: incoming.as_deref().and_then(RemoteParent::parse),
+            caller: None,
+            may_have_caller: peer.is_some(),
+            claimed_by: 0,
+            detail: None,
+        };
+        self.units.insert(id, unit);
+        if let Some(process) = self.processes.get_mut(&at.pid) {
+            process.open.insert(id, first.time);
+        }
+        let exchanges = self.exchanges.entry(happened.connection).or_default();
+        exchanges.units.push_back((*exchange, id));
+        exchanges.served.push_back((first.time, id));
+        if exchanges.served.len() > SERVED_MAX {
+            exchanges.served.pop_front();
+        }
+        let thread = self.threads.entry((at.pid, at.tid)).or_default();
+        thread.inbound = Some(Inbound { unit: id, context: at.context, by_loop });
+        thread.last = at.time;
+        if let Some(peer) = peer {
+            self.join_unit(id, peer, happened.connection);
+        }
+    }
+
+    /// Finds the caller's side of a request, or leaves the request to be found from there.
+    fn join_unit(&mut self, id: UnitId, peer: ConnectionId, own: ConnectionId) {
+        let caller = self.exchanges.get_mut(&peer).and_then(|exchanges| exchanges.unjoined_operations.pop_front());
+        if let Some(caller) = caller {
+            self.join(id, caller);
+        } else {
+            let exchanges = self.exchanges.entry(own).or_default();
+            if exchanges.unjoined_units.len() < UNJOINED_MAX {
+                exchanges.unjoined_units.push_back(id);
+            }
+        }
+    }
+
+    fn join(&mut self, id: UnitId, caller: OperationId) {
+        if let Some(unit) = self.units.get_mut(&id) {
+            unit.caller = Some(caller);
+            self.counters.joined += 1;
+        }
+        if let Some(operation) = self.operations.get_mut(&caller) {
+            operation.joined = Some(id);
+        }
+    }
+
+    fn begin_operation(&mut self, happened: &Happened) {
+        let Event::Begin { exchange, first, .. } = &happened.event else { return };
+        let id = OperationId(self.number());
+        let header = Header { time: first.time, pid: first.pid, tid: first.tid, ..Header::default() };
+        let thread = self.threads.get(&(first.pid, first.tid));
+        let operation = Operation {
+            pid: first.pid,
+            connection: happened.connection,
+            endpoints: happened.endpoints.clone(),
+            start: first.time,
+            context: first.context,
+            by_thread: self.by_thread(&header, first.context),
+            by_queue: thread.and_then(|thread| thread.work),
+            end: None,
+            joined: None,
+            trace_id: self.trace_id(),
+            span_id: self.span_id(),
+            detail: None,
+        };
+        self.operations.insert(id, operation);
+        let peer = self.connections.peer(happened.netns, &happened.endpoints);
+        let waiting = peer.and_then(|peer| self.exchanges.get_mut(&peer));
+        let mut joined = None;
+        if let Some(waiting) = waiting {
+            // The server's side came first by a few microseconds; an older one is of a request that was not seen here.
+            while let Some(unit) = waiting.unjoined_units.pop_front() {
+                if self.units.get(&unit).is_some_and(|unit| unit.start + JOIN_WINDOW > first.time) {
+                    joined = Some(unit);
+                    break;
+                }
+            }
+        }
+        let exchanges = self.exchanges.entry(happened.connection).or_default();
+        exchanges.operations.push_back((*exchange, id));
+        if let Some(unit) = joined {
+            self.join(unit, id);
+        } else if peer.is_some() {
+            exchanges.unjoined_operations.push_back(id);
+            if exchanges.unjoined_operations.len() > UNJOINED_MAX {
+                exchanges.unjoined_operations.pop_front();
+            }
+        }
+    }
+
+    /// The first byte of a response has left: its context is evidence.
+    fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
+        let Some(exchanges) = self.exchanges.get(&connection) else { return };
+        let Some(id) = exchanges.units.iter().find(|(number, _)| *number == exchange).map(|(_, id)| *id) else { return };
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        unit.replied = Some(at.time);
+        let (pid, claimed_by) = (unit.pid, unit.claimed_by);
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.open.remove(&id);
+        }
+        let header = Header { pid: at.pid, tid: at.tid, ..Header::default() };
+        if at.context == 0 || self.by_thread(&header, at.context) == Some(id) || self.by_queue(&header) == Some(id) {
+            return;
+        }
+        if claimed_by != 0 && self.contexts.descends(at.context, claimed_by) {
+            if let Some(context) = self.contexts.find_mut(claimed_by) {
+                context.tentative = false;
+            }
+            return;
+        }
+        let owner = self.owner(at.context, at.time);
+        if owner == Some(id) {
+            return;
+        }
+        let Some(context) = self.contexts.find_mut(at.context) else { return };
+        if context.common || !context.announced && owner.is_none() && claimed_by != 0 {
+            // A loop's own context flushes for everybody: no evidence.
+            return;
+        }
+        match context.serves {
+            Some(other) if other != connection => {
+                context.serves = None;
+                context.common = true;
+            }
+            _ => context.serves = Some(connection),
+        }
+        // Another context was believed to have been made for this request.
+        if claimed_by != 0 && claimed_by != at.context && context.announced {
+            self.counters.refuted += 1;
+            if let Some(context) = self.contexts.find_mut(claimed_by) {
+                context.claim = None;
+                context.tentative = false;
+            }
+            if let Some(unit) = self.units.get_mut(&id) {
+                unit.claimed_by = 0;
+            }
+        }
+    }
+
+    fn end_unit(&mut self, happened: Happened) {
+        let Event::End { exchange, at, detail } = happened.event else { return };
+        let Some(exchanges) = self.exchanges.get_mut(&happened.connection) else { return };
+        let Some(place) = exchanges.units.iter().position(|(number, _)| *number == exchange) else { return };
+        let Some((_, id)) = exchanges.units.remove(place) else { return };
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        unit.end = Some(at.time.max(unit.start));
+        unit.replied.get_or_insert(at.time);
+        unit.detail = Some(detail);
+        let pid = unit.pid;
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.open.remove(&id);
+        }
+        self.finished.push_back(Finished::Unit(id));
+    }
+
+    fn end_operation(&mut self, happened: Happened) {
+        let Event::End { exchange, at, detail } = happened.event else { return };
+        let Some(exchanges) = self.exchanges.get_mut(&happened.connection) else { return };
+        let Some(place) = exchanges.operations.iter().position(|(number, _)| *number == exchange) else { return };
+        let Some((_, id)) = exchanges.operations.remove(place) else { return };
+        let Some(operation) = self.operations.get_mut(&id) else { return };
+        operation.end = Some(at.time.max(operation.start));
+        operation.detail = Some(detail);
+        self.finished.push_back(Finished::Operation(id));
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn trace_id(&mut self) -> [u8; 16] {
+        self.rng.u128(1..).to_be_bytes()
+    }
+
+    fn span_id(&mut self) -> [u8; 8] {
+        self.rng.u64(1..).to_be_bytes()
+    }
+
+    /// Time has passed.
+    fn tick(&mut self, clock: Clock) {
+        self.clock = clock.offset;
+        self.emit_settled(false);
+        if self.now >= self.swept + SWEEP_EVERY {
+            self.swept = self.now;
+            self.sweep();
+        }
+    }
+
+    /// Nothing will follow: what has finished becomes spans with the evidence that there is.
+    fn finish(&mut self) {
+        self.emit_settled(true);
+        self.counters.abandoned += self.operations.len() as u64;
+    }
+
+    /// Forgets what can no longer matter.
+    fn sweep(&mut self) {
+        let now = self.now;
+        self.contexts.sweep(now);
+        self.threads.retain(|_, thread| thread.last + ENDED_KEPT > now);
+        self.queued.retain(|_, cause| cause.time + ENDED_KEPT > now);
+        self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));
+        let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
+        self.units.retain(|_, unit| unit.detail.is_some() || unit.end.is_none_or(|end| end + kept > now));
+        let units = &self.units;
+        self.exchanges.retain(|_, exchanges| {
+            let idle = exchanges.units.is_empty() && exchanges.operations.is_empty();
+            let served = exchanges.served.back().is_some_and(|(_, unit)| units.contains_key(unit));
+            if !idle || served {
+                return true;
+            }
+            let closed = *exchanges.closed.get_or_insert(now);
+            closed + ENDED_KEPT > now
+        });
+    }
+}

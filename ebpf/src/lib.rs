@@ -1,0 +1,244 @@
+//! The layout of everything that crosses from the kernel side to user space: facts in the ring buffer, the
+//! configuration of each watched process, the offsets of kernel structures.
+//!
+//! All structures are `repr(C)`, have no padding and hold plain integers, so that they can be copied as bytes.
+#![no_std]
+
+/// What a fact is about. The numbers are part of the recording format: never reuse one.
+pub mod kind {
+    /// [`Data`](super::Data), followed by the captured bytes.
+    pub const DATA: u16 = 1;
+    /// [`Socket`](super::Socket).
+    pub const SOCKET: u16 = 2;
+    /// [`Close`](super::Close).
+    pub const CLOSE: u16 = 3;
+    /// [`Lineage`](super::Lineage): a task was created.
+    pub const TASK: u16 = 4;
+    /// [`Lineage`](super::Lineage): a context was copied for another thread.
+    pub const COPY: u16 = 5;
+    /// [`Child`](super::Child): the process has forked.
+    pub const FORK: u16 = 6;
+    /// [`Header`](super::Header) alone: the process has a new program.
+    pub const EXEC: u16 = 7;
+    /// [`Header`](super::Header) alone: the process has ended.
+    pub const EXIT: u16 = 8;
+    /// [`Header`](super::Header) alone: the process has mapped a file executable.
+    pub const MAP: u16 = 9;
+    /// [`Item`](super::Item): an item was put into a `queue.SimpleQueue`.
+    pub const PUT: u16 = 10;
+    /// [`Item`](super::Item): an item was taken from a `queue.SimpleQueue`.
+    pub const GET: u16 = 11;
+}
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// [`Data`](super::Data): the process received the bytes; else it sent them.
+    pub const RECEIVED: u16 = 1;
+    /// [`Data`](super::Data): moved by `read`/`write` or their vector forms, as uvloop does, not by a socket call.
+    pub const FILE_CALL: u16 = 2;
+    /// [`Socket`](super::Socket): the process called `connect`.
+    pub const CONNECTED: u16 = 4;
+    /// [`Socket`](super::Socket): the process accepted it.
+    pub const ACCEPTED: u16 = 8;
+    /// [`Data`](super::Data): a control message (`SCM_RIGHTS`) came with it.
+    pub const CONTROL: u16 = 16;
+}
+
+/// The head of every fact.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub time: u64,
+    /// Address of the `contextvars.Context` that was current on this thread, 0 where there was none.
+    pub context: u64,
+    /// Kernel `tgid`.
+    pub pid: u32,
+    /// Kernel `pid`.
+    pub tid: u32,
+    /// See [`kind`].
+    pub kind: u16,
+    /// See [`flag`].
+    pub flags: u16,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
+/// Bytes went through a stream socket. `head` bytes from the front of the call's buffer follow this structure, then
+/// `tail` bytes from its end; the `length - head - tail` bytes between were not captured.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Data {
+    /// The head of the fact; [`flag::RECEIVED`] gives the direction.
+    pub header: Header,
+    /// Inode number of the socket.
+    pub socket: u64,
+    /// Bytes that went in this direction before these, since the socket was first seen.
+    pub offset: u64,
+    /// How many bytes went.
+    pub length: u64,
+    /// File descriptor that was used.
+    pub fd: i32,
+    /// Bytes captured from the front.
+    pub head: u32,
+    /// Bytes captured from the end.
+    pub tail: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
+/// A stream socket was seen for the first time, connected or accepted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// The head of the fact.
+    pub header: Header,
+    /// Inode number of the socket.
+    pub socket: u64,
+    /// File descriptor.
+    pub fd: i32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
+    pub family: u16,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Remote port, host byte order.
+    pub remote_port: u16,
+    /// Length of `path`; the first byte of an abstract name is 0.
+    pub path_length: u16,
+    /// Local address, network byte order; IPv4 in the first four bytes.
+    pub local: [u8; 16],
+    /// Remote address, likewise.
+    pub remote: [u8; 16],
+    /// `AF_UNIX`: the path to which the listening end is bound.
+    pub path: [u8; 108],
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+    /// `AF_UNIX`: inode number of the other end, 0 where unknown.
+    pub peer: u64,
+}
+
+/// A file descriptor was closed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Close {
+    /// The head of the fact.
+    pub header: Header,
+    /// The descriptor.
+    pub fd: i32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
+/// A context came to be out of the current one ([`Header::context`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// The head of the fact; its context is the parent, 0 where there was none.
+    pub header: Header,
+    /// Address of the new context.
+    pub child: u64,
+}
+
+/// A process has forked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Child {
+    /// The head of the fact.
+    pub header: Header,
+    /// `tgid` of the child.
+    pub child: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
+/// A work item went through a `queue.SimpleQueue`, the queue of `ThreadPoolExecutor`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Item {
+    /// The head of the fact.
+    pub header: Header,
+    /// Address of the item.
+    pub item: u64,
+}
+
+/// Where a watched process keeps what the programs read. All zero until its interpreter is proven.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Address of `PyContext_Type`; a context is believed only if its `ob_type` is this. 0 switches contexts off.
+    pub context_type: u64,
+    /// Offset of the thread-specific slot that holds the `PyThreadState`, from the thread pointer or, where
+    /// `slot_table` is not 0, from the table to which that points.
+    pub slot: i64,
+    /// musl: offset from the thread pointer of the pointer to the thread-specific table; 0 for glibc.
+    pub slot_table: i64,
+    /// Offset of `PyThreadState.context`.
+    pub context: u32,
+    /// Offset of `TaskObj.task_context`.
+    pub task_context: u32,
+}
+
+/// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the offset of the field it is named after")]
+pub struct Offsets {
+    pub task_pid: u32,
+    pub task_tgid: u32,
+    pub task_files: u32,
+    pub task_fsbase: u32,
+    pub files_fdt: u32,
+    pub fdt_max_fds: u32,
+    pub fdt_fd: u32,
+    pub file_inode: u32,
+    pub file_private: u32,
+    pub inode_mode: u32,
+    pub inode_ino: u32,
+    pub socket_type: u32,
+    pub socket_sk: u32,
+    pub sk_family: u32,
+    pub sk_daddr: u32,
+    pub sk_rcv_saddr: u32,
+    pub sk_dport: u32,
+    pub sk_num: u32,
+    pub sk_v6_daddr: u32,
+    pub sk_v6_rcv_saddr: u32,
+    pub sk_net: u32,
+    pub sk_socket: u32,
+    pub net_inum: u32,
+    pub unix_addr: u32,
+    pub unix_peer: u32,
+    pub unix_address_len: u32,
+    pub unix_address_name: u32,
+    /// From a `struct socket` to the `struct inode` beside it (`struct socket_alloc`).
+    pub socket_inode: u32,
+}
+
+/// How much the programs capture and report.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Most bytes taken from the front of a buffer that is sent.
+    pub head_sent: u32,
+    /// Most bytes taken from the front of a buffer that was received.
+    pub head_received: u32,
+    /// Bytes taken from the end of a buffer whose front did not hold it all.
+    pub tail: u32,
+    /// 1: `execve` of processes that are not watched is reported too.
+    pub report_every_exec: u32,
+}
+
+/// Most bytes that can be captured from the front of one buffer.
+pub const HEAD_MAX: usize = 16 * 1024;
+/// Most bytes that can be captured from the end of one buffer.
+pub const TAIL_MAX: usize = 1024;
+/// Most watched processes.
+pub const PROCESSES_MAX: u32 = 8192;
+/// Most sockets whose stream positions are kept; the least recently used is forgotten.
+pub const SOCKETS_MAX: u32 = 65_536;
+/// Size of the ring buffer in bytes.
+pub const RING_SIZE: u32 = 16 * 1024 * 1024;
+/// Unread bytes in the ring buffer at which user space is woken at once and not at its next turn.
+pub const RING_WAKE: u64 = 1024 * 1024;

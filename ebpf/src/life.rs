@@ -1,0 +1,105 @@
+//! Process life: fork, exec, exit (`include/trace/events/sched.h`).
+
+use adder_ebpf::{Child, kind};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+
+use crate::{
+    kernel::kernel,
+    maps::{DROPPED, PENDING, PROCESSES, offset, setting},
+    record::{current, report_head, reserve, wake_flags, watched, write_header},
+};
+
+/// `n`th argument of a tracepoint; both kinds of context are an array of 64-bit words.
+#[inline(always)]
+pub fn argument(ctx: &impl EbpfContext, n: usize) -> u64 {
+    unsafe { *ctx.as_ptr().cast::<u64>().add(n) }
+}
+
+/// `sched_process_fork(parent, child)`: a child of a watched process is watched from its first instruction.
+#[inline(always)]
+fn fork(ctx: &impl EbpfContext) {
+    let (pid, _) = current();
+    let Some(process) = watched(pid) else { return };
+    let task = argument(ctx, 1);
+    let child: u32 = kernel(task + offset!(task_tgid));
+    if child != kernel::<u32>(task + offset!(task_pid)) {
+        return;
+    }
+    let _ = PROCESSES.insert(child, process, 0);
+    if let Some(mut entry) = reserve::<Child>(pid) {
+        let fact = entry.as_mut_ptr();
+        unsafe {
+            write_header(&raw mut (*fact).header, kind::FORK, 0, 0);
+            (&raw mut (*fact).child).write(child);
+            (&raw mut (*fact).reserved).write(0);
+        }
+        entry.submit(wake_flags());
+    }
+}
+
+/// `sched_process_exec(task, old_pid, bprm)`: what was proven of the old program is void.
+#[inline(always)]
+fn exec() {
+    let (pid, _) = current();
+    if let Some(process) = PROCESSES.get_ptr_mut(pid) {
+        unsafe { (&raw mut (*process).context_type).write(0) };
+        report_head(pid, kind::EXEC);
+    } else if setting!(report_every_exec) != 0 {
+        report_head(pid, kind::EXEC);
+    }
+}
+
+/// `sched_process_exit(task)`, called for each thread.
+#[inline(always)]
+fn exit() {
+    let (pid, tid) = current();
+    if watched(pid).is_none() {
+        return;
+    }
+    let _ = PENDING.remove(tid);
+    if pid == tid {
+        report_head(pid, kind::EXIT);
+        let _ = PROCESSES.remove(pid);
+        let _ = DROPPED.remove(pid);
+    }
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn fork_btf(ctx: BtfTracePointContext) -> i32 {
+    fork(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn fork_raw(ctx: RawTracePointContext) -> i32 {
+    fork(&ctx);
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn exec_btf(_: BtfTracePointContext) -> i32 {
+    exec();
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn exec_raw(_: RawTracePointContext) -> i32 {
+    exec();
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn exit_btf(_: BtfTracePointContext) -> i32 {
+    exit();
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn exit_raw(_: RawTracePointContext) -> i32 {
+    exit();
+    0
+}

@@ -1,0 +1,89 @@
+//! Maps and globals.
+
+use adder_ebpf::{Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings};
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, LruHashMap, RingBuf},
+};
+
+/// Facts on their way to user space.
+#[map]
+pub static FACTS: RingBuf = RingBuf::with_byte_size(RING_SIZE, 0);
+
+/// Watched processes, by `tgid`.
+#[map]
+pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// Facts of each process that found no room, by `tgid`.
+#[map]
+pub static DROPPED: HashMap<u32, u64> = HashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// Position in a socket's streams.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// Inode number: tells a new socket at the address of an old one.
+    pub inode: u64,
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+}
+
+/// Sockets that were reported, by the address of their `struct sock`.
+#[map]
+pub static SOCKETS: LruHashMap<u64, Stream> = LruHashMap::with_max_entries(SOCKETS_MAX, 0);
+
+/// A task whose `__init__` was entered and has not been reported yet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pending {
+    /// The task object.
+    pub task: u64,
+    /// Its `ob_type` at that time.
+    pub task_type: u64,
+    /// The context that was current.
+    pub parent: u64,
+    /// When.
+    pub time: u64,
+}
+
+/// The pending task of each thread, by kernel `pid`.
+#[map]
+pub static PENDING: LruHashMap<u32, Pending> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Offsets inside kernel structures; user space writes them before the programs are loaded.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
+
+/// What to capture; user space writes it before the programs are loaded.
+#[unsafe(no_mangle)]
+pub static SETTINGS: Settings = unsafe { core::mem::zeroed() };
+
+/// Volatile, or the compiler would fold the zero of the initialiser in.
+#[inline(always)]
+pub fn read_offset(field: &'static u32) -> u64 {
+    u64::from(read_setting(field))
+}
+
+/// Likewise.
+#[inline(always)]
+pub fn read_setting(field: &'static u32) -> u32 {
+    unsafe { core::ptr::from_ref(field).read_volatile() }
+}
+
+/// One kernel offset.
+macro_rules! offset {
+    ($field:ident) => {
+        crate::maps::read_offset(&crate::maps::OFFSETS.$field)
+    };
+}
+
+/// One setting.
+macro_rules! setting {
+    ($field:ident) => {
+        crate::maps::read_setting(&crate::maps::SETTINGS.$field)
+    };
+}
+
+pub(crate) use {offset, setting};

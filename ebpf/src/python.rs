@@ -1,0 +1,128 @@
+//! The Python context of the current thread, and where contexts come from.
+//!
+//! Uprobe programs keep their stack under 64 bytes: from Linux 6.13 a program with more of it may get a private
+//! per-CPU stack, and uprobe programs can be preempted while they use it.
+
+use adder_ebpf::{Process, kind};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_current_task, bpf_ktime_get_ns},
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+
+use crate::{
+    kernel::{kernel, user},
+    maps::{PENDING, Pending, offset},
+    record::{current, report_number, reserve, wake_flags, watched, write_header},
+};
+
+/// Offset of `PyObject.ob_type` (Include/object.h; the same on every build with the GIL).
+const OB_TYPE: u64 = 8;
+
+/// Address of the context that is current on this thread, 0 where there is none.
+///
+/// The slot is the one of `PyGILState_GetThisThreadState`: it holds this thread's state even while the GIL is
+/// released, as it is in every blocking call. The type of what is found is checked each time.
+#[inline(always)]
+pub fn current_context(process: &Process) -> u64 {
+    if process.context_type == 0 {
+        return 0;
+    }
+    let task = unsafe { bpf_get_current_task() };
+    let mut base: u64 = kernel(task + offset!(task_fsbase));
+    if process.slot_table != 0 {
+        base = user(base.wrapping_add(process.slot_table as u64));
+    }
+    let state: u64 = user(base.wrapping_add(process.slot as u64));
+    if state == 0 {
+        return 0;
+    }
+    let context: u64 = user(state + u64::from(process.context));
+    proven_context(process, context)
+}
+
+/// `context` if it is the address of a `contextvars.Context`, else 0.
+#[inline(always)]
+fn proven_context(process: &Process, context: u64) -> u64 {
+    if context != 0 && user::<u64>(context + OB_TYPE) == process.context_type { context } else { 0 }
+}
+
+/// Reports the task that this thread has created, now that its `__init__` has run. Every program calls this before
+/// it reports anything, so that facts keep their order.
+#[inline(always)]
+pub fn flush_pending(process: &Process, pid: u32, tid: u32) {
+    let Some(pending) = (unsafe { PENDING.get(tid) }) else { return };
+    let task = pending.task;
+    if task == 0 {
+        return;
+    }
+    let alive = user::<u64>(task + OB_TYPE) == pending.task_type;
+    let child = proven_context(process, user(task + u64::from(process.task_context)));
+    if alive
+        && child != 0
+        && let Some(mut entry) = reserve::<adder_ebpf::Lineage>(pid)
+    {
+        let fact = entry.as_mut_ptr();
+        unsafe {
+            write_header(&raw mut (*fact).header, kind::TASK, 0, pending.parent);
+            (&raw mut (*fact).header.time).write(pending.time);
+            (&raw mut (*fact).child).write(child);
+        }
+        entry.submit(wake_flags());
+    }
+    let _ = PENDING.remove(tid);
+}
+
+/// Entry of `_asyncio.Task.__init__(self, …)`.
+#[uprobe]
+pub fn task_init(ctx: ProbeContext) -> u32 {
+    let (pid, tid) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process, pid, tid);
+    let task: u64 = ctx.arg(0).unwrap_or(0);
+    let pending = Pending {
+        task,
+        task_type: user(task + OB_TYPE),
+        parent: current_context(process),
+        time: unsafe { bpf_ktime_get_ns() },
+    };
+    let _ = PENDING.insert(tid, pending, 0);
+    0
+}
+
+/// Return of `contextvars.copy_context()`, which `asyncio.to_thread` and anyio call for work in another thread.
+#[uretprobe]
+pub fn copy_context(ctx: RetProbeContext) -> u32 {
+    let (pid, tid) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process, pid, tid);
+    let child = proven_context(process, ctx.ret());
+    if child != 0 {
+        report_number(pid, kind::COPY, current_context(process), child);
+    }
+    0
+}
+
+/// Entry of `queue.SimpleQueue.put(self, args, …)`: a fast call, the item is the first of `args`.
+#[uprobe]
+pub fn queue_put(ctx: ProbeContext) -> u32 {
+    let (pid, tid) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process, pid, tid);
+    let arguments: u64 = ctx.arg(1).unwrap_or(0);
+    report_number(pid, kind::PUT, current_context(process), user(arguments));
+    0
+}
+
+/// Return of `queue.SimpleQueue.get` and `get_nowait`.
+#[uretprobe]
+pub fn queue_get(ctx: RetProbeContext) -> u32 {
+    let (pid, tid) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process, pid, tid);
+    let item: u64 = ctx.ret();
+    if item != 0 {
+        report_number(pid, kind::GET, current_context(process), item);
+    }
+    0
+}

@@ -1,0 +1,237 @@
+//! Reporting sockets and the bytes that go through them.
+
+use adder_ebpf::{Close, Data, HEAD_MAX, Socket, TAIL_MAX, flag, kind};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+
+use crate::{
+    kernel::kernel,
+    maps::{FACTS, SOCKETS, Stream, offset, setting},
+    record::{count_drop, current, reserve, wake_flags, write_header},
+};
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// Packs a descriptor and [`flag`]s into one argument.
+///
+/// The two functions below are global to the verifier: it checks them once, by themselves, and not again for each
+/// call with all that is known there; that keeps the programs within what old kernels can check. The price is that
+/// they take at most five plain numbers.
+#[inline(always)]
+pub fn pack(fd: u32, flags: u16) -> u64 {
+    u64::from(fd) << 16 | u64::from(flags)
+}
+
+/// Inode number of the socket of a `struct sock`.
+#[inline(always)]
+fn inode_of(sk: u64) -> u64 {
+    let socket: u64 = kernel(sk + offset!(sk_socket));
+    kernel(socket + offset!(socket_inode) + offset!(inode_ino))
+}
+
+/// Reports that a descriptor was closed.
+#[inline(always)]
+pub fn report_close(pid: u32, context: u64, fd: i32) {
+    if let Some(mut entry) = reserve::<Close>(pid) {
+        let fact = entry.as_mut_ptr();
+        unsafe {
+            write_header(&raw mut (*fact).header, kind::CLOSE, 0, context);
+            (&raw mut (*fact).fd).write(fd);
+            (&raw mut (*fact).reserved).write(0);
+        }
+        entry.submit(wake_flags());
+    }
+}
+
+/// Reports a socket and its two ends, and starts counting its bytes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_socket(sk: u64, packed: u64, context: u64) -> u32 {
+    let (pid, _) = current();
+    let inode = inode_of(sk);
+    let _ = SOCKETS.insert(sk, Stream { inode, sent: 0, received: 0 }, 0);
+    let Some(mut entry) = reserve::<Socket>(pid) else { return 0 };
+    let fact = entry.as_mut_ptr();
+    unsafe {
+        clear(fact);
+        write_header(&raw mut (*fact).header, kind::SOCKET, packed as u16 & (flag::CONNECTED | flag::ACCEPTED), context);
+        let family: u16 = kernel(sk + offset!(sk_family));
+        (&raw mut (*fact).socket).write(inode);
+        (&raw mut (*fact).fd).write((packed >> 16) as i32);
+        (&raw mut (*fact).family).write(family);
+        let net: u64 = kernel(sk + offset!(sk_net));
+        (&raw mut (*fact).netns).write(kernel(net + offset!(net_inum)));
+        if family == AF_INET {
+            let local = (&raw mut (*fact).local).cast();
+            let remote = (&raw mut (*fact).remote).cast();
+            bpf_probe_read_kernel(local, 4, (sk + offset!(sk_rcv_saddr)) as *const _);
+            bpf_probe_read_kernel(remote, 4, (sk + offset!(sk_daddr)) as *const _);
+        } else if family == AF_INET6 {
+            let local = (&raw mut (*fact).local).cast();
+            let remote = (&raw mut (*fact).remote).cast();
+            bpf_probe_read_kernel(local, 16, (sk + offset!(sk_v6_rcv_saddr)) as *const _);
+            bpf_probe_read_kernel(remote, 16, (sk + offset!(sk_v6_daddr)) as *const _);
+        }
+        if family == AF_INET || family == AF_INET6 {
+            (&raw mut (*fact).local_port).write(kernel(sk + offset!(sk_num)));
+            (&raw mut (*fact).remote_port).write(u16::from_be(kernel(sk + offset!(sk_dport))));
+        } else if family == AF_UNIX {
+            write_unix(fact, sk);
+        }
+    }
+    entry.submit(wake_flags());
+    0
+}
+
+/// Clears what the ring buffer's memory held before. By words: `memset` is a loop over bytes on this target, which
+/// old verifiers walk step by step.
+#[inline(always)]
+unsafe fn clear(fact: *mut Socket) {
+    let words: *mut u64 = fact.cast();
+    let mut i = 0;
+    while i < size_of::<Socket>() / 8 {
+        unsafe { words.add(i).write_volatile(0) };
+        i += 1;
+    }
+}
+
+/// The ends of a Unix socket (include/net/af_unix.h): the name is the listening end's, which an accepted socket
+/// shares and a connected one finds at its peer.
+#[inline(always)]
+unsafe fn write_unix(fact: *mut Socket, sk: u64) {
+    let peer: u64 = kernel(sk + offset!(unix_peer));
+    let mut address: u64 = kernel(sk + offset!(unix_addr));
+    if peer != 0 {
+        unsafe { (&raw mut (*fact).peer).write(inode_of(peer)) };
+        if address == 0 {
+            address = kernel(peer + offset!(unix_addr));
+        }
+    }
+    if address == 0 {
+        return;
+    }
+    let length: u32 = kernel(address + offset!(unix_address_len));
+    // `len` counts `sun_family` too.
+    let length = length.saturating_sub(2);
+    if length > 0 && length <= 108 {
+        unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut (*fact).path).cast(),
+                108,
+                (address + offset!(unix_address_name) + 2) as *const _,
+            );
+            (&raw mut (*fact).path_length).write(length as u16);
+        }
+    }
+}
+
+/// Reports `length` bytes at `buffer` (0 where they cannot be read), and the socket before them where it was not
+/// known yet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_bytes(sk: u64, buffer: u64, length: u64, packed: u64, context: u64) -> u32 {
+    let (pid, _) = current();
+    let inode = inode_of(sk);
+    let mut stream = SOCKETS.get_ptr_mut(sk);
+    let known = match stream {
+        Some(stream) => unsafe { (*stream).inode == inode },
+        None => false,
+    };
+    if !known {
+        report_socket(sk, packed, context);
+        stream = SOCKETS.get_ptr_mut(sk);
+    }
+    let Some(stream) = stream else {
+        count_drop(pid);
+        return 0;
+    };
+    let received = packed as u16 & flag::RECEIVED != 0;
+    let offset = unsafe {
+        let position = if received { &raw mut (*stream).received } else { &raw mut (*stream).sent };
+        let before = *position;
+        *position = before + length;
+        before
+    };
+    let wanted = u64::from(if received { setting!(head_received) } else { setting!(head_sent) });
+    let head = if buffer == 0 {
+        0
+    } else if length < wanted {
+        length
+    } else {
+        wanted
+    };
+    let call = Call { inode, offset, buffer, length, head, packed, context, pid };
+    // The ring buffer wants constant sizes: the smallest class that holds the head; only the last has room for a tail.
+    if length > head && buffer != 0 {
+        capture::<HEAD_MAX, TAIL_MAX>(&call);
+    } else if head <= 128 {
+        capture::<128, 0>(&call);
+    } else if head <= 512 {
+        capture::<512, 0>(&call);
+    } else if head <= 2048 {
+        capture::<2048, 0>(&call);
+    } else {
+        capture::<HEAD_MAX, 0>(&call);
+    }
+    0
+}
+
+/// One buffer of one system call.
+struct Call {
+    inode: u64,
+    offset: u64,
+    buffer: u64,
+    length: u64,
+    head: u64,
+    packed: u64,
+    context: u64,
+    pid: u32,
+}
+
+/// Reports bytes with room for `HEAD` bytes of the front and `TAIL` of the end.
+#[inline(always)]
+fn capture<const HEAD: usize, const TAIL: usize>(call: &Call) {
+    let Some(mut entry) = FACTS.reserve_bytes(size_of::<Data>() + HEAD + TAIL, 0) else {
+        count_drop(call.pid);
+        return;
+    };
+    let start = entry.as_mut_ptr();
+    let fact = start.cast::<Data>();
+    let mut head = call.head;
+    if head > HEAD as u64 {
+        head = HEAD as u64;
+    }
+    let mut tail = 0;
+    unsafe {
+        write_header(&raw mut (*fact).header, kind::DATA, call.packed as u16, call.context);
+        (&raw mut (*fact).socket).write(call.inode);
+        (&raw mut (*fact).offset).write(call.offset);
+        (&raw mut (*fact).length).write(call.length);
+        (&raw mut (*fact).fd).write((call.packed >> 16) as i32);
+        (&raw mut (*fact).reserved).write(0);
+        if head != 0
+            && bpf_probe_read_user(start.add(size_of::<Data>()).cast(), head as u32, call.buffer as *const _) != 0
+        {
+            head = 0;
+        }
+        if TAIL != 0 && head != 0 {
+            tail = call.length - head;
+            let most = u64::from(setting!(tail));
+            if tail > most {
+                tail = most;
+            }
+            if tail > TAIL as u64 {
+                tail = TAIL as u64;
+            }
+            let from = call.buffer + call.length - tail;
+            let at = start.add(size_of::<Data>() + HEAD);
+            if tail != 0 && bpf_probe_read_user(at.cast(), tail as u32, from as *const _) != 0 {
+                tail = 0;
+            }
+        }
+        (&raw mut (*fact).head).write(head as u32);
+        (&raw mut (*fact).tail).write(tail as u32);
+    }
+    entry.submit(wake_flags());
+}

@@ -1,0 +1,278 @@
+//! The one body that serves every system call that moves bytes, at its exit.
+//!
+//! At exit `pt_regs` still holds the arguments (arch/x86/include/asm/ptrace.h) and the result is known. The same body
+//! is attached to `sys_exit` or, where the kernel allows trampolines, with `fexit` to the functions of the calls
+//! themselves, which costs other processes nothing. Both give it a context of two words: registers and result.
+
+use adder_ebpf::{Process, flag, kind};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, fexit, raw_tracepoint},
+    programs::{BtfTracePointContext, FExitContext, RawTracePointContext},
+};
+
+use crate::{
+    kernel::{kernel, stream_socket, user},
+    life::argument,
+    python::{current_context, flush_pending},
+    record::{current, report_head, watched},
+    socket::{pack, report_bytes, report_close, report_socket},
+};
+
+/// System call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
+mod number {
+    pub const READ: u64 = 0;
+    pub const WRITE: u64 = 1;
+    pub const CLOSE: u64 = 3;
+    pub const MMAP: u64 = 9;
+    pub const READV: u64 = 19;
+    pub const WRITEV: u64 = 20;
+    pub const SENDFILE: u64 = 40;
+    pub const CONNECT: u64 = 42;
+    pub const ACCEPT: u64 = 43;
+    pub const SENDTO: u64 = 44;
+    pub const RECVFROM: u64 = 45;
+    pub const SENDMSG: u64 = 46;
+    pub const RECVMSG: u64 = 47;
+    pub const SPLICE: u64 = 275;
+    pub const ACCEPT4: u64 = 288;
+    pub const PREADV: u64 = 295;
+    pub const PWRITEV: u64 = 296;
+    pub const RECVMMSG: u64 = 299;
+    pub const SENDMMSG: u64 = 307;
+    pub const PREADV2: u64 = 327;
+    pub const PWRITEV2: u64 = 328;
+}
+
+/// Offsets in `struct pt_regs` of x86_64.
+mod register {
+    pub const R10: u64 = 56;
+    pub const R8: u64 = 72;
+    pub const RDX: u64 = 96;
+    pub const RSI: u64 = 104;
+    pub const RDI: u64 = 112;
+    pub const ORIG_RAX: u64 = 120;
+}
+
+const EINPROGRESS: i64 = -115;
+const MSG_OOB: u64 = 1;
+const MSG_PEEK: u64 = 2;
+const PROT_EXEC: u64 = 4;
+/// Bytes in `struct iovec`.
+const IOVEC: u64 = 16;
+/// Offset of `iovec.iov_len`.
+const IOVEC_LENGTH: u64 = 8;
+/// Parts of one vector that are reported; what lies behind is known by its length only.
+const VECTOR_MAX: u64 = 16;
+/// Bytes in `struct mmsghdr`.
+const MMSGHDR: u64 = 64;
+/// Offset of `mmsghdr.msg_len`.
+const MMSGHDR_LENGTH: u64 = 56;
+/// Messages of one `sendmmsg` or `recvmmsg` whose lengths are counted.
+const MESSAGES_MAX: u64 = 8;
+/// Offsets in `struct msghdr`.
+const MSGHDR_VECTOR: u64 = 16;
+const MSGHDR_COUNT: u64 = 24;
+const MSGHDR_CONTROL_LENGTH: u64 = 40;
+
+/// Where the bytes of a call are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Buffer {
+    /// In one buffer.
+    Plain,
+    /// In a vector of buffers.
+    Vector,
+    /// In a `struct msghdr`.
+    Message,
+    /// In several of them.
+    Messages,
+    /// Nowhere in user memory: only their number is known.
+    None,
+}
+
+/// The process filter stays in the program itself, the rest is one function that they all share.
+#[inline(always)]
+fn on_exit(ctx: &impl EbpfContext) {
+    let (pid, tid) = current();
+    if let Some(process) = watched(pid) {
+        on_watched_exit(argument(ctx, 0), argument(ctx, 1) as i64, process, pid, tid);
+    }
+}
+
+#[inline(never)]
+fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid: u32) {
+    let number: u64 = kernel(registers + register::ORIG_RAX);
+
+    let (buffer, mut flags) = match number {
+        number::READ => (Buffer::Plain, flag::RECEIVED | flag::FILE_CALL),
+        number::WRITE => (Buffer::Plain, flag::FILE_CALL),
+        number::RECVFROM => (Buffer::Plain, flag::RECEIVED),
+        number::SENDTO => (Buffer::Plain, 0),
+        number::READV | number::PREADV | number::PREADV2 => (Buffer::Vector, flag::RECEIVED | flag::FILE_CALL),
+        number::WRITEV | number::PWRITEV | number::PWRITEV2 => (Buffer::Vector, flag::FILE_CALL),
+        number::RECVMSG => (Buffer::Message, flag::RECEIVED),
+        number::SENDMSG => (Buffer::Message, 0),
+        number::RECVMMSG => (Buffer::Messages, flag::RECEIVED),
+        number::SENDMMSG => (Buffer::Messages, 0),
+        number::SENDFILE | number::SPLICE => (Buffer::None, 0),
+        number::CLOSE => {
+            if result == 0 {
+                flush_pending(process, pid, tid);
+                report_close(pid, current_context(process), kernel::<u64>(registers + register::RDI) as i32);
+            }
+            return;
+        }
+        number::CONNECT => {
+            if result == 0 || result == EINPROGRESS {
+                let fd: u64 = kernel(registers + register::RDI);
+                on_socket(process, pid, tid, fd as u32, flag::CONNECTED);
+            }
+            return;
+        }
+        number::ACCEPT | number::ACCEPT4 => {
+            if result >= 0 {
+                on_socket(process, pid, tid, result as u32, flag::ACCEPTED);
+            }
+            return;
+        }
+        number::MMAP => {
+            let protection: u64 = kernel(registers + register::RDX);
+            let file = kernel::<u64>(registers + register::R8) as i32;
+            if protection & PROT_EXEC != 0 && file >= 0 {
+                report_head(pid, kind::MAP);
+            }
+            return;
+        }
+        _ => return,
+    };
+    if result <= 0 {
+        return;
+    }
+    // `splice` and `sendfile` name where the bytes went first or last; only what goes into a socket matters here.
+    let at = if number == number::SPLICE { register::RDX } else { register::RDI };
+    let fd: u64 = kernel(registers + at);
+    let Some(found) = stream_socket(fd as u32) else { return };
+    let second: u64 = kernel(registers + register::RSI);
+    let third: u64 = kernel(registers + register::RDX);
+    let message_flags: u64 = match number {
+        number::RECVFROM | number::SENDTO => kernel(registers + register::R10),
+        number::RECVMSG | number::SENDMSG => third,
+        _ => 0,
+    };
+    if message_flags & MSG_OOB != 0 || (flags & flag::RECEIVED != 0 && message_flags & MSG_PEEK != 0) {
+        return;
+    }
+    flush_pending(process, pid, tid);
+    let context = current_context(process);
+    let (vector, count) = match buffer {
+        Buffer::Plain => {
+            report_bytes(found.sk, second, result as u64, pack(fd as u32, flags), context);
+            return;
+        }
+        Buffer::None => {
+            report_bytes(found.sk, 0, result as u64, pack(fd as u32, flags), context);
+            return;
+        }
+        Buffer::Vector => (second, third),
+        // `mmsghdr` begins with a `msghdr`; on a stream socket the messages follow each other, and what is behind the
+        // first is known by its length only.
+        Buffer::Message | Buffer::Messages => {
+            if flags & flag::RECEIVED != 0 && user::<u64>(second + MSGHDR_CONTROL_LENGTH) != 0 {
+                flags |= flag::CONTROL;
+            }
+            (user(second + MSGHDR_VECTOR), user(second + MSGHDR_COUNT))
+        }
+    };
+    let length = if let Buffer::Messages = buffer { u64::from(user::<u32>(second + MMSGHDR_LENGTH)) } else { result as u64 };
+    report_vector(found.sk, vector, count, length, pack(fd as u32, flags), context);
+    if let Buffer::Messages = buffer {
+        let mut behind = 0;
+        let mut i = 1;
+        while i < MESSAGES_MAX && i < result as u64 {
+            behind += u64::from(user::<u32>(second + i * MMSGHDR + MMSGHDR_LENGTH));
+            i += 1;
+        }
+        if behind != 0 {
+            report_bytes(found.sk, 0, behind, pack(fd as u32, flags), context);
+        }
+    }
+}
+
+/// A socket was connected or accepted.
+#[inline(always)]
+fn on_socket(process: &Process, pid: u32, tid: u32, fd: u32, flags: u16) {
+    let Some(found) = stream_socket(fd) else { return };
+    flush_pending(process, pid, tid);
+    let context = current_context(process);
+    report_socket(found.sk, pack(fd, flags), context);
+}
+
+/// Reports `length` bytes that fill the buffers of a vector in order.
+#[inline(always)]
+fn report_vector(sk: u64, vector: u64, count: u64, length: u64, packed: u64, context: u64) {
+    let mut left = length;
+    let mut i = 0;
+    while i < VECTOR_MAX {
+        if i >= count || left == 0 {
+            break;
+        }
+        let part = vector + i * IOVEC;
+        let size: u64 = user(part + IOVEC_LENGTH);
+        let taken = if size < left { size } else { left };
+        if taken != 0 {
+            report_bytes(sk, user(part), taken, packed, context);
+        }
+        left -= taken;
+        i += 1;
+    }
+    if left != 0 {
+        report_bytes(sk, 0, left, packed, context);
+    }
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit_btf(ctx: BtfTracePointContext) -> i32 {
+    on_exit(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_raw(ctx: RawTracePointContext) -> i32 {
+    on_exit(&ctx);
+    0
+}
+
+/// One `fexit` program per system call function: a program of this type belongs to one function.
+macro_rules! fexit_programs {
+    ($($name:ident $function:literal)*) => {$(
+        #[fexit(function = $function)]
+        pub fn $name(ctx: FExitContext) -> i32 {
+            on_exit(&ctx);
+            0
+        }
+    )*};
+}
+
+fexit_programs! {
+    fexit_read "__x64_sys_read"
+    fexit_write "__x64_sys_write"
+    fexit_close "__x64_sys_close"
+    fexit_mmap "__x64_sys_mmap"
+    fexit_readv "__x64_sys_readv"
+    fexit_writev "__x64_sys_writev"
+    fexit_sendfile "__x64_sys_sendfile64"
+    fexit_connect "__x64_sys_connect"
+    fexit_accept "__x64_sys_accept"
+    fexit_sendto "__x64_sys_sendto"
+    fexit_recvfrom "__x64_sys_recvfrom"
+    fexit_sendmsg "__x64_sys_sendmsg"
+    fexit_recvmsg "__x64_sys_recvmsg"
+    fexit_splice "__x64_sys_splice"
+    fexit_accept4 "__x64_sys_accept4"
+    fexit_preadv "__x64_sys_preadv"
+    fexit_pwritev "__x64_sys_pwritev"
+    fexit_recvmmsg "__x64_sys_recvmmsg"
+    fexit_sendmmsg "__x64_sys_sendmmsg"
+    fexit_preadv2 "__x64_sys_preadv2"
+    fexit_pwritev2 "__x64_sys_pwritev2"
+}

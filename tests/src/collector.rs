@@ -1,0 +1,271 @@
+//! An OTLP receiver in this process: gRPC and HTTP with protobuf, on loopback ports of their own.
+//!
+//! It keeps what it gets, and can be told to refuse, to test what an exporter makes of it (OTLP specification,
+//! "Failures": <https://opentelemetry.io/docs/specs/otlp/#failures>).
+
+mod receive;
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    logs::v1::ResourceLogs,
+    metrics::v1::ResourceMetrics,
+    trace::v1::{ResourceSpans, Span},
+};
+use tokio::sync::oneshot;
+
+/// What the collector does with the exports that come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// Takes and keeps them.
+    #[default]
+    Accept,
+    /// HTTP 401, gRPC `UNAUTHENTICATED`: not to be tried again.
+    Unauthorized,
+    /// HTTP 503, gRPC `UNAVAILABLE`: to be tried again.
+    Unavailable,
+}
+
+/// A way into the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `grpc`
+    Grpc,
+    /// `http/protobuf`
+    Http,
+}
+
+/// A span with what it was sent under.
+#[derive(Clone, Debug)]
+pub struct CollectedSpan {
+    /// Attributes of the resource, as text.
+    pub resource: BTreeMap<String, String>,
+    /// Name of the instrumentation scope.
+    pub scope: String,
+    /// The span.
+    pub span: Span,
+}
+
+impl CollectedSpan {
+    /// An attribute of the span, as text.
+    pub fn attribute(&self, key: &str) -> Option<String> {
+        self.span.attributes.iter().find(|attribute| attribute.key == key).map(text_of)
+    }
+
+    /// `service.name`, empty where there is none.
+    pub fn service(&self) -> &str {
+        self.resource.get("service.name").map_or("", String::as_str)
+    }
+}
+
+/// The receiver; it stops when this is dropped.
+#[derive(Debug)]
+pub struct Collector {
+    state: Arc<State>,
+    grpc_port: u16,
+    http_port: u16,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    answer: Answer,
+    spans: Vec<CollectedSpan>,
+    metrics: Vec<ResourceMetrics>,
+    logs: Vec<ResourceLogs>,
+    requests: u64,
+    refused: u64,
+    headers: BTreeMap<String, String>,
+    changed: Option<Instant>,
+}
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a request has come, and says what to do with it.
+    fn request(&self, headers: BTreeMap<String, String>) -> Answer {
+        let mut inner = self.lock();
+        inner.requests += 1;
+        inner.refused += u64::from(inner.answer != Answer::Accept);
+        inner.headers = headers;
+        inner.answer
+    }
+
+    fn keep_spans(&self, batches: Vec<ResourceSpans>) {
+        let mut inner = self.lock();
+        inner.changed = Some(Instant::now());
+        for batch in batches {
+            let attributes = batch.resource.map(|resource| resource.attributes).unwrap_or_default();
+            let resource: BTreeMap<_, _> =
+                attributes.iter().map(|attribute| (attribute.key.clone(), text_of(attribute))).collect();
+            for scoped in batch.scope_spans {
+                let scope = scoped.scope.map(|scope| scope.name).unwrap_or_default();
+                inner.spans.extend(scoped.spans.into_iter().map(|span| CollectedSpan {
+                    resource: resource.clone(),
+                    scope: scope.clone(),
+                    span,
+                }));
+            }
+        }
+    }
+
+    fn keep_metrics(&self, metrics: Vec<ResourceMetrics>) {
+        self.lock().metrics.extend(metrics);
+    }
+
+    fn keep_logs(&self, logs: Vec<ResourceLogs>) {
+        self.lock().logs.extend(logs);
+    }
+}
+
+impl Collector {
+    /// Listens on two free ports.
+    pub fn start() -> Result<Self> {
+        let [grpc, http] = [listener()?, listener()?];
+        let (grpc_port, http_port) = (grpc.local_addr()?.port(), http.local_addr()?.port());
+        let state = Arc::new(State::default());
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shared = Arc::clone(&state);
+        let serve = move || runtime.block_on(receive::serve(shared, grpc, http, stopped));
+        let thread = thread::Builder::new()
+            .name("collector".into())
+            .spawn(serve)
+            .context("starting the collector's thread")?;
+        Ok(Self { state, grpc_port, http_port, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The endpoint for one of the protocols, as `OTEL_EXPORTER_OTLP_ENDPOINT` wants it.
+    pub fn endpoint(&self, protocol: Protocol) -> String {
+        let port = match protocol {
+            Protocol::Grpc => self.grpc_port,
+            Protocol::Http => self.http_port,
+        };
+        format!("http://127.0.0.1:{port}")
+    }
+
+    /// The environment that sends an exporter here (OpenTelemetry's "OTLP Exporter Configuration").
+    pub fn env(&self, protocol: Protocol) -> Vec<(String, String)> {
+        let name = match protocol {
+            Protocol::Grpc => "grpc",
+            Protocol::Http => "http/protobuf",
+        };
+        vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT".to_string(), self.endpoint(protocol)),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL".to_string(), name.to_string()),
+        ]
+    }
+
+    /// From now on exports are treated so.
+    pub fn answer(&self, answer: Answer) {
+        self.state.lock().answer = answer;
+    }
+
+    /// The spans accepted so far.
+    pub fn spans(&self) -> Vec<CollectedSpan> {
+        self.state.lock().spans.clone()
+    }
+
+    /// The metrics accepted so far.
+    pub fn metrics(&self) -> Vec<ResourceMetrics> {
+        self.state.lock().metrics.clone()
+    }
+
+    /// The logs accepted so far.
+    pub fn logs(&self) -> Vec<ResourceLogs> {
+        self.state.lock().logs.clone()
+    }
+
+    /// Export requests so far, refused ones among them.
+    pub fn requests(&self) -> u64 {
+        self.state.lock().requests
+    }
+
+    /// Export requests refused so far.
+    pub fn refused(&self) -> u64 {
+        self.state.lock().refused
+    }
+
+    /// Headers (gRPC: ASCII metadata) of the latest export request, names in lower case.
+    pub fn headers(&self) -> BTreeMap<String, String> {
+        self.state.lock().headers.clone()
+    }
+
+    /// Forgets what has been kept.
+    pub fn clear(&self) {
+        let mut inner = self.state.lock();
+        *inner = Inner { answer: inner.answer, ..Inner::default() };
+    }
+
+    /// Waits until no span has come for the time `quiet`, at most `limit`; the spans.
+    pub fn wait_quiet(&self, quiet: Duration, limit: Duration) -> Vec<CollectedSpan> {
+        let start = Instant::now();
+        crate::wait_until(limit, || {
+            let latest = self.state.lock().changed.unwrap_or(start).max(start);
+            latest.elapsed() >= quiet
+        });
+        self.spans()
+    }
+
+    /// Waits until there are at least `count` spans, at most `limit`; the spans, however many.
+    pub fn wait_spans(&self, count: usize, limit: Duration) -> Vec<CollectedSpan> {
+        crate::wait_until(limit, || self.state.lock().spans.len() >= count);
+        self.spans()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listener() -> Result<TcpListener> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn text_of(attribute: &KeyValue) -> String {
+    attribute.value.as_ref().map(text).unwrap_or_default()
+}
+
+/// A value as text: lists in brackets, maps in braces, bytes as their number.
+pub fn text(value: &AnyValue) -> String {
+    match value.value.as_ref() {
+        Some(Value::StringValue(value)) => value.clone(),
+        Some(Value::BoolValue(value)) => value.to_string(),
+        Some(Value::IntValue(value)) => value.to_string(),
+        Some(Value::DoubleValue(value)) => value.to_string(),
+        Some(Value::BytesValue(value)) => format!("{} bytes", value.len()),
+        Some(Value::ArrayValue(values)) => {
+            format!("[{}]", values.values.iter().map(text).collect::<Vec<_>>().join(","))
+        }
+        Some(Value::KvlistValue(values)) => {
+            let pair = |pair: &KeyValue| format!("{}:{}", pair.key, text_of(pair));
+            format!("{{{}}}", values.values.iter().map(pair).collect::<Vec<_>>().join(","))
+        }
+        // An index into a table of strings that only profiles have.
+        None | Some(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
