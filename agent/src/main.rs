@@ -1,21 +1,171 @@
-use adder::{fact::Fact, probe::*, python};
-fn main() {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
-    let pid: u32 = std::env::args().nth(1).unwrap().parse().unwrap();
-    let t = std::time::Instant::now();
-    let proof = python::prove(pid);
-    println!("{:?} {proof:#?}", t.elapsed());
-    let only = std::env::args().nth(2).map(|w| *AttachWay::ALL.iter().find(|x| x.name() == w).unwrap());
-    let mut bpf = match Bpf::load(Settings { max_bytes: 16384, report_every_exec: false, only }) { Ok(b) => b, Err(e) => { println!("{e}"); return } };
-    println!("{:?}", bpf.way());
-    if let Ok(p) = &proof {
-        bpf.watch(pid, p.process).unwrap();
-        for probe in &p.probes { bpf.attach(probe.program, pid, &probe.file, probe.offset).unwrap(); }
-    } else { bpf.watch(pid, Default::default()).unwrap(); }
-    let end = std::time::Instant::now();
-    while end.elapsed().as_secs() < 6 {
-        bpf.wait(25);
-        bpf.drain(100000, |b| { match Fact::parse(b) { Ok(Fact::Data{data, head, tail}) => println!("{:?} {} [{}] {}", data, String::from_utf8_lossy(&head[..head.len().min(60)]).escape_debug(), head.len(), tail.len()), Ok(Fact::Socket(s)) => println!("sock {:?} {:?} {} {}:{} -> {}", s.header, s.socket, s.fd, s.family, s.local_port, s.remote_port), f => println!("{f:?}") } });
+//! The command line.
+
+use std::{fs, io, path::PathBuf, process::ExitCode, time::Duration};
+
+use adder::{
+    config::Config,
+    doctor,
+    export::console::Console,
+    record,
+    run::{self, Task},
+    status,
+};
+use clap::{Args, Parser, Subcommand};
+
+/// Exit code where the command line, the configuration or an input file is wrong.
+const USAGE: u8 = 2;
+
+/// Traces of Python services, taken from the kernel: no change to their code, no restart.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch Python processes and send their traces.
+    Run {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Store what the kernel reports in a file, to be replayed anywhere.
+    Record {
+        /// The file.
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Make the spans of a recording; needs neither root nor BPF.
+    Replay {
+        /// The file.
+        file: PathBuf,
+        /// Write the spans as OTLP protobuf (an `ExportTraceServiceRequest`) into this file.
+        #[arg(long)]
+        otlp: Option<PathBuf>,
+    },
+    /// Say what this kernel and each Python process allow.
+    Doctor {
+        /// Look at these processes instead of every Python process.
+        #[arg(long)]
+        pid: Vec<u32>,
+    },
+    /// Show counters and attach reports of the running agent.
+    Status {
+        /// The configuration file that the agent was started with.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct Target {
+    /// Configuration file (TOML).
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Watch this process and its children; may be repeated.
+    #[arg(long)]
+    pid: Vec<u32>,
+    /// Watch processes whose executable, script or module fits this glob; may be repeated.
+    #[arg(long)]
+    exec: Vec<String>,
+    /// End after so many seconds.
+    #[arg(long)]
+    duration: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run { target } => watch(target, None),
+        Command::Record { file, target } => watch(target, Some(file)),
+        Command::Replay { file, otlp } => replay(&file, otlp.as_deref()),
+        Command::Doctor { pid } => {
+            if doctor::doctor(&pid) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Command::Status { config } => match load(config) {
+            Ok((config, _)) => match status::ask(&config.status.socket) {
+                Ok(text) => {
+                    println!("{text}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    let path = config.status.socket.display();
+                    fail(&format!("no agent answers at {path} ({error}): is `adder run` running?"), 1)
+                }
+            },
+            Err(error) => fail(&error, USAGE),
+        },
     }
-    println!("{:?}", bpf.stats());
+}
+
+fn watch(target: Target, record: Option<PathBuf>) -> ExitCode {
+    let (config, warnings) = match load(target.config) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error, USAGE),
+    };
+    start_log(&config);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let duration = target.duration.map(Duration::from_secs);
+    let task = Task { pids: target.pid, exec: target.exec, record, duration };
+    match run::run(&config, &task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+/// Reads the configuration.
+fn load(path: Option<PathBuf>) -> Result<(Config, Vec<String>), String> {
+    let text = match &path {
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+            Some((name, text))
+        }
+        None => None,
+    };
+    let file = text.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+    Config::load(file, |name| std::env::var(name).ok()).map_err(|error| error.to_string())
+}
+
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
+    let colour = io::IsTerminal::is_terminal(&io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).with_target(false).init();
+}
+
+fn replay(file: &std::path::Path, otlp: Option<&std::path::Path>) -> ExitCode {
+    let mut spans = Vec::new();
+    let replayed = record::replay(file, |engine| spans.append(&mut engine.spans()));
+    if let Err(error) = replayed {
+        return fail(&error.to_string(), USAGE);
+    }
+    match otlp {
+        Some(path) => {
+            let message = prost::Message::encode_to_vec(&adder::export::encode::request(spans));
+            match fs::write(path, message) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&format!("{}: {error}", path.display()), 1),
+            }
+        }
+        None => {
+            let colour = io::IsTerminal::is_terminal(&io::stdout());
+            let mut console = Console::new(io::stdout(), colour);
+            match console.spans(&spans).and_then(|()| console.finish()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&format!("cannot print: {error}"), 1),
+            }
+        }
+    }
+}
+
+fn fail(message: &str, code: u8) -> ExitCode {
+    eprintln!("adder: {message}");
+    ExitCode::from(code)
 }

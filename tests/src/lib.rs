@@ -22,6 +22,7 @@ pub mod postgres;
 pub mod process;
 pub mod python;
 pub mod redis;
+pub mod stack;
 pub mod wrk;
 
 use std::{

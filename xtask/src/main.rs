@@ -1,1 +1,173 @@
-fn main(){}
+//! The project's own commands. Each installs what it needs and says so; a second run finds it all there.
+
+mod bpf;
+mod setup;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand};
+
+use crate::setup::root;
+
+#[derive(Parser)]
+#[command(about = "The project's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the kernel side.
+    BuildEbpf,
+    /// Build the release binary, with the kernel side inside: target/release/adder.
+    Build,
+    /// Start Postgres, Redis and two Python services, put load on them, and show what Adder sees.
+    Demo {
+        /// Leave everything running until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Build, and run `adder` with these arguments.
+    Run {
+        /// Arguments of `adder`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run all tests: format, lints, unit tests, live tests.
+    Test {
+        /// Only the live tests whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Measure bare services, Adder and the OpenTelemetry SDK side by side.
+    Bench {
+        /// Seconds per measurement.
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Rounds, in each of which all are measured once.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> Result<()> {
+    match task {
+        Task::BuildEbpf => bpf::build(),
+        Task::Build => build(),
+        Task::Demo { keep } => {
+            build()?;
+            servers()?;
+            let venv = environments(1)?.remove(0);
+            let mut demo = cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "demo", "--"]);
+            run(demo.arg(venv).args(keep.then_some("--keep")))
+        }
+        Task::Run { arguments } => {
+            build()?;
+            run(Command::new(root().join("target/release/adder")).args(arguments))
+        }
+        Task::Test { only } => test(only.as_deref()),
+        Task::Bench { seconds, rounds } => {
+            build()?;
+            servers()?;
+            setup::debian(&[("wrk", "wrk")], "the load of the benchmark")?;
+            let venv = environments(1)?.remove(0);
+            let python = main_python()?;
+            let sdk = setup::venv(&python, &name("sdk", &python), &root().join("tests/requirements-sdk.txt"))?;
+            let mut bench = cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "bench", "--"]);
+            run(bench.arg(venv).arg(sdk).arg(seconds.to_string()).arg(rounds.to_string()))
+        }
+    }
+}
+
+fn build() -> Result<()> {
+    bpf::build()?;
+    run(&mut cargo(&["build", "--release", "--package", "adder"]))
+}
+
+fn test(only: Option<&str>) -> Result<()> {
+    build()?;
+    servers()?;
+    environments(2)?;
+    let python = main_python()?;
+    setup::venv(&python, &name("sdk", &python), &root().join("tests/requirements-sdk.txt"))?;
+    if let Some(only) = only {
+        return run(cargo(&["test", "--package", "adder-tests", "--", "--test-threads=1", "--nocapture"]).arg(only));
+    }
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    run(&mut cargo(&["test", "--workspace", "--exclude", "adder-tests"]))?;
+    // One at a time: each has servers and a load of its own, and there may be only two cores.
+    run(&mut cargo(&["test", "--package", "adder-tests", "--", "--test-threads=1"]))
+}
+
+/// The servers that demo, tests and benchmarks start for themselves.
+fn servers() -> Result<()> {
+    setup::debian(
+        &[
+            ("/usr/lib/postgresql/*/bin/initdb", "postgresql"),
+            ("redis-server", "redis-server"),
+            ("setpriv", "util-linux"),
+        ],
+        "servers for the demo and the tests, started on loopback by them alone",
+    )
+}
+
+/// Virtual environments for the demo services, at most `most`: the main Python first, then the newest other.
+fn environments(most: usize) -> Result<Vec<PathBuf>> {
+    let main = main_python()?;
+    let mut chosen = vec![main.clone()];
+    let others = setup::pythons().into_iter().rev().map(|(_, path)| path).filter(|path| *path != main);
+    chosen.extend(others.take(most.saturating_sub(1)));
+    let requirements = root().join("tests/requirements.txt");
+    chosen.iter().map(|python| setup::venv(python, &label(python), &requirements)).collect()
+}
+
+/// CPython 3.11 where there is one, else the newest there is; Debian's where there is none.
+fn main_python() -> Result<PathBuf> {
+    if setup::pythons().is_empty() {
+        setup::debian(&[("/usr/bin/python3", "python3")], "the demo services")?;
+    }
+    setup::debian(&[("/usr/lib/python3/dist-packages/pip", "python3-pip"), ("/usr/lib/python3*/ensurepip", "python3-venv")], "virtual environments")
+        .or_else(|error| if setup::pythons().is_empty() { Err(error) } else { Ok(()) })?;
+    let pythons = setup::pythons();
+    let wanted = pythons.iter().find(|(label, _)| label.starts_with("3.11")).or(pythons.last());
+    wanted.map(|(_, path)| path.clone()).context("no CPython from 3.8 on was found")
+}
+
+fn label(python: &Path) -> String {
+    let pythons = setup::pythons();
+    pythons.into_iter().find(|(_, path)| path == python).map_or_else(|| "default".into(), |(label, _)| label)
+}
+
+fn name(prefix: &str, python: &Path) -> String {
+    format!("{prefix}-{}", label(python))
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("starting {program}"))?;
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    ensure!(status.success(), "{program} {}: {status}", words.join(" "));
+    Ok(())
+}

@@ -64,9 +64,10 @@ pub(crate) fn debian(packages: &[(&str, &str)], why: &str) -> Result<()> {
     let policy = ServicePolicy::deny()?;
     let mut install = as_root("apt-get");
     install.args(["-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=600", "install"]);
-    let outcome = run(install.args(&missing));
+    let outcome = install.args(&missing).output();
     drop(policy);
-    outcome.with_context(|| format!("installing {names} ({why})"))?;
+    let outcome = outcome.context("starting apt-get")?;
+    ensure!(outcome.status.success(), "installing {names}: {}", String::from_utf8_lossy(&outcome.stderr));
     disable_services(&missing);
     match packages.iter().find(|(witness, _)| !present(witness)) {
         None => Ok(()),

@@ -161,9 +161,9 @@ fn resource_attributes(text: &str) -> Result<Vec<(String, String)>, String> {
         .map(str::trim)
         .filter(|entry| !entry.is_empty())
         .map(|entry| {
-            let pair = entry.split_once('=').and_then(|(key, value)| {
-                Some((percent_decode(key.trim())?, percent_decode(value.trim())?))
-            });
+            let pair = entry
+                .split_once('=')
+                .and_then(|(key, value)| Some((percent_decode(key.trim())?, percent_decode(value.trim())?)));
             pair.filter(|(key, _)| !key.is_empty())
                 .ok_or_else(|| format!("{entry:?} is not KEY=VALUE with percent-encoding"))
         })
@@ -172,7 +172,8 @@ fn resource_attributes(text: &str) -> Result<Vec<(String, String)>, String> {
 
 /// A token of RFC 9110, section 5.6.2, as header names are.
 fn is_token(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !key.is_empty()
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// RFC 3986, section 2.1. `None` where a `%` is not followed by two hexadecimal digits, or the result is not UTF-8.

@@ -84,8 +84,7 @@ impl File<'_> {
 
     /// `FILE:LINE`.
     fn place(&self, at: Range<usize>) -> String {
-        let before = self.text.as_bytes().get(..at.start).unwrap_or(self.text.as_bytes());
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let line = 1 + self.text.get(..at.start).unwrap_or(self.text).matches('\n').count();
         format!("{}:{line}", self.name)
     }
 
@@ -96,7 +95,9 @@ impl File<'_> {
         let advice = match (similar(name, &sections), home) {
             (Some(section), _) => format!(", did you mean [{section}]?"),
             (None, Some((section, _))) => format!(", it belongs below [{section}]"),
-            (None, None) => format!("; there are {}", sections.map(|section| format!("[{section}]")).join(", ")),
+            (None, None) => {
+                format!("; there are {}", sections.map(|section| format!("[{section}]")).join(", "))
+            }
         };
         self.error(at, format!("unknown section {name:?}{advice}"))
     }
@@ -181,16 +182,16 @@ impl Path<'_> {
         Ok(text)
     }
 
-    fn word<T>(&self, value: &Value<'_>, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+    fn word<T>(
+        &self,
+        value: &Value<'_>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
         let text = self.string(value)?;
         parse(text).map_err(|problem| self.file.error(value.span(), format!("{}: {problem}", self.name)))
     }
 
-    fn number(
-        &self,
-        value: &Value<'_>,
-        range: std::ops::RangeInclusive<i64>,
-    ) -> Result<i64, ConfigError> {
+    fn number(&self, value: &Value<'_>, range: std::ops::RangeInclusive<i64>) -> Result<i64, ConfigError> {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         let integer = value.get_ref().as_integer().ok_or_else(|| self.wrong_type(value, &wanted))?;
         // The parser has removed the underscores.
@@ -247,7 +248,10 @@ fn route(value: &str) -> Result<String, String> {
     }
     for segment in value.split('/') {
         let braces: String = segment.chars().filter(|c| matches!(c, '{' | '}')).collect();
-        if segment.contains("{}") || !matches!(braces.as_str(), "" | "{}") || segment.find('}') < segment.find('{') {
+        if segment.contains("{}")
+            || !matches!(braces.as_str(), "" | "{}")
+            || segment.find('}') < segment.find('{')
+        {
             return Err(format!("{value:?} is not a template such as \"/games/{{game_id}}\""));
         }
     }

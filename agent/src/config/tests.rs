@@ -31,7 +31,10 @@ const SHIPPED: &str = include_str!("../../../deploy/adder.toml");
 #[test]
 fn without_a_file_and_variables_all_is_default() {
     let (config, warnings) = Config::load(None, |_| None).unwrap();
-    assert_eq!(config.capture, Capture { sql: TextMode::Sanitized, redis: TextMode::Sanitized, max_bytes: 16384 });
+    assert_eq!(
+        config.capture,
+        Capture { sql: TextMode::Sanitized, redis: TextMode::Sanitized, max_bytes: 16384 }
+    );
     assert_eq!(config.otlp, None);
     assert_eq!(config.log.level, "info");
     assert_eq!(config.status.socket, PathBuf::from("/run/adder/status.sock"));
@@ -138,7 +141,10 @@ fn mistakes_in_the_file_are_one_line_with_its_place() {
             "[http]\nroutes = [\"/a/{b\"]",
             "adder.toml:2: http.routes: \"/a/{b\" is not a template such as \"/games/{game_id}\"",
         ),
-        ("[discover]\npids = [1, 0]", "adder.toml:2: discover.pids is 0, not a whole number from 1 to 4194304"),
+        (
+            "[discover]\npids = [1, 0]",
+            "adder.toml:2: discover.pids is 0, not a whole number from 1 to 4194304",
+        ),
         ("[service]\nnames = { a = 1 }", "adder.toml:2: service.names.\"a\" is a whole number, not a string"),
         (
             "[log]\nlevel = \"inof\"",

@@ -10,7 +10,8 @@ use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value},
     resource::v1::Resource as OtlpResource,
     trace::v1::{
-        ResourceSpans, ScopeSpans, Span as OtlpSpan, SpanFlags, Status as OtlpStatus, span, status::StatusCode,
+        ResourceSpans, ScopeSpans, Span as OtlpSpan, SpanFlags, Status as OtlpStatus, span,
+        status::StatusCode,
     },
 };
 
@@ -114,7 +115,7 @@ fn otlp_span(span: Span) -> OtlpSpan {
         end_time_unix_nano: span.end,
         attributes: span.attributes.into_iter().map(key_value).collect(),
         events: span.events.into_iter().map(event).collect(),
-        links: span.links.into_iter().map(link).collect(),
+        links: span.links.iter().map(link).collect(),
         status: status(span.status),
         ..OtlpSpan::default()
     }
@@ -139,13 +140,9 @@ fn event(event: SpanEvent) -> span::Event {
     }
 }
 
-fn link(link: Link) -> span::Link {
+fn link(link: &Link) -> span::Link {
     // Neither whether the linked span is sampled nor whether it is remote is known: no flag is claimed.
-    span::Link {
-        trace_id: link.trace_id.to_vec(),
-        span_id: link.span_id.to_vec(),
-        ..span::Link::default()
-    }
+    span::Link { trace_id: link.trace_id.to_vec(), span_id: link.span_id.to_vec(), ..span::Link::default() }
 }
 
 fn status(status: Status) -> Option<OtlpStatus> {

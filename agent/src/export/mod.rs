@@ -109,8 +109,16 @@ impl Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint: _, protocol, compression, headers, headers_source, timeout, certificates, limits } =
-            self;
+        let Self {
+            endpoint: _,
+            protocol,
+            compression,
+            headers,
+            headers_source,
+            timeout,
+            certificates,
+            limits,
+        } = self;
         let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
         f.debug_struct("Settings")
             .field("endpoint", &self.shown_endpoint())

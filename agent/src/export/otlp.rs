@@ -6,7 +6,9 @@
 
 use std::{error::Error, io, path::PathBuf, time::Duration};
 
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use prost::Message as _;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -182,19 +184,28 @@ fn no_answer(error: &(dyn Error + 'static)) -> Failure {
     let cause = shown(&root.to_string());
     let kind = root.downcast_ref::<io::Error>().map(io::Error::kind);
     let lower = cause.to_lowercase();
-    let hint = if kind == Some(io::ErrorKind::ConnectionRefused) {
-        "is a collector listening there?"
-    } else if lower.contains("lookup address") || lower.contains("name or service") {
-        "is the host name right?"
-    } else if lower.contains("certificate") {
-        "if the collector uses a private authority, name its file in OTEL_EXPORTER_OTLP_CERTIFICATE"
-    } else if lower.contains("corrupt message") || lower.contains("invalidcontenttype") {
-        "does that port speak TLS? If not, the endpoint starts with http://"
-    } else if ["http version", "http2", "frame", "broken pipe", "reset", "closed"].iter().any(|w| lower.contains(w)) {
-        "does that port speak this protocol? Usually 4317 is grpc and 4318 http/protobuf \
-         (OTEL_EXPORTER_OTLP_PROTOCOL)"
-    } else {
-        "check the endpoint and the network"
+    let hint = match kind {
+        Some(io::ErrorKind::ConnectionRefused) => "is a collector listening there?",
+        Some(
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::TimedOut,
+        ) => "check the endpoint and the network",
+        _ if lower.contains("lookup address") || lower.contains("name or service") => {
+            "is the host name right?"
+        }
+        _ if lower.contains("certificaterequired") => {
+            "the collector wants a certificate: see OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"
+        }
+        _ if lower.contains("certificate") => {
+            "if the collector uses a private authority, name its file in OTEL_EXPORTER_OTLP_CERTIFICATE"
+        }
+        _ if lower.contains("corrupt message") || lower.contains("invalidcontenttype") => {
+            "does that port speak TLS? If not, the endpoint starts with http://"
+        }
+        // A connection was made, and broke.
+        _ => {
+            "does that port speak this protocol? Usually 4317 is grpc and 4318 http/protobuf \
+             (OTEL_EXPORTER_OTLP_PROTOCOL)"
+        }
     };
     Failure::Later { cause, hint, after: None }
 }
@@ -260,7 +271,10 @@ impl RpcStatus {
         let detail = self.details.iter().find(|detail| detail.type_url.ends_with("google.rpc.RetryInfo"))?;
         let info = RetryInfo::decode(detail.value.as_slice()).ok()?;
         let delay = info.retry_delay.unwrap_or_default();
-        Some(Duration::new(u64::try_from(delay.seconds).unwrap_or(0), u32::try_from(delay.nanos).unwrap_or(0)))
+        Some(Duration::new(
+            u64::try_from(delay.seconds).unwrap_or(0),
+            u32::try_from(delay.nanos).unwrap_or(0),
+        ))
     }
 }
 

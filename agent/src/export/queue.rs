@@ -235,7 +235,8 @@ impl Queue {
         let mut spans = Vec::with_capacity(self.waiting.len().min(self.limits.batch_spans));
         let mut bytes = 0;
         while spans.len() < self.limits.batch_spans.max(1)
-            && let Some(next) = self.waiting.pop_front_if(|next| bytes == 0 || bytes + next.size <= BATCH_BYTES)
+            && let Some(next) =
+                self.waiting.pop_front_if(|next| bytes == 0 || bytes + next.size <= BATCH_BYTES)
         {
             bytes += next.size;
             spans.push(next.span);

@@ -75,8 +75,7 @@ impl Reporter {
             Failure::Never { .. } => Trouble::Never,
         };
         let due = self.due(trouble, now);
-        let episode =
-            self.episode.get_or_insert(Episode { since: now, told: false, lost: stats.lost() });
+        let episode = self.episode.get_or_insert(Episode { since: now, told: false, lost: stats.lost() });
         if !due {
             return None;
         }
@@ -128,7 +127,10 @@ impl Reporter {
         if (*rejected > 0 || !message.is_empty()) && self.due(Trouble::Partial, now) {
             let endpoint = settings.shown_endpoint();
             lines.push(Line::Warn(if *rejected > 0 {
-                format!("{endpoint} rejected {rejected} spans of a message ({} in all): {message}", stats.rejected)
+                format!(
+                    "{endpoint} rejected {rejected} spans of a message ({} in all): {message}",
+                    stats.rejected
+                )
             } else {
                 format!("{endpoint} accepted the spans and says: {message}")
             }));
@@ -153,7 +155,9 @@ pub(super) fn first_failure(settings: &Settings, failure: &Failure) -> String {
         Failure::Later { cause, hint, .. } => {
             format!("spans cannot be delivered to {endpoint}: {cause}{}", after(hint))
         }
-        Failure::Never { cause, hint } => format!("{endpoint} does not take our spans: {cause}{}", after(hint)),
+        Failure::Never { cause, hint } => {
+            format!("{endpoint} does not take our spans: {cause}{}", after(hint))
+        }
         Failure::Denied { cause } => {
             let source = &settings.headers_source;
             let names: Vec<&str> = settings.headers.iter().map(|(name, _)| name.as_str()).collect();

@@ -108,7 +108,7 @@ fn full_messages_leave_at_once_and_the_rest_after_the_delay() {
 fn shutdown_sends_what_waits() {
     let collector = Http::start(vec![]);
     let mut settings = settings(&collector.url("/v1/traces"), Protocol::HttpProtobuf);
-    settings.limits.delay = Duration::from_secs(60);
+    settings.limits.delay = Duration::from_mins(1);
     let sender = start(settings).unwrap();
     sender.offer(spans(700));
     sender.shutdown(Duration::from_secs(5));
@@ -190,7 +190,10 @@ fn the_check_tells_refused_credentials_from_silence() {
 
     let silent = settings(&collector::nowhere(), Protocol::Grpc);
     let Err(CheckError::Unreachable(text)) = check(&silent) else { panic!("not unreachable") };
-    assert!(text.contains("Connection refused") && text.contains("is a collector listening there?"), "{text}");
+    assert!(
+        text.contains("Connection refused") && text.contains("is a collector listening there?"),
+        "{text}"
+    );
 
     let wrong = Http::start(vec![HttpAnswer::status(404)]);
     let Err(CheckError::Refused(text)) = check(&settings(&wrong.url("/"), Protocol::HttpProtobuf)) else {

@@ -202,8 +202,7 @@ async fn work(shared: &Shared, settings: &Settings, transport: &Transport) {
                     }
                     queue.spans()
                 };
-                if let Some(line) =
-                    reporter.failed(settings, failure, waiting, &shared.stats.snapshot(), now)
+                if let Some(line) = reporter.failed(settings, failure, waiting, &shared.stats.snapshot(), now)
                 {
                     line.log();
                 }

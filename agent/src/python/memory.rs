@@ -88,6 +88,6 @@ impl Memory {
 
 /// A file that a process has mapped, as a path that this process can open: through the target's own root, so that
 /// it works across mount namespaces.
-pub fn through_root(pid: u32, path: &str) -> PathBuf {
+pub(super) fn through_root(pid: u32, path: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/root{path}"))
 }

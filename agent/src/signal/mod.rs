@@ -1,5 +1,7 @@
 //! Signals: what leaves the agent, in OpenTelemetry's terms and still free of any wire format.
 
+pub mod route;
+
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 /// The value of an attribute.

@@ -218,10 +218,9 @@ impl Engine {
     fn describe(&mut self, detail: &Detail, role: Role, endpoints: &Endpoints) -> Description {
         match detail {
             Detail::Http(exchange) => {
-                let route = (role == Role::Server).then(|| {
-                    let path = exchange.target.split(['?', '#']).next().unwrap_or_default();
-                    self.routes.template(path).to_string()
-                });
+                // A path that leads nowhere is no route, and a scanner's paths must not crowd out the real ones.
+                let routed = role == Role::Server && exchange.status != Some(404);
+                let route = routed.then(|| self.routes.template(exchange.path()));
                 http::describe(exchange, role, endpoints, route.as_deref())
             }
             Detail::Postgres(statement) => postgres::describe(statement, role, endpoints, self.options.sql),

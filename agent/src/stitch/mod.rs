@@ -437,7 +437,6 @@ impl Engine {
         let peer = self.connections.peer(happened.netns, &happened.endpoints);
         let unit = Unit {
             pid: at.pid,
-            connection: happened.connection,
             endpoints: happened.endpoints.clone(),
             start: first.time,
             replied: None,

@@ -65,7 +65,6 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 /// A request that a watched process handles.
 pub(super) struct Unit {
     pub(super) pid: u32,
-    pub(super) connection: ConnectionId,
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) start: u64,
     /// When the first byte of the response left.

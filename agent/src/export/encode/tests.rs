@@ -1,5 +1,5 @@
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 use crate::export::tests::{resource, span};
@@ -58,8 +58,11 @@ fn every_field_has_its_place() {
     assert_eq!(encoded.trace_state, "a=b");
     assert_eq!(encoded.kind, span::SpanKind::Producer as i32);
     assert_eq!((encoded.start_time_unix_nano, encoded.end_time_unix_nano), (full.start, full.end));
-    let values: Vec<_> =
-        encoded.attributes.iter().map(|pair| pair.value.clone().and_then(|value| value.value).unwrap()).collect();
+    let values: Vec<_> = encoded
+        .attributes
+        .iter()
+        .map(|pair| pair.value.clone().and_then(|value| value.value).unwrap())
+        .collect();
     let text = |text: &str| any_value::Value::StringValue(text.to_owned());
     assert_eq!(values[..3], [text("t"), any_value::Value::IntValue(7), any_value::Value::BoolValue(true)]);
     let any_value::Value::ArrayValue(array) = &values[3] else { panic!("not a list") };

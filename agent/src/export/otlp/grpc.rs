@@ -14,7 +14,9 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{Accepted, Failure, RpcStatus, SetupError, USER_AGENT, accepted, no_answer, shown, timed_out, tls};
+use super::{
+    Accepted, Failure, RpcStatus, SetupError, USER_AGENT, accepted, no_answer, shown, timed_out, tls,
+};
 use crate::export::{Compression, Settings, retry};
 
 /// Time between pings on a connection with a message under way, so that a silent network break is noticed.

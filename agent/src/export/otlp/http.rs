@@ -6,14 +6,18 @@ use std::{
 };
 
 use flate2::write::GzEncoder;
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use prost::{Message as _, bytes::Bytes};
 use reqwest::{
     Response, StatusCode, Url,
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 
-use super::{Accepted, Failure, RpcStatus, SetupError, USER_AGENT, accepted, no_answer, shown, timed_out, tls};
+use super::{
+    Accepted, Failure, RpcStatus, SetupError, USER_AGENT, accepted, no_answer, shown, timed_out, tls,
+};
 use crate::export::{Compression, Settings, retry};
 
 /// Media type of the messages and their answers.
@@ -25,7 +29,7 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// An HTTP/1.1 client with a connection that is kept.
 #[derive(Debug)]
 pub(super) struct Client {
-    client: reqwest::Client,
+    inner: reqwest::Client,
     url: Url,
     compression: Compression,
     timeout: Duration,
@@ -37,7 +41,7 @@ impl Client {
         if settings.compression == Compression::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        let client = reqwest::Client::builder()
+        let inner = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .default_headers(headers)
             .timeout(settings.timeout)
@@ -47,7 +51,7 @@ impl Client {
             .build()
             .map_err(|error| SetupError::Client(error.to_string()))?;
         Ok(Self {
-            client,
+            inner,
             url: settings.endpoint.clone(),
             compression: settings.compression,
             timeout: settings.timeout,
@@ -59,7 +63,8 @@ impl Client {
         match self.compression {
             Compression::None => Bytes::from(body),
             Compression::Gzip => {
-                let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
+                let mut encoder =
+                    GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
                 let compressed = encoder.write_all(&body).and_then(|()| encoder.finish());
                 Bytes::from(compressed.expect("writing into a Vec does not fail"))
             }
@@ -67,7 +72,7 @@ impl Client {
     }
 
     pub(super) async fn send(&self, body: Bytes) -> Result<Accepted, Failure> {
-        let answer = self.client.post(self.url.clone()).body(body).send().await;
+        let answer = self.inner.post(self.url.clone()).body(body).send().await;
         let mut response = answer.map_err(|error| self.no_answer(&error))?;
         let status = response.status();
         let headers = response.headers().clone();

@@ -50,8 +50,8 @@ fn http_statuses_are_retryable_as_the_specification_says() {
 #[test]
 fn grpc_codes_are_retryable_as_the_specification_says() {
     use Code::{
-        Aborted, AlreadyExists, Cancelled, DataLoss, DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument,
-        NotFound, OutOfRange, ResourceExhausted, Unavailable, Unimplemented, Unknown,
+        Aborted, AlreadyExists, Cancelled, DataLoss, DeadlineExceeded, FailedPrecondition, Internal,
+        InvalidArgument, NotFound, OutOfRange, ResourceExhausted, Unavailable, Unimplemented, Unknown,
     };
     for code in [Cancelled, DeadlineExceeded, Aborted, OutOfRange, Unavailable, DataLoss] {
         let result = grpc(GrpcAnswer::code(code, "busy"));
@@ -106,10 +106,14 @@ fn retry_after_is_seconds_or_a_date() {
     assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_770), Some(7));
     assert_eq!(after("Thu, 29 Feb 2024 00:00:00 GMT", 1_709_164_799), Some(1));
     assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT", 2_000_000_000), Some(0));
-    for wrong in ["", "soon", "-1", "Sun, 06 Nov 1994 08:49 GMT", "Sun, 06 Nov 1994 08:49:37 CET", "x, 99 Nov"] {
+    for wrong in
+        ["", "soon", "-1", "Sun, 06 Nov 1994 08:49 GMT", "Sun, 06 Nov 1994 08:49:37 CET", "x, 99 Nov"]
+    {
         assert_eq!(after(wrong, 0), None, "{wrong}");
     }
-    let Err(Failure::Later { after, .. }) = http(HttpAnswer::retry_after(429, "7")) else { panic!("not later") };
+    let Err(Failure::Later { after, .. }) = http(HttpAnswer::retry_after(429, "7")) else {
+        panic!("not later")
+    };
     assert_eq!(after, Some(Duration::from_secs(7)));
 }
 
@@ -153,7 +157,7 @@ fn partial_success_is_read_from_both_transports() {
 #[test]
 fn any_answer_with_status_200_is_a_success() {
     assert_eq!(http(HttpAnswer::text(200, "application/json", b"{}")), Ok(Accepted::default()));
-    assert_eq!(http(HttpAnswer::text(200, "text/plain", &[0xff; 200_000])), Ok(Accepted::default()));
+    assert_eq!(http(HttpAnswer::text(200, "text/plain", &vec![0xff; 200_000])), Ok(Accepted::default()));
 }
 
 #[test]
@@ -175,7 +179,8 @@ fn a_collector_that_hangs_is_given_up_after_the_timeout() {
 #[test]
 fn no_collector_no_answer_and_a_lost_connection_are_retryable_with_a_clear_cause() {
     for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
-        let Err(Failure::Later { cause, hint, .. }) = attempt(&settings(&collector::nowhere(), protocol)) else {
+        let Err(Failure::Later { cause, hint, .. }) = attempt(&settings(&collector::nowhere(), protocol))
+        else {
             panic!("not later")
         };
         assert_eq!(cause, "Connection refused (os error 111)");
@@ -196,7 +201,9 @@ fn the_wrong_protocol_is_hinted_at() {
         attempt(&settings(&http.url(""), Protocol::Grpc)),
     ];
     for result in hints {
-        let Err(Failure::Later { hint, .. } | Failure::Never { hint, .. }) = &result else { panic!("{result:?}") };
+        let Err(Failure::Later { hint, .. } | Failure::Never { hint, .. }) = &result else {
+            panic!("{result:?}")
+        };
         assert!(hint.contains("4317 is grpc"), "{result:?}");
     }
 }

@@ -99,7 +99,7 @@ fn at_shutdown_a_waiting_message_gets_one_more_attempt_and_no_long_wait() {
     queue.step(now);
     for _ in 0..5 {
         queue.failed(None, now);
-        queue.step(now + Duration::from_secs(60));
+        queue.step(now + Duration::from_mins(1));
     }
     queue.failed(None, now);
     queue.shut_down(now, now + Duration::from_secs(3));

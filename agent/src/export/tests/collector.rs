@@ -37,7 +37,11 @@ fn serve<F: Future>(server: impl FnOnce(tokio::net::TcpListener) -> F + Send + '
 /// What the HTTP collector answers; without more answers it accepts.
 #[derive(Clone, Debug)]
 pub(crate) enum HttpAnswer {
-    Say { status: u16, headers: Vec<(&'static str, String)>, body: Vec<u8> },
+    Say {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+    },
     /// No answer, the connection stays open.
     Hang,
     /// No answer, the connection is closed.
@@ -54,7 +58,8 @@ impl HttpAnswer {
     }
 
     pub(crate) fn partial(rejected: i64, message: &str) -> Self {
-        let partial = ExportTracePartialSuccess { rejected_spans: rejected, error_message: message.to_owned() };
+        let partial =
+            ExportTracePartialSuccess { rejected_spans: rejected, error_message: message.to_owned() };
         let body = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
         Self::Say { status: 200, headers: vec![("Content-Type", "application/x-protobuf".to_owned())], body }
     }
@@ -133,7 +138,8 @@ async fn answer(stream: &mut tokio::net::TcpStream, state: &Mutex<HttpState>) ->
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
-    let length = headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
+    let length =
+        headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
     let answer = {
@@ -144,14 +150,14 @@ async fn answer(stream: &mut tokio::net::TcpStream, state: &Mutex<HttpState>) ->
     let (status, headers, body) = match answer {
         HttpAnswer::Say { status, headers, body } => (status, headers, body),
         HttpAnswer::Hang => {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             return None;
         }
         HttpAnswer::Close => return None,
     };
     let mut text = format!("HTTP/1.1 {status} \r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        text.extend([name, ": ", &value, "\r\n"]);
     }
     text += "\r\n";
     stream.write_all(text.as_bytes()).await.ok()?;
@@ -233,8 +239,8 @@ pub(crate) struct Grpc {
 impl Grpc {
     pub(crate) fn start(answers: Vec<GrpcAnswer>) -> Self {
         let state = Arc::new(Mutex::new(GrpcState { answers: answers.into(), messages: vec![] }));
-        let service = TraceServiceServer::new(Service(Arc::clone(&state)))
-            .accept_compressed(CompressionEncoding::Gzip);
+        let service =
+            TraceServiceServer::new(Service(Arc::clone(&state))).accept_compressed(CompressionEncoding::Gzip);
         let address = serve(move |listener| async move {
             let incoming = tonic::transport::server::TcpIncoming::from(listener);
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await

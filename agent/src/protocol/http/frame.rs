@@ -218,7 +218,9 @@ impl<H: Head> Half<H> {
 
     /// Takes missing bytes, like [`Half::step`].
     pub(super) fn gap(&mut self, length: &mut u64) -> Option<Step<H>> {
-        if let State::Perhaps { framing, matched } = self.state {
+        if let State::Perhaps { framing, matched } = self.state
+            && *length > 0
+        {
             // Start lines are not what gaps begin in: it is a body.
             if let Some(step) = self.is_body(framing, matched) {
                 return Some(step);
@@ -322,7 +324,8 @@ impl<H: Head> Half<H> {
     fn found(&mut self, line: &[u8], text: &[u8], cut: usize) -> Option<usize> {
         let at = H::find(text)?;
         let head = H::start(text.get(at..)?)?;
-        self.state = State::Head { head, first: self.marks.at(cut + at), bytes: line.len() - at, found: true };
+        self.state =
+            State::Head { head, first: self.marks.at(cut + at), bytes: line.len() - at, found: true };
         Some(at)
     }
 

@@ -15,13 +15,65 @@ const MAX_MESSAGES: usize = 32;
 
 /// First words of statements (and of the replication commands).
 const VERBS: &[&[u8]] = &[
-    b"ABORT", b"ALTER", b"ANALYZE", b"BASE_BACKUP", b"BEGIN", b"CALL", b"CHECKPOINT", b"CLOSE", b"CLUSTER", b"COMMENT",
-    b"COMMIT", b"COPY", b"CREATE", b"CREATE_REPLICATION_SLOT", b"DEALLOCATE", b"DECLARE", b"DELETE", b"DISCARD", b"DO",
-    b"DROP", b"DROP_REPLICATION_SLOT", b"END", b"EXECUTE", b"EXPLAIN", b"FETCH", b"GRANT", b"IDENTIFY_SYSTEM",
-    b"IMPORT", b"INSERT", b"LISTEN", b"LOAD", b"LOCK", b"MERGE", b"MOVE", b"NOTIFY", b"PREPARE",
-    b"READ_REPLICATION_SLOT", b"REASSIGN", b"REFRESH", b"REINDEX", b"RELEASE", b"RESET", b"REVOKE", b"ROLLBACK",
-    b"SAVEPOINT", b"SECURITY", b"SELECT", b"SET", b"SHOW", b"START", b"START_REPLICATION", b"TABLE",
-    b"TIMELINE_HISTORY", b"TRUNCATE", b"UNLISTEN", b"UPDATE", b"VACUUM", b"VALUES", b"WITH",
+    b"ABORT",
+    b"ALTER",
+    b"ANALYZE",
+    b"BASE_BACKUP",
+    b"BEGIN",
+    b"CALL",
+    b"CHECKPOINT",
+    b"CLOSE",
+    b"CLUSTER",
+    b"COMMENT",
+    b"COMMIT",
+    b"COPY",
+    b"CREATE",
+    b"CREATE_REPLICATION_SLOT",
+    b"DEALLOCATE",
+    b"DECLARE",
+    b"DELETE",
+    b"DISCARD",
+    b"DO",
+    b"DROP",
+    b"DROP_REPLICATION_SLOT",
+    b"END",
+    b"EXECUTE",
+    b"EXPLAIN",
+    b"FETCH",
+    b"GRANT",
+    b"IDENTIFY_SYSTEM",
+    b"IMPORT",
+    b"INSERT",
+    b"LISTEN",
+    b"LOAD",
+    b"LOCK",
+    b"MERGE",
+    b"MOVE",
+    b"NOTIFY",
+    b"PREPARE",
+    b"READ_REPLICATION_SLOT",
+    b"REASSIGN",
+    b"REFRESH",
+    b"REINDEX",
+    b"RELEASE",
+    b"RESET",
+    b"REVOKE",
+    b"ROLLBACK",
+    b"SAVEPOINT",
+    b"SECURITY",
+    b"SELECT",
+    b"SET",
+    b"SHOW",
+    b"START",
+    b"START_REPLICATION",
+    b"TABLE",
+    b"TIMELINE_HISTORY",
+    b"TRUNCATE",
+    b"UNLISTEN",
+    b"UPDATE",
+    b"VACUUM",
+    b"VALUES",
+    b"WITH",
 ];
 
 /// What the content of one message says.
@@ -44,7 +96,7 @@ pub fn detect(bytes: &[u8]) -> Guess {
         return startup(bytes);
     }
     match (judge(Side::Request, bytes), judge(Side::Response, bytes)) {
-        (Some(true), Some(true) | None | Some(false)) => Guess::Yes(Side::Request),
+        (Some(true), _) => Guess::Yes(Side::Request),
         (_, Some(true)) => Guess::Yes(Side::Response),
         (None, None) => Guess::No,
         _ => Guess::More,
@@ -59,7 +111,8 @@ pub(super) fn begins_message(side: Side, bytes: &[u8]) -> bool {
 /// Says whether these bytes are a chain of whole messages from end to end.
 pub(super) fn is_chain(side: Side, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
-        let Some((kind, length)) = header(bytes).filter(|&(kind, length)| wire::accepts(side, kind, length)) else {
+        let Some((kind, length)) = header(bytes).filter(|&(kind, length)| wire::accepts(side, kind, length))
+        else {
             return false;
         };
         let Some((message, rest)) = bytes.split_at_checked(1 + length as usize) else { return false };
@@ -90,9 +143,8 @@ fn startup(bytes: &[u8]) -> Guess {
     let name = cursor.0;
     match name.iter().position(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'_' | b'.')) {
         Some(end) if end > 0 && name.get(end) == Some(&0) => Guess::Yes(Side::Request),
-        Some(_) => Guess::No,
         None if name.len() < 64 => Guess::More,
-        None => Guess::No,
+        _ => Guess::No,
     }
 }
 
@@ -103,7 +155,8 @@ fn partial_startup(bytes: &[u8]) -> Guess {
     };
     if let Some(length) = Cursor(bytes).int32() {
         let high = bytes.get(4..).unwrap_or_default();
-        let version = (9..=MAX_STARTUP).contains(&length) && b"\x00\x03".starts_with(high.get(..2).unwrap_or(high));
+        let version =
+            (9..=MAX_STARTUP).contains(&length) && b"\x00\x03".starts_with(high.get(..2).unwrap_or(high));
         let request = [wire::SSL, wire::GSSENC].iter().any(|&code| possible(8, code))
             || ((16..=268).contains(&length) && possible(length, wire::CANCEL));
         return if version || request { Guess::More } else { Guess::No };
@@ -169,14 +222,14 @@ fn request(kind: u8, body: &[u8], whole: bool) -> Option<Content> {
     let mut cursor = Cursor(body);
     match kind {
         b'S' | b'H' | b'X' => Some(Content::Right),
-        b'Q' => statement(&mut cursor, whole, |rest| rest.0.is_empty()),
+        b'Q' => Some(statement(&mut cursor, whole, |rest| rest.0.is_empty())),
         b'P' => {
             if let Content::Wrong = text(&mut cursor, whole)? {
                 return Some(Content::Wrong);
             }
-            statement(&mut cursor, whole, |rest| {
+            Some(statement(&mut cursor, whole, |rest| {
                 rest.int16().is_some_and(|count| rest.0.len() == usize::from(count) * 4)
-            })
+            }))
         }
         b'B' => {
             for _ in 0..2 {
@@ -192,14 +245,14 @@ fn request(kind: u8, body: &[u8], whole: bool) -> Option<Content> {
                 }
             }
             formats(&mut cursor)?;
-            Some(right(cursor.0.is_empty()))
+            Some(right(whole && cursor.0.is_empty()))
         }
         b'E' => {
             if let Content::Wrong = text(&mut cursor, whole)? {
                 return Some(Content::Wrong);
             }
             cursor.int32()?;
-            Some(right(cursor.0.is_empty()))
+            Some(right(whole && cursor.0.is_empty()))
         }
         b'D' | b'C' => {
             if !matches!(cursor.byte()?, b'S' | b'P') || (kind == b'C' && whole && is_tag(body)) {
@@ -208,7 +261,7 @@ fn request(kind: u8, body: &[u8], whole: bool) -> Option<Content> {
             if let Content::Wrong = text(&mut cursor, whole)? {
                 return Some(Content::Wrong);
             }
-            Some(right(cursor.0.is_empty()))
+            Some(right(whole && cursor.0.is_empty()))
         }
         _ => Some(Content::Possible),
     }
@@ -220,7 +273,11 @@ fn response(kind: u8, body: &[u8], whole: bool, length: usize) -> Option<Content
         b'1' | b'2' | b'3' | b'n' | b's' | b'I' => Some(Content::Right),
         b'Z' => Some(right(matches!(cursor.byte()?, b'I' | b'T' | b'E'))),
         b'C' if whole => Some(right(is_tag(body))),
-        b'C' => Some(if body.first().is_none_or(u8::is_ascii_uppercase) { Content::Possible } else { Content::Wrong }),
+        b'C' => Some(if body.first().is_none_or(u8::is_ascii_uppercase) {
+            Content::Possible
+        } else {
+            Content::Wrong
+        }),
         b'R' => {
             // From AuthenticationOk (0) to AuthenticationSASLFinal (12).
             let code = cursor.int32()?;
@@ -239,7 +296,7 @@ fn response(kind: u8, body: &[u8], whole: bool, length: usize) -> Option<Content
                     return Some(Content::Wrong);
                 }
             }
-            Some(right(cursor.0.is_empty()))
+            Some(right(whole && cursor.0.is_empty()))
         }
         b'T' => {
             let count = cursor.int16()?;
@@ -252,7 +309,7 @@ fn response(kind: u8, body: &[u8], whole: bool, length: usize) -> Option<Content
                 }
                 cursor.bytes(18)?;
             }
-            Some(right(cursor.0.is_empty()))
+            Some(right(whole && cursor.0.is_empty()))
         }
         b'D' => {
             let count = cursor.int16()?;
@@ -268,7 +325,7 @@ fn response(kind: u8, body: &[u8], whole: bool, length: usize) -> Option<Content
                     cursor.bytes(value as usize)?;
                 }
             }
-            Some(right(cursor.0.is_empty()))
+            Some(right(whole && cursor.0.is_empty()))
         }
         b't' => {
             let count = cursor.int16()?;
@@ -280,7 +337,7 @@ fn response(kind: u8, body: &[u8], whole: bool, length: usize) -> Option<Content
             for _ in 0..2 {
                 cursor.string()?;
             }
-            Some(right(cursor.0.is_empty()))
+            Some(right(whole && cursor.0.is_empty()))
         }
         b'G' | b'H' | b'W' => {
             let (format, count) = (cursor.byte()?, cursor.int16()?);
@@ -316,13 +373,14 @@ fn text(cursor: &mut Cursor<'_>, whole: bool) -> Option<Content> {
 }
 
 /// Reads a statement; `tail` judges what follows it in a whole message.
-fn statement(cursor: &mut Cursor<'_>, whole: bool, tail: impl Fn(&mut Cursor<'_>) -> bool) -> Option<Content> {
+fn statement(cursor: &mut Cursor<'_>, whole: bool, tail: impl Fn(&mut Cursor<'_>) -> bool) -> Content {
     let sql = cursor.0;
     match text(cursor, whole) {
-        Some(Content::Right) if whole => Some(right(tail(cursor))),
-        Some(Content::Right) => Some(Content::Possible),
-        Some(other) => Some(other),
-        None => Some(if begins_with_verb(sql) { Content::Right } else { Content::Possible }),
+        Some(Content::Right) if whole => right(tail(cursor)),
+        Some(Content::Right) => Content::Possible,
+        Some(other) => other,
+        None if begins_with_verb(sql) => Content::Right,
+        None => Content::Possible,
     }
 }
 
@@ -347,7 +405,7 @@ fn fields(cursor: &mut Cursor<'_>, whole: bool) -> Option<Content> {
     let mut severity = false;
     loop {
         match cursor.byte()? {
-            0 => return Some(right(severity && cursor.0.is_empty())),
+            0 => return Some(right(severity && whole && cursor.0.is_empty())),
             kind if kind.is_ascii_alphabetic() => severity |= matches!(kind, b'S' | b'V'),
             _ => return Some(Content::Wrong),
         }

@@ -15,7 +15,7 @@
 //! `Sync` between them (`executemany`) are one exchange with a batch size; the statements of one simple query are one
 //! exchange each.
 //!
-//! Source: *PostgreSQL documentation, Frontend/Backend Protocol* (Message Flow, Message Formats).
+//! Source: *`PostgreSQL` documentation, Frontend/Backend Protocol* (Message Flow, Message Formats).
 
 mod detect;
 mod pairing;
@@ -48,7 +48,7 @@ pub enum Kind {
     Simple,
     /// A statement executed, or prepared in vain, with the extended query protocol.
     Extended,
-    /// A `COPY` that moved data over the connection.
+    /// A `COPY`, in either protocol.
     Copy,
     /// A function called by its object id (the large-object functions of libpq).
     Function {
@@ -99,7 +99,7 @@ pub enum Transaction {
 /// An `ErrorResponse` without its message, which may quote values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PgError {
-    /// Five characters, *PostgreSQL Error Codes*.
+    /// Five characters, *`PostgreSQL` Error Codes*.
     pub sqlstate: String,
     /// `ERROR`, `FATAL` or `PANIC`.
     pub severity: String,
@@ -131,7 +131,7 @@ pub struct Statement {
     pub name: Option<Arc<str>>,
     /// Command tag of `CommandComplete`, such as `INSERT 0 1`; the last one of a batch.
     pub tag: Option<String>,
-    /// Rows returned or affected, over the whole batch.
+    /// Rows returned or affected, over the whole batch; `None` where it failed or not all of it was seen.
     pub rows: Option<u64>,
     /// It is a statement that returns rows.
     pub returns_rows: bool,
@@ -217,7 +217,8 @@ impl Postgres {
             if self.encrypted || self.cancel.is_some() {
                 return;
             }
-            if side == Side::Response && self.negotiating && self.responses.at_boundary() && !rest.is_empty() {
+            if side == Side::Response && self.negotiating && self.responses.at_boundary() && !rest.is_empty()
+            {
                 self.negotiated(&mut rest);
                 continue;
             }
@@ -225,7 +226,9 @@ impl Postgres {
                 return;
             }
             match self.framer(side).advance(&mut rest, mark) {
-                Some(Step::Head { kind, first }) if side == Side::Response => self.pairing.head(kind, first, out),
+                Some(Step::Head { kind, first }) if side == Side::Response => {
+                    self.pairing.head(kind, first, out);
+                }
                 Some(Step::Head { .. }) => {}
                 Some(Step::Message(message)) => {
                     match side {
@@ -258,6 +261,7 @@ impl Postgres {
         match side {
             Side::Request => {
                 self.prepared = None;
+                self.table.doubt();
                 self.pairing.requests_hidden(mark, out);
             }
             Side::Response => self.pairing.responses_hidden(out),
@@ -279,6 +283,9 @@ impl Postgres {
             *rest = rest.get(skipped..).unwrap_or_default();
             if boundary.is_some() {
                 self.requests.resume();
+            }
+            if skipped > 0 && boundary.is_some() {
+                self.pairing.requests_found();
             }
             return boundary.is_some();
         }

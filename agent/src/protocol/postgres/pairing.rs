@@ -41,8 +41,9 @@ pub(super) enum Expect {
     Function,
     /// Not answered: the client's data of a `COPY` ends here.
     CopyEnd,
-    /// Requests that were not seen, up to a `ReadyForQuery`.
-    Unknown,
+    /// Requests that were not seen, up to a `ReadyForQuery`; if it is not `certain`, that may have been hidden or
+    /// may not be awaited at all.
+    Unknown { certain: bool },
 }
 
 /// A simple query.
@@ -77,15 +78,15 @@ impl Item {
         Self { expect, exchange: None, source, first: message.first, at: message.last }
     }
 
-    pub(super) fn unknown(at: Mark) -> Self {
-        Self { expect: Expect::Unknown, exchange: None, source: None, first: at, at }
+    pub(super) fn unknown(certain: bool, at: Mark) -> Self {
+        Self { expect: Expect::Unknown { certain }, exchange: None, source: None, first: at, at }
     }
 
     /// Its answer ends with `ReadyForQuery`.
     pub(super) fn ends_batch(&self) -> bool {
         matches!(
             self.expect,
-            Expect::Startup | Expect::Query(_) | Expect::Sync | Expect::Function | Expect::Unknown
+            Expect::Startup | Expect::Query(_) | Expect::Sync | Expect::Function | Expect::Unknown { .. }
         )
     }
 
@@ -209,7 +210,8 @@ impl Pairing {
 
     /// Ends an exchange, if it is still open.
     pub(super) fn end(&mut self, number: u64, ended: Ended, at: Mark, out: &mut Vec<Event>) {
-        let Some(open) = self.open.iter().position(|open| open.number == number).and_then(|at| self.open.remove(at))
+        let Some(open) =
+            self.open.iter().position(|open| open.number == number).and_then(|at| self.open.remove(at))
         else {
             return;
         };
@@ -237,7 +239,7 @@ impl Pairing {
     fn overflow(&mut self, at: Mark, out: &mut Vec<Event>) {
         out.push(Event::Lost { reason: LossReason::TooLarge, bytes: 0 });
         self.end_all(Ended::Gap, at, out);
-        self.items.push_back(Item::unknown(at));
+        self.items.push_back(Item::unknown(false, at));
     }
 
     /// How many `ReadyForQuery` are awaited.
@@ -250,17 +252,13 @@ impl Pairing {
         if !self.items.back().is_some_and(Item::ends_batch) {
             return;
         }
-        if !self.hidden {
-            self.pipelines |= !self.items.iter().any(|item| matches!(item.expect, Expect::Unknown));
+        let doubt = |item: &Item| matches!(item.expect, Expect::Unknown { certain: false });
+        if !self.hidden && !self.items.iter().any(doubt) {
+            self.pipelines = true;
         } else if !self.pipelines {
-            // A client that always waits has had its answer, in the bytes that were hidden.
+            // A client that always waits has had its answers, if any; they were hidden.
             self.end_all(Ended::Gap, at, out);
         }
-    }
-
-    /// An error has been answered and no `Sync` sent since.
-    pub(super) fn is_skipping(&self) -> bool {
-        self.skipping
     }
 
     /// Queues a request. Whatever the server ignores is not queued.
@@ -311,7 +309,13 @@ impl Pairing {
     }
 
     /// Takes an `Execute`: a new exchange, or one more execution of the last one.
-    pub(super) fn execute(&mut self, source: Source, first: Option<Mark>, message: &Message, out: &mut Vec<Event>) {
+    pub(super) fn execute(
+        &mut self,
+        source: Source,
+        first: Option<Mark>,
+        message: &Message,
+        out: &mut Vec<Event>,
+    ) {
         let joined = self.batch.filter(|&number| {
             first.is_some() && self.open(number).is_some_and(|open| open.source.as_ref() == Some(&source))
         });
@@ -333,8 +337,13 @@ impl Pairing {
             return;
         }
         self.settle_batch(out);
-        let number =
-            self.begin(Kind::Extended, Some(source.clone()), first.unwrap_or(message.first), message.last, out);
+        let number = self.begin(
+            Kind::Extended,
+            Some(source.clone()),
+            first.unwrap_or(message.first),
+            message.last,
+            out,
+        );
         // What prepared this execution belongs to it: its answers, and its errors.
         for item in self.items.iter_mut().rev() {
             if !item.prepares() || item.exchange.is_some() || item.source.as_ref() != Some(&source) {
@@ -403,6 +412,9 @@ impl Open {
             last: _,
             transaction,
         } = self;
+        // What a failed statement has done is undone, and of a batch only some of the tags were seen.
+        let uncertain = error.is_some() || (hidden && executions > 1);
+        let rows = counted.or((returns_rows && !hidden).then_some(seen)).filter(|_| !uncertain);
         let (name, text) = source.map_or((None, None), |source| (Some(source.name), source.text));
         Statement {
             kind,
@@ -410,7 +422,7 @@ impl Open {
             text: text.map(|text| text.sql),
             name: name.filter(|name| !name.is_empty()),
             tag,
-            rows: counted.or((returns_rows && !hidden).then_some(seen)),
+            rows,
             returns_rows,
             error,
             session,

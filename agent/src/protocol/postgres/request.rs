@@ -58,8 +58,12 @@ impl Postgres {
                 self.prepared = None;
                 self.pairing.settle_batch(out);
                 self.pairing.starting(message.last, out);
-                let number = self.pairing.begin(Kind::Function { oid }, None, message.first, message.last, out);
-                self.pairing.queue(Item { exchange: Some(number), ..Item::new(Expect::Function, None, message) }, out);
+                let number =
+                    self.pairing.begin(Kind::Function { oid }, None, message.first, message.last, out);
+                self.pairing.queue(
+                    Item { exchange: Some(number), ..Item::new(Expect::Function, None, message) },
+                    out,
+                );
             }
             b'c' | b'f' => self.pairing.copied(Item::new(Expect::CopyEnd, None, message)),
             // Copied data, passwords and Terminate say nothing.
@@ -141,10 +145,8 @@ impl Postgres {
         let text = text(&mut body, message.whole);
         let source = Source { name: Arc::clone(&name), text: Some(text.clone()) };
         self.pairing.settle_other_batch(&source, out);
-        if !self.pairing.is_skipping() {
-            self.prepared = Some(Prepared { name: Arc::clone(&name), first: message.first });
-            self.table.prepare(name, text);
-        }
+        self.prepared = Some(Prepared { name: Arc::clone(&name), first: message.first });
+        self.table.prepare(name, text);
         self.push(Item::new(Expect::Parse, Some(source), message), out);
     }
 

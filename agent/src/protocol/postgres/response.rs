@@ -24,7 +24,9 @@ impl Pairing {
         self.find_front(kind);
         let Some(front) = self.items.front().filter(|front| self.is_answer(kind, front)) else { return };
         let number = match &front.expect {
-            Expect::Query(query) if query.done < query.count && kind != b'Z' => Some(query.first + query.done),
+            Expect::Query(query) if query.done < query.count && kind != b'Z' => {
+                Some(query.first + query.done)
+            }
             _ => front.exchange,
         };
         let Some(number) = number else { return };
@@ -55,6 +57,8 @@ impl Pairing {
         }
         if message.kind == b'Z' {
             self.lenient = false;
+            self.skipping = false;
+            self.copying = false;
             self.synced = true;
             self.status = match message.body.first() {
                 Some(b'I') => Some(Transaction::Idle),
@@ -75,7 +79,8 @@ impl Pairing {
     fn find_front(&mut self, kind: u8) {
         while self.lenient
             && self.items.front().is_some_and(|item| {
-                !item.accepts(kind) && matches!(item.expect, Expect::Parse | Expect::Bind | Expect::Describe | Expect::Close)
+                !item.accepts(kind)
+                    && matches!(item.expect, Expect::Parse | Expect::Bind | Expect::Describe | Expect::Close)
             })
         {
             self.items.pop_front();
@@ -85,10 +90,13 @@ impl Pairing {
     /// Says whether a message answers the request in front.
     fn is_answer(&self, kind: u8, front: &Item) -> bool {
         // Answers to unseen requests end with ReadyForQuery, or where an answer fits that only a new request gets.
-        front.accepts(kind)
-            && (!self.orphans
-                || (matches!(kind, b'1' | b'2' | b'3' | b't' | b'n')
-                    && !matches!(front.expect, Expect::Query(_) | Expect::Unknown)))
+        let fits = match front.expect {
+            Expect::Query(_) | Expect::Unknown { .. } => false,
+            // The Sync of a batch whose beginning was not seen.
+            Expect::Sync => kind == b'Z',
+            _ => matches!(kind, b'1' | b'2' | b'3' | b't' | b'n'),
+        };
+        front.accepts(kind) && (fits || !self.orphans)
     }
 
     fn answer(&mut self, message: &Message, out: &mut Vec<Event>) {
@@ -104,12 +112,14 @@ impl Pairing {
         self.orphans = false;
         let Some(mut item) = self.items.pop_front() else { return };
         let stays = match (&mut item.expect, kind) {
-            (Expect::Unknown, b'Z') => {
-                self.give_up(false, message.last, out);
+            (Expect::Unknown { certain }, b'Z') => {
+                if !*certain {
+                    self.give_up(None, message.last, out);
+                }
                 false
             }
             (Expect::Query(_), _) => self.answer_query(&mut item, message, out),
-            (Expect::Describe, b't') | (Expect::Unknown, _) => true,
+            (Expect::Describe, b't') | (Expect::Unknown { .. }, _) | (Expect::Function, b'V') => true,
             (Expect::Sync, b'E') => {
                 self.fail_settled(message);
                 true
@@ -124,7 +134,6 @@ impl Pairing {
                 self.enter_copy();
                 true
             }
-            (Expect::Function, b'V') => true,
             (Expect::Function, b'E') => {
                 self.absorb(item.exchange, message);
                 true
@@ -154,7 +163,7 @@ impl Pairing {
         if self.orphans || !self.synced {
             self.orphans = !ready;
         } else if !self.lenient || ready {
-            self.give_up(true, message.last, out);
+            self.give_up(Some(true), message.last, out);
             if self.items.is_empty() {
                 self.orphans = !ready;
             } else if ready {
@@ -164,18 +173,21 @@ impl Pairing {
     }
 
     /// Ends as [`Ended::Gap`] what may or may not have been answered: everything up to the last request whose answer
-    /// ends with `ReadyForQuery`. With `await_ready`, those are still awaited.
-    fn give_up(&mut self, await_ready: bool, at: Mark, out: &mut Vec<Event>) {
+    /// ends with `ReadyForQuery`. Where those are still awaited, `awaited` says whether certainly.
+    fn give_up(&mut self, awaited: Option<bool>, at: Mark, out: &mut Vec<Event>) {
         let count = match self.items.iter().rposition(Item::ends_batch) {
             Some(last) => last + 1,
-            None if await_ready => self.items.len(),
+            None if awaited.is_some() => self.items.len(),
             None => return,
         };
         let mut unknown = Vec::new();
         for item in self.items.drain(..count).collect::<Vec<_>>() {
-            let keeps = await_ready || matches!(item.expect, Expect::Unknown);
-            if item.ends_batch() && keeps {
-                unknown.push(Item::unknown(at));
+            match (&item.expect, awaited) {
+                (Expect::Unknown { certain }, _) => {
+                    unknown.push(Item::unknown(*certain && awaited != Some(false), at));
+                }
+                (_, Some(certain)) if item.ends_batch() => unknown.push(Item::unknown(certain, at)),
+                _ => {}
             }
             let numbers = match &item.expect {
                 Expect::Query(query) => query.first + query.done..query.first + query.count,
@@ -185,7 +197,7 @@ impl Pairing {
                 self.end(number, Ended::Gap, at, out);
             }
         }
-        for item in unknown {
+        for item in unknown.into_iter().rev() {
             self.items.push_front(item);
         }
     }
@@ -195,6 +207,8 @@ impl Pairing {
         let (first, at) = (item.first, item.at);
         let Expect::Query(query) = &mut item.expect else { return false };
         match message.kind {
+            // After hidden bytes, answers to what has been given up.
+            b'C' | b'I' | b'E' if self.lenient && query.done == query.count => true,
             b'C' | b'I' | b'E' => {
                 let number = if query.done < query.count {
                     query.first + query.done
@@ -253,7 +267,13 @@ impl Pairing {
         }
     }
 
-    fn complete_execution(&mut self, exchange: Option<u64>, message: &Message, stays: bool, out: &mut Vec<Event>) {
+    fn complete_execution(
+        &mut self,
+        exchange: Option<u64>,
+        message: &Message,
+        stays: bool,
+        out: &mut Vec<Event>,
+    ) {
         self.absorb(exchange, message);
         let Some(number) = exchange.filter(|_| !stays) else { return };
         let Some(open) = self.open(number).filter(|open| open.pending == 0) else { return };
@@ -302,7 +322,7 @@ impl Pairing {
         self.absorb(Some(number), message);
         self.end(number, Ended::Complete, message.last, out);
         while let Some(next) = self.items.front() {
-            if matches!(next.expect, Expect::Sync | Expect::Unknown) {
+            if matches!(next.expect, Expect::Sync | Expect::Unknown { .. }) {
                 return;
             }
             if let Some(next) = self.items.pop_front() {
@@ -321,9 +341,22 @@ impl Pairing {
 
     /// Message boundaries of the client's side are hidden.
     pub(super) fn requests_hidden(&mut self, at: Mark, out: &mut Vec<Event>) {
+        // A Sync may be among them, and the end of a copy.
+        self.skipping = false;
+        self.copying = false;
+        if let Some(open) = self.batch.and_then(|number| self.open(number)) {
+            open.hidden = true;
+        }
         self.settle_batch(out);
-        if !self.items.back().is_some_and(|item| matches!(item.expect, Expect::Unknown)) {
-            self.items.push_back(Item::unknown(at));
+        if !self.items.back().is_some_and(|item| matches!(item.expect, Expect::Unknown { .. })) {
+            self.items.push_back(Item::unknown(false, at));
+        }
+    }
+
+    /// The hidden requests ended with a `Sync`.
+    pub(super) fn requests_found(&mut self) {
+        if let Some(Item { expect: Expect::Unknown { certain }, .. }) = self.items.back_mut() {
+            *certain = true;
         }
     }
 
@@ -332,7 +365,7 @@ impl Pairing {
         self.hidden = false;
         if self.batches() != 1 {
             // Which of several it is cannot be known.
-            self.give_up(true, at, out);
+            self.give_up(Some(false), at, out);
             self.orphans = self.items.is_empty();
             return;
         }
@@ -429,7 +462,7 @@ impl Item {
     /// Says whether a message may answer this.
     fn accepts(&self, kind: u8) -> bool {
         match &self.expect {
-            Expect::Unknown => true,
+            Expect::Unknown { .. } => true,
             Expect::Startup => matches!(kind, b'E' | b'Z'),
             Expect::Query(_) => b"TDCIEGHWdcZ".contains(&kind),
             Expect::Parse => matches!(kind, b'1' | b'E'),
@@ -464,6 +497,9 @@ impl Open {
         {
             self.counted = Some(self.counted.unwrap_or_default().saturating_add(rows));
         }
+        if verb == "COPY" {
+            self.kind = Kind::Copy;
+        }
         self.returns_rows |= matches!(verb, "SELECT" | "FETCH");
         self.ended = Ended::Complete;
         self.tag = Some(tag.to_owned());
@@ -494,5 +530,7 @@ fn error(body: &[u8]) -> PgError {
 /// 64-bit FNV-1a of a notification's channel and payload, without the last zero byte.
 fn fnv(bytes: &[u8]) -> u64 {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -73,7 +73,7 @@ impl Search {
         for at in (oldest..anchor).rev() {
             let here = self.window.get(at..first).unwrap_or_default();
             // Row data is no anchor: a lone byte in it may look like a short message.
-            if matches!(here.first(), Some(kind) if b"CsIEN123tnTDSA".contains(kind)) && is_one(here) {
+            if matches!(here.first(), Some(kind) if b"CsIEN123tnTDSAGHWdcV".contains(kind)) && is_one(here) {
                 first = at;
             }
         }
@@ -93,15 +93,19 @@ pub(super) fn request_boundary(bytes: &[u8]) -> Option<usize> {
     if detect::begins_message(Side::Request, bytes) {
         return Some(0);
     }
-    bytes.windows(SYNC.len()).enumerate().filter(|(_, window)| *window == SYNC).map(|(at, _)| at + SYNC.len()).find(
-        |&end| {
+    bytes
+        .windows(SYNC.len())
+        .enumerate()
+        .filter(|(_, window)| *window == SYNC)
+        .map(|(at, _)| at + SYNC.len())
+        .find(|&end| {
             let rest = bytes.get(end..).unwrap_or_default();
             // A text that ends with `S` before a four-byte parameter looks like a Sync; what follows does not.
             rest.is_empty()
                 || rest.get(..5).is_some_and(|head| {
-                    let (kind, length) = (head[0], head.iter().skip(1).fold(0, |sum, &b| (sum << 8) | u32::from(b)));
+                    let (kind, length) =
+                        (head[0], head.iter().skip(1).fold(0, |sum, &b| (sum << 8) | u32::from(b)));
                     wire::accepts(Side::Request, kind, length)
                 })
-        },
-    )
+        })
 }

@@ -12,7 +12,8 @@ use crate::signal::{Address, Attribute, Description, Endpoints, Role, Status, Te
 pub fn describe(statement: &Statement, role: Role, endpoints: &Endpoints, text: TextMode) -> Description {
     let analysis = statement.text.as_deref().map(sql::analyse).unwrap_or_default();
     let batch = statement.batch.is_some();
-    let operation = operation(statement, &analysis).map(|name| if batch { format!("BATCH {name}") } else { name });
+    let operation =
+        operation(statement, &analysis).map(|name| if batch { format!("BATCH {name}") } else { name });
     let summary =
         analysis.summary.as_ref().map(|text| if batch { format!("BATCH {text}") } else { text.clone() });
     let database = statement.session.as_ref().and_then(|session| session.database.clone());
@@ -28,7 +29,8 @@ pub fn describe(statement: &Statement, role: Role, endpoints: &Endpoints, text: 
     put("db.stored_procedure.name", analysis.procedure);
     put("db.query.summary", summary);
     put("db.query.text", shown(statement, text));
-    let sqlstate = statement.error.as_ref().map(|error| error.sqlstate.clone()).filter(|code| !code.is_empty());
+    let sqlstate =
+        statement.error.as_ref().map(|error| error.sqlstate.clone()).filter(|code| !code.is_empty());
     put("db.response.status_code", sqlstate);
     put("error.type", error_type(statement).map(str::to_owned));
     numbers(statement, &mut attributes);
@@ -56,7 +58,12 @@ fn operation(statement: &Statement, analysis: &Analysis) -> Option<String> {
         return analysis.operation.clone();
     }
     let mut name = String::new();
-    for word in statement.tag.as_deref()?.split(' ').take_while(|word| !word.starts_with(|c: char| c.is_ascii_digit())) {
+    for word in statement
+        .tag
+        .as_deref()?
+        .split(' ')
+        .take_while(|word| !word.starts_with(|c: char| c.is_ascii_digit()))
+    {
         if !name.is_empty() {
             name.push(' ');
         }
@@ -93,7 +100,9 @@ fn addresses(role: Role, endpoints: &Endpoints, attributes: &mut Vec<Attribute>)
             attributes.push(Attribute::new("server.address", address.ip().to_string()));
             attributes.push(Attribute::new("server.port", i64::from(address.port())));
         }
-        Address::Unix(path) if !path.is_empty() => attributes.push(Attribute::new("server.address", path.clone())),
+        Address::Unix(path) if !path.is_empty() => {
+            attributes.push(Attribute::new("server.address", path.clone()));
+        }
         Address::Unix(_) | Address::Unknown => {}
     }
     match &endpoints.remote {
@@ -148,7 +157,9 @@ fn error_type(statement: &Statement) -> Option<&str> {
 fn status(statement: &Statement) -> Status {
     match (&statement.error, statement.ended) {
         (Some(error), _) => Status::Error(format!("{} {}", error.severity, error.sqlstate).trim().to_owned()),
-        (None, Ended::Skipped) => Status::Error("not executed: an earlier statement of the batch failed".to_owned()),
+        (None, Ended::Skipped) => {
+            Status::Error("not executed: an earlier statement of the batch failed".to_owned())
+        }
         (None, Ended::Cut) => Status::Error("connection closed before the answer".to_owned()),
         (None, Ended::Complete | Ended::Suspended | Ended::Gap) => Status::Unset,
     }

@@ -1,7 +1,7 @@
 //! SQL as text: tokens of the `PostgreSQL` dialect, removal of literals, separation of statements.
 //!
 //! No grammar: the lexical structure is enough for all of it, and also holds for statements that the server refuses
-//! or of which only the beginning is known. Source: *PostgreSQL, SQL Syntax, Lexical Structure*, with
+//! or of which only the beginning is known. Source: *`PostgreSQL`, SQL Syntax, Lexical Structure*, with
 //! `standard_conforming_strings` on (the default since 9.1).
 
 pub use super::summary::{Analysis, analyse, summary};
@@ -87,7 +87,9 @@ fn lex(text: &[u8]) -> (Kind, usize) {
         (b'0'..=b'9', _) | (b'.', b'0'..=b'9') => (Kind::Literal, number(text)),
         (b'$', b'0'..=b'9') => (Kind::Parameter, span(text, 1, |b| b.is_ascii_digit())),
         (b'$', _) => dollar(text).map_or((Kind::Mark, 1), |length| (Kind::Literal, length)),
-        (b, _) if is_word(b) => (Kind::Word, span(text, 0, |b| is_word(b) || b.is_ascii_digit() || b == b'$')),
+        (b, _) if is_word(b) => {
+            (Kind::Word, span(text, 0, |b| is_word(b) || b.is_ascii_digit() || b == b'$'))
+        }
         _ => (Kind::Mark, 1),
     }
 }
@@ -138,7 +140,8 @@ fn quoted(text: &[u8], mut at: usize, quote: u8, backslash: bool) -> usize {
 }
 
 fn number(text: &[u8]) -> usize {
-    let radix = text.first() == Some(&b'0') && matches!(text.get(1), Some(b'x' | b'X' | b'o' | b'O' | b'b' | b'B'));
+    let radix =
+        text.first() == Some(&b'0') && matches!(text.get(1), Some(b'x' | b'X' | b'o' | b'O' | b'b' | b'B'));
     let mut at = 0;
     while let Some(&byte) = text.get(at) {
         let exponent = matches!(byte, b'e' | b'E') && !radix;
@@ -147,7 +150,10 @@ fn number(text: &[u8]) -> usize {
             break;
         }
         at += 1;
-        if exponent && matches!(text.get(at), Some(b'+' | b'-')) && text.get(at + 1).is_some_and(u8::is_ascii_digit) {
+        if exponent
+            && matches!(text.get(at), Some(b'+' | b'-'))
+            && text.get(at + 1).is_some_and(u8::is_ascii_digit)
+        {
             at += 1;
         }
     }

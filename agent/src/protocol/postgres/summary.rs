@@ -214,8 +214,8 @@ impl<'t, 'a> Reader<'t, 'a> {
                 self.skip(&["RECURSIVE"]);
                 self.common();
             }
-            "WHERE" | "GROUP" | "ORDER" | "HAVING" | "LIMIT" | "OFFSET" | "FETCH" | "FOR" | "UNION" | "INTERSECT"
-            | "EXCEPT" | "SET" | "RETURNING" | "WINDOW" | "VALUES" | "WHEN"
+            "WHERE" | "GROUP" | "ORDER" | "HAVING" | "LIMIT" | "OFFSET" | "FETCH" | "FOR" | "UNION"
+            | "INTERSECT" | "EXCEPT" | "SET" | "RETURNING" | "WINDOW" | "VALUES" | "WHEN"
                 if !start =>
             {
                 self.scope().list = false;
@@ -280,10 +280,10 @@ impl<'t, 'a> Reader<'t, 'a> {
                 self.resumes = true;
             }
             "VALUES" => self.operation(token.text),
-            "ABORT" | "ANALYZE" | "BEGIN" | "CHECKPOINT" | "CLOSE" | "CLUSTER" | "COMMENT" | "COMMIT" | "DEALLOCATE"
-            | "DISCARD" | "DO" | "END" | "EXECUTE" | "FETCH" | "GRANT" | "IMPORT" | "LOAD" | "MOVE" | "REASSIGN"
-            | "REINDEX" | "RELEASE" | "RESET" | "REVOKE" | "ROLLBACK" | "SAVEPOINT" | "SECURITY" | "SET" | "SHOW"
-            | "VACUUM" => {
+            "ABORT" | "ANALYZE" | "BEGIN" | "CHECKPOINT" | "CLOSE" | "CLUSTER" | "COMMENT" | "COMMIT"
+            | "DEALLOCATE" | "DISCARD" | "DO" | "END" | "EXECUTE" | "FETCH" | "GRANT" | "IMPORT" | "LOAD"
+            | "MOVE" | "REASSIGN" | "REINDEX" | "RELEASE" | "RESET" | "REVOKE" | "ROLLBACK" | "SAVEPOINT"
+            | "SECURITY" | "SET" | "SHOW" | "VACUUM" => {
                 self.operation(token.text);
                 self.closed = true;
             }
@@ -294,8 +294,21 @@ impl<'t, 'a> Reader<'t, 'a> {
     /// `CREATE`, `ALTER` and `DROP`: the kind of thing belongs to the operation.
     fn definition(&mut self, verb: Token<'a>) {
         self.skip(&[
-            "OR", "REPLACE", "GLOBAL", "LOCAL", "TEMP", "TEMPORARY", "UNLOGGED", "UNIQUE", "RECURSIVE", "FOREIGN",
-            "EVENT", "TRUSTED", "PROCEDURAL", "DEFAULT", "CONSTRAINT",
+            "OR",
+            "REPLACE",
+            "GLOBAL",
+            "LOCAL",
+            "TEMP",
+            "TEMPORARY",
+            "UNLOGGED",
+            "UNIQUE",
+            "RECURSIVE",
+            "FOREIGN",
+            "EVENT",
+            "TRUSTED",
+            "PROCEDURAL",
+            "DEFAULT",
+            "CONSTRAINT",
         ]);
         let noun = self.at;
         let word = self.peek().map(|token| token.text.to_ascii_uppercase()).unwrap_or_default();
@@ -338,7 +351,18 @@ impl<'t, 'a> Reader<'t, 'a> {
 
     /// Reads a target; what it is called without quotes.
     fn target(&mut self, place: Place) -> Option<String> {
-        self.skip(&["ONLY", "LATERAL", "IF", "NOT", "EXISTS", "TEMP", "TEMPORARY", "UNLOGGED", "TABLE", "CONCURRENTLY"]);
+        self.skip(&[
+            "ONLY",
+            "LATERAL",
+            "IF",
+            "NOT",
+            "EXISTS",
+            "TEMP",
+            "TEMPORARY",
+            "UNLOGGED",
+            "TABLE",
+            "CONCURRENTLY",
+        ]);
         let (written, name) = self.name()?;
         if place == Place::Source && self.peek().is_some_and(|token| token.is_mark("(")) {
             return None;

@@ -66,6 +66,12 @@ impl Table {
         }
     }
 
+    /// Forgets what requests that were not seen may have replaced: names that are used again and again.
+    pub(super) fn doubt(&mut self) {
+        self.portals.clear();
+        self.forget("");
+    }
+
     /// What is known of a statement.
     pub(super) fn source(&mut self, name: &str) -> Source {
         self.uses += 1;
@@ -73,7 +79,8 @@ impl Table {
             *used = self.uses;
             text.clone()
         });
-        let name = self.statements.get_key_value(name).map_or_else(|| name.into(), |(key, _)| Arc::clone(key));
+        let name =
+            self.statements.get_key_value(name).map_or_else(|| name.into(), |(key, _)| Arc::clone(key));
         Source { name, text }
     }
 

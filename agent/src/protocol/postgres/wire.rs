@@ -1,7 +1,7 @@
 //! The wire: one half of a connection cut into messages.
 //!
 //! Only messages whose content means something here are buffered, and only their beginning; rows, parameters and
-//! copied data are skipped by count. Source: *PostgreSQL, Frontend/Backend Protocol, Message Formats*.
+//! copied data are skipped by count. Source: *`PostgreSQL`, Frontend/Backend Protocol, Message Formats*.
 
 use crate::protocol::{Mark, Side};
 
@@ -27,31 +27,38 @@ pub(super) const GSSENC: u32 = 80_877_104;
 
 /// Says whether a message of this type may have this length (which counts itself, but not the type byte).
 pub(super) fn accepts(side: Side, kind: u8, length: u32) -> bool {
-    let (least, most) = match (side, kind) {
-        (Side::Request, b'S' | b'H' | b'X' | b'c') | (Side::Response, b'1' | b'2' | b'3' | b'n' | b's' | b'I' | b'c') => {
-            (4, 4)
-        }
-        (Side::Request, b'Q' | b'f') => (5, MAX_MESSAGE),
-        (Side::Request, b'P') => (8, MAX_MESSAGE),
-        (Side::Request, b'B') => (12, MAX_MESSAGE),
-        (Side::Request, b'E') => (9, 1 << 16),
-        (Side::Request, b'D' | b'C') => (6, 1 << 16),
-        (Side::Request, b'F') => (14, MAX_MESSAGE),
-        (Side::Request, b'p') => (4, 1 << 16),
-        (Side::Request | Side::Response, b'd') => (4, MAX_MESSAGE),
-        (Side::Response, b'Z') => (5, 5),
-        (Side::Response, b'C') => (5, 1024),
-        (Side::Response, b'T' | b'D' | b't') => (6, MAX_MESSAGE),
-        (Side::Response, b'E' | b'N') => (5, MAX_MESSAGE),
-        (Side::Response, b'R') => (8, 1 << 16),
-        (Side::Response, b'S') => (6, 1 << 16),
-        // The key of BackendKeyData is 4 bytes, up to 256 from protocol 3.2 on.
-        (Side::Response, b'K') => (12, 264),
-        (Side::Response, b'A') => (10, 1 << 16),
-        (Side::Response, b'G' | b'H' | b'W') => (7, 1 << 16),
-        (Side::Response, b'V') => (8, MAX_MESSAGE),
-        (Side::Response, b'v') => (12, 1 << 16),
-        _ => return false,
+    /// Names, parameters and column formats; nothing that carries values.
+    const SHORT: u32 = 1 << 16;
+    let (least, most) = match side {
+        Side::Request => match kind {
+            b'S' | b'H' | b'X' | b'c' => (4, 4),
+            b'p' => (4, SHORT),
+            b'd' => (4, MAX_MESSAGE),
+            b'Q' | b'f' => (5, MAX_MESSAGE),
+            b'D' | b'C' => (6, SHORT),
+            b'P' => (8, MAX_MESSAGE),
+            b'E' => (9, SHORT),
+            b'B' => (12, MAX_MESSAGE),
+            b'F' => (14, MAX_MESSAGE),
+            _ => return false,
+        },
+        Side::Response => match kind {
+            b'1' | b'2' | b'3' | b'n' | b's' | b'I' | b'c' => (4, 4),
+            b'd' => (4, MAX_MESSAGE),
+            b'Z' => (5, 5),
+            b'C' => (5, 1024),
+            b'E' | b'N' => (5, MAX_MESSAGE),
+            b'S' => (6, SHORT),
+            b'T' | b'D' | b't' => (6, MAX_MESSAGE),
+            b'G' | b'H' | b'W' => (7, SHORT),
+            b'R' => (8, SHORT),
+            b'V' => (8, MAX_MESSAGE),
+            b'A' => (10, SHORT),
+            b'v' => (12, SHORT),
+            // The key of BackendKeyData is 4 bytes, up to 256 from protocol 3.2 on.
+            b'K' => (12, 264),
+            _ => return false,
+        },
     };
     (least..=most).contains(&length)
 }
@@ -202,8 +209,13 @@ impl Framer {
                         *whole = taken <= room;
                     }
                     if *left == 0 {
-                        self.state =
-                            State::Done { kind: *kind, code: *code, whole: *whole, first: *first, last: mark };
+                        self.state = State::Done {
+                            kind: *kind,
+                            code: *code,
+                            whole: *whole,
+                            first: *first,
+                            last: mark,
+                        };
                     }
                 }
                 State::Done { kind, code, whole, first, last } => {
@@ -254,7 +266,8 @@ impl Framer {
                 *left -= taken;
                 *whole = *whole && taken == 0;
                 if *left == 0 {
-                    self.state = State::Done { kind: *kind, code: *code, whole: *whole, first: *first, last: mark };
+                    self.state =
+                        State::Done { kind: *kind, code: *code, whole: *whole, first: *first, last: mark };
                 }
                 length - taken
             }

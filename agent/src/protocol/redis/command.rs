@@ -54,6 +54,15 @@ impl Command {
         }
     }
 
+    /// Whether this is what [`Command::operation`] gives.
+    pub(super) fn is_operation(&self, operation: &str) -> bool {
+        match (&self.sub, operation.strip_prefix(self.name.as_str())) {
+            (None, Some("")) => true,
+            (Some(sub), Some(rest)) => rest.strip_prefix(' ') == Some(sub),
+            _ => false,
+        }
+    }
+
     /// The kept arguments after name and sub-command.
     pub fn arguments(&self) -> impl Iterator<Item = Argument<'_>> {
         let mut start = 0;
@@ -108,7 +117,8 @@ impl Command {
     /// Takes bytes of the argument opened last, as far as there is room.
     pub(super) fn extend_argument(&mut self, bytes: &[u8]) {
         if let Some(last) = self.kept.len().checked_sub(1) {
-            let start = last.checked_sub(1).and_then(|before| self.kept.get(before)).map_or(0, |kept| kept.end);
+            let start =
+                last.checked_sub(1).and_then(|before| self.kept.get(before)).map_or(0, |kept| kept.end);
             let room = MAX_ARGUMENT.saturating_sub(self.text.len() - start);
             self.text.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
             if let Some(kept) = self.kept.last_mut() {

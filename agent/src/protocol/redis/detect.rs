@@ -14,9 +14,8 @@ const MAX_LINE: usize = 512;
 const MAX_BODY: u64 = 64;
 
 /// Simple strings with which Redis answers. Others are not believed: a `+` begins lines of several protocols.
-const STATUSES: &[&[u8]] = &[
-    b"OK", b"PONG", b"QUEUED", b"RESET", b"string", b"list", b"set", b"zset", b"hash", b"stream", b"none",
-];
+const STATUSES: &[&[u8]] =
+    &[b"OK", b"PONG", b"QUEUED", b"RESET", b"string", b"list", b"set", b"zset", b"hash", b"stream", b"none"];
 
 /// Says whether the first bytes of one half of a connection are RESP, and of which side.
 ///
@@ -106,7 +105,8 @@ fn status(bytes: &[u8]) -> Result<Side, Undecided> {
 
 fn error(bytes: &[u8]) -> Result<Side, Undecided> {
     let text = bytes.get(1..).unwrap_or_default();
-    let end = text.iter().position(|byte| !(byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_'));
+    let end =
+        text.iter().position(|byte| !(byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_'));
     let prefix = end.unwrap_or(text.len());
     if prefix > 24 || text.first().is_some_and(|byte| !byte.is_ascii_uppercase()) {
         return Err(No);

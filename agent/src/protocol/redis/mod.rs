@@ -1,4 +1,4 @@
-//! Redis (and Valkey, KeyDB, Dragonfly): RESP2 and RESP3.
+//! Redis (and Valkey, `KeyDB`, Dragonfly): RESP2 and RESP3.
 //!
 //! An exchange is a command or a pipeline with all its replies. What belongs to a pipeline is decided by system calls
 //! and not by how bytes arrive here: a command continues the batch of the one before it if its first byte left in the

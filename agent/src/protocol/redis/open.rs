@@ -111,7 +111,7 @@ impl Open {
         } else if !self.mixed {
             match &batch.operation {
                 None => batch.operation = Some(command.operation()),
-                Some(operation) if *operation == command.operation() => {}
+                Some(operation) if command.is_operation(operation) => {}
                 Some(_) => {
                     batch.operation = None;
                     self.mixed = true;

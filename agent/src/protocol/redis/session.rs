@@ -99,6 +99,12 @@ impl Redis {
         }
     }
 
+    /// Batches and runs of replies that are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.open.len(), self.open.iter().map(|open| open.runs.len()).sum())
+    }
+
     fn request_data(&mut self, mut bytes: &[u8], mark: Mark, out: &mut Vec<Event>) {
         if self.request_hunt.active && self.request_hunt.given_up == Some(mark) {
             self.request_hunt.skipped += bytes.len() as u64;
@@ -222,8 +228,8 @@ impl Redis {
 
     /// Judges a value by its type. False if it cannot belong here.
     fn open_value(&mut self, kind: u8, out: &mut Vec<Event>) -> bool {
-        if matches!(kind, b'>' | b'%' | b'~' | b'_' | b'#' | b',' | b'(' | b'=' | b'!') {
-            self.resp3 = true;
+        if !self.response_hunt.active {
+            self.resp3 |= matches!(kind, b'>' | b'%' | b'~' | b'_' | b'#' | b',' | b'(' | b'=' | b'!');
         }
         let front = self.front().map(|open| open.runs.front().map(|run| run.expect));
         let front = front.flatten();
@@ -256,7 +262,10 @@ impl Redis {
         let message = self.replies.message();
         let Some(push) = &message.push else { return false };
         let plausible = match message.kind {
-            b'>' => !push.kind.is_empty() && push.kind.iter().all(u8::is_ascii_lowercase),
+            b'>' => {
+                !push.kind.is_empty()
+                    && push.kind.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'-')
+            }
             _ => push.is_published(),
         };
         if plausible {
@@ -327,7 +336,6 @@ impl Redis {
         self.reply_at(message.first, out);
         let ok = message.error.is_none();
         match expect {
-            Expect::Plain | Expect::Subscription(..) => {}
             Expect::Select(index) => match message.status {
                 Some(Status::Ok) => self.database = index,
                 Some(Status::Queued) => self.queued_database = index,
@@ -349,7 +357,7 @@ impl Redis {
                 self.resp3 = false;
                 self.subscriptions = Subscriptions::default();
             }
-            Expect::Reset => {}
+            Expect::Plain | Expect::Subscription(..) | Expect::Reset => {}
             Expect::Stream => self.over = ok,
         }
         let error = message.error.or(if expect == Expect::Exec { message.inner_error } else { None });
@@ -372,8 +380,11 @@ impl Redis {
         } else {
             String::new()
         };
-        let kind =
-            Kind::Push { kind: String::from_utf8_lossy(&push.kind).into_owned(), channel, payload: push.payload };
+        let kind = Kind::Push {
+            kind: String::from_utf8_lossy(&push.kind).into_owned(),
+            channel,
+            payload: push.payload,
+        };
         Batch { database: self.database, ..Batch::empty(kind) }
     }
 
@@ -437,8 +448,11 @@ impl Redis {
     fn end_first(&mut self, ended: Ended, at: Option<Mark>, out: &mut Vec<Event>) {
         if let Some(mut open) = self.open.pop_front() {
             self.runs = self.runs.saturating_sub(open.runs.len());
-            let (ended, at) =
-                if open.runs.is_empty() { (Ended::Complete, open.last) } else { (ended, at.unwrap_or(open.last)) };
+            let (ended, at) = if open.runs.is_empty() {
+                (Ended::Complete, open.last)
+            } else {
+                (ended, at.unwrap_or(open.last))
+            };
             open.batch.ended = ended;
             open.batch.database = self.database;
             let detail = Detail::Redis(Box::new(open.batch));

@@ -335,9 +335,9 @@ pub(super) fn is_inline(word: &[u8]) -> bool {
 
 /// Whether these bytes could still become a word that begins an inline command.
 pub(super) fn begins_inline(bytes: &[u8]) -> bool {
-    INLINE.iter().any(|known| {
-        known.as_bytes().get(..bytes.len()).is_some_and(|head| head.eq_ignore_ascii_case(bytes))
-    })
+    INLINE
+        .iter()
+        .any(|known| known.as_bytes().get(..bytes.len()).is_some_and(|head| head.eq_ignore_ascii_case(bytes)))
 }
 
 /// Whether the command (upper case) has sub-commands.

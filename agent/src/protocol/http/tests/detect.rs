@@ -6,7 +6,12 @@ use crate::protocol::{
 fn every_prefix(text: &[u8], certain_from: usize, side: Side) {
     for length in 0..=text.len() {
         let expected = if length < certain_from { Guess::More } else { Guess::Yes(side) };
-        assert_eq!(detect(&text[..length]), expected, "{length} bytes of {:?}", String::from_utf8_lossy(text));
+        assert_eq!(
+            detect(&text[..length]),
+            expected,
+            "{length} bytes of {:?}",
+            String::from_utf8_lossy(text)
+        );
     }
 }
 

@@ -11,28 +11,36 @@ fn a_request_and_its_response_are_one_exchange() {
 fn a_connection_is_kept_alive_for_many_exchanges() {
     let mut wire = Wire::new();
     wire.request(GET).response(OK).request(GET_B).response(OK).close();
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "reply 0 at 2",
-        "end 0 at 2: GET /a 200",
-        "begin 1 at 3-3",
-        "reply 1 at 4",
-        "end 1 at 4: GET /b 200",
-    ]);
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 2",
+            "end 0 at 2: GET /a 200",
+            "begin 1 at 3-3",
+            "reply 1 at 4",
+            "end 1 at 4: GET /b 200",
+        ]
+    );
 }
 
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
     let mut wire = Wire::new();
-    wire.request([GET, GET_B].concat()).response(OK).response("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "begin 1 at 1-1",
-        "reply 0 at 2",
-        "end 0 at 2: GET /a 200",
-        "reply 1 at 3",
-        "end 1 at 3: GET /b 404",
-    ]);
+    wire.request([GET, GET_B].concat())
+        .response(OK)
+        .response("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "begin 1 at 1-1",
+            "reply 0 at 2",
+            "end 0 at 2: GET /a 200",
+            "reply 1 at 3",
+            "end 1 at 3: GET /b 404",
+        ]
+    );
 }
 
 #[test]
@@ -45,11 +53,14 @@ fn the_marks_are_those_of_the_first_and_last_bytes() {
         };
     }
     let (end, reply) = (GET.len() + OK.len(), GET.len() + 1);
-    assert_eq!(wire.story(), [
-        format!("begin 0 at 1-{}", GET.len()),
-        format!("reply 0 at {reply}"),
-        format!("end 0 at {end}: GET /a 200")
-    ]);
+    assert_eq!(
+        wire.story(),
+        [
+            format!("begin 0 at 1-{}", GET.len()),
+            format!("reply 0 at {reply}"),
+            format!("end 0 at {end}: GET /a 200")
+        ]
+    );
 }
 
 #[test]
@@ -63,22 +74,25 @@ fn only_the_fields_that_matter_are_kept() {
     );
     wire.request(head).response(OK);
     let ended = wire.ended();
-    assert_eq!(ended, [Exchange {
-        method: "POST".into(),
-        target: "/a?b=c".into(),
-        version: super::super::Version::Http10,
-        host: Some("example.com:81".into()),
-        user_agent: Some("curl/8".into()),
-        forwarded_proto: Some("HTTPS".into()),
-        incoming: Some(crate::protocol::Incoming {
-            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
-            tracestate: "a=1,b=2".into(),
-        }),
-        status: Some(200),
-        request_size: 3,
-        response_size: 2,
-        ..Exchange::default()
-    }]);
+    assert_eq!(
+        ended,
+        [Exchange {
+            method: "POST".into(),
+            target: "/a?b=c".into(),
+            version: super::super::Version::Http10,
+            host: Some("example.com:81".into()),
+            user_agent: Some("curl/8".into()),
+            forwarded_proto: Some("HTTPS".into()),
+            incoming: Some(crate::protocol::Incoming {
+                traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+                tracestate: "a=1,b=2".into(),
+            }),
+            status: Some(200),
+            request_size: 3,
+            response_size: 2,
+            ..Exchange::default()
+        }]
+    );
     assert!(!format!("{ended:?}").contains("hunter2"));
 }
 
@@ -110,7 +124,10 @@ fn forwarded_wins_over_its_forerunner() {
 fn long_values_are_cut_and_credentials_go_before_the_cut() {
     let mut wire = Wire::new();
     let password = "p".repeat(3000);
-    wire.request(format!("GET http://user:{password}@example.com/{} HTTP/1.1\r\n\r\n", "\u{e4}".repeat(2000)));
+    wire.request(format!(
+        "GET http://user:{password}@example.com/{} HTTP/1.1\r\n\r\n",
+        "\u{e4}".repeat(2000)
+    ));
     wire.response(OK).request(format!("GET /{} HTTP/1.1\r\nHost: {password}\r\n\r\n", "q".repeat(3000)));
     let ended = wire.response(OK).ended();
     assert!(ended[0].target.starts_with("http://example.com/\u{e4}"), "{}", ended[0].target);
@@ -121,14 +138,15 @@ fn long_values_are_cut_and_credentials_go_before_the_cut() {
 #[test]
 fn chunks_with_extensions_and_trailers_are_counted_without_the_coding() {
     let mut wire = Wire::new();
-    let chunks = "5;name=\"va;lue\"\r\nhello\r\n00A ; x\r\n0123456789\r\n000\r\nTrailer: 1\r\nMore: 2\r\n\r\n";
+    let chunks =
+        "5;name=\"va;lue\"\r\nhello\r\n00A ; x\r\n0123456789\r\n000\r\nTrailer: 1\r\nMore: 2\r\n\r\n";
     let request = format!("PUT /a HTTP/1.1\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n{chunks}");
     wire.request(request + GET_B).response(CHUNKED).response(chunks).response(OK);
     let ended = wire.ended();
-    assert_eq!(ended.iter().map(|end| (end.request_size, end.response_size)).collect::<Vec<_>>(), [
-        (15, 15),
-        (0, 2)
-    ]);
+    assert_eq!(
+        ended.iter().map(|end| (end.request_size, end.response_size)).collect::<Vec<_>>(),
+        [(15, 15), (0, 2)]
+    );
 }
 
 #[test]
@@ -160,15 +178,16 @@ fn interim_responses_are_not_the_final_one() {
 
 #[test]
 fn a_body_without_length_ends_with_the_connection() {
-    for head in ["HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nContent-Length: 1\r\n\r\n"] {
+    for head in
+        ["HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nContent-Length: 1\r\n\r\n"]
+    {
         let mut wire = Wire::new();
         wire.request(GET).response(head).response("some").response("HTTP/1.1 500 No\r\n\r\n").close();
         let events = wire.events();
-        assert_eq!(events.iter().map(word).collect::<Vec<_>>(), [
-            "begin 0 at 1-1",
-            "reply 0 at 2",
-            "end 0 at 4: GET /a 200"
-        ]);
+        assert_eq!(
+            events.iter().map(word).collect::<Vec<_>>(),
+            ["begin 0 at 1-1", "reply 0 at 2", "end 0 at 4: GET /a 200"]
+        );
         wire.events = events;
         assert_eq!(wire.ended()[0].response_size, 23);
     }
@@ -193,14 +212,17 @@ fn a_response_may_start_and_end_before_the_request_is_complete() {
     wire.request("POST /a HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
     wire.response("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").request("defghij").request(GET_B);
     let events = wire.response(OK).events();
-    assert_eq!(events.iter().map(word).collect::<Vec<_>>(), [
-        "begin 0 at 1-1",
-        "reply 0 at 2",
-        "end 0 at 2: POST /a 413",
-        "begin 1 at 4-4",
-        "reply 1 at 5",
-        "end 1 at 5: GET /b 200",
-    ]);
+    assert_eq!(
+        events.iter().map(word).collect::<Vec<_>>(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 2",
+            "end 0 at 2: POST /a 413",
+            "begin 1 at 4-4",
+            "reply 1 at 5",
+            "end 1 at 5: GET /b 200",
+        ]
+    );
     wire.events = events;
     assert_eq!(wire.ended()[0].request_size, 3, "what was seen before the end");
 }
@@ -209,7 +231,9 @@ fn a_response_may_start_and_end_before_the_request_is_complete() {
 fn bare_line_feeds_and_empty_lines_before_a_request_are_tolerated() {
     let mut wire = Wire::new();
     wire.request("GET /a HTTP/1.1\nHost: x\n\n").response("HTTP/1.1 200\nContent-Length: 2\n\nok");
-    wire.request("\r\n\n").request(GET_B).response("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n1\nx\n0\n\n");
+    wire.request("\r\n\n")
+        .request(GET_B)
+        .response("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n1\nx\n0\n\n");
     let events = wire.events();
     assert_eq!(losses(&events), []);
     wire.events = events;
@@ -220,30 +244,40 @@ fn bare_line_feeds_and_empty_lines_before_a_request_are_tolerated() {
 fn an_upgrade_ends_the_exchange_and_hands_over_what_follows() {
     let mut wire = Wire::new();
     wire.request("GET /ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").request("early");
-    wire.response("HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\n\r\nframe").request(GET).response(OK).close();
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "reply 0 at 3",
-        "end 0 at 3: GET /ws 101",
-        "upgrade websocket \"early\" \"frame\"",
-    ]);
+    wire.response("HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\n\r\nframe")
+        .request(GET)
+        .response(OK)
+        .close();
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 3",
+            "end 0 at 3: GET /ws 101",
+            "upgrade websocket \"early\" \"frame\"",
+        ]
+    );
 }
 
 #[test]
 fn a_tunnel_is_handed_over_once_it_is_granted() {
     let mut wire = Wire::new();
-    wire.request("CONNECT example.com:443 HTTP/1.1\r\n\r\n").response("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n");
+    wire.request("CONNECT example.com:443 HTTP/1.1\r\n\r\n")
+        .response("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n");
     wire.request("CONNECT example.com:443 HTTP/1.1\r\n\r\n\x16\x03");
     wire.response("HTTP/1.0 200 Connection established\r\n\r\n");
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "reply 0 at 2",
-        "end 0 at 2: CONNECT example.com:443 407",
-        "begin 1 at 3-3",
-        "reply 1 at 4",
-        "end 1 at 4: CONNECT example.com:443 200",
-        "upgrade connect \"\\u{16}\\u{3}\" \"\"",
-    ]);
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 2",
+            "end 0 at 2: CONNECT example.com:443 407",
+            "begin 1 at 3-3",
+            "reply 1 at 4",
+            "end 1 at 4: CONNECT example.com:443 200",
+            "upgrade connect \"\\u{16}\\u{3}\" \"\"",
+        ]
+    );
 }
 
 #[test]

@@ -6,16 +6,19 @@ fn a_connection_is_joined_in_the_middle_of_a_body() {
     let mut wire = Wire::new();
     wire.request("half a body {\"a\":1}").request(GET).response("and the end of one").response(OK);
     wire.request(GET_B).response(OK);
-    assert_eq!(wire.story(), [
-        "lost 19 Resync",
-        "begin 0 at 2-2",
-        "lost 18 Resync",
-        "reply 0 at 4",
-        "end 0 at 4: GET /a 200",
-        "begin 1 at 5-5",
-        "reply 1 at 6",
-        "end 1 at 6: GET /b 200",
-    ]);
+    assert_eq!(
+        wire.story(),
+        [
+            "lost 19 Resync",
+            "begin 0 at 2-2",
+            "lost 18 Resync",
+            "reply 0 at 4",
+            "end 0 at 4: GET /a 200",
+            "begin 1 at 5-5",
+            "reply 1 at 6",
+            "end 1 at 6: GET /b 200",
+        ]
+    );
 }
 
 #[test]
@@ -71,46 +74,59 @@ fn a_gap_inside_a_chunk_is_exact() {
 #[test]
 fn behind_a_gap_in_the_chunked_coding_the_last_chunk_is_recognised() {
     let mut wire = Wire::new();
-    wire.request(GET).response(CHUNKED).response("5\r\nab").gap(Side::Response, 20).response("tail\r\n0\r\n\r\n");
+    wire.request(GET)
+        .response(CHUNKED)
+        .response("5\r\nab")
+        .gap(Side::Response, 20)
+        .response("tail\r\n0\r\n\r\n");
     wire.request(GET_B).response(OK);
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "reply 0 at 2",
-        "lost 17 Gap",
-        "end 0 at 5: GET /a 200 lost",
-        "begin 1 at 6-6",
-        "lost 11 Resync",
-        "reply 1 at 7",
-        "end 1 at 7: GET /b 200",
-    ]);
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 2",
+            "lost 17 Gap",
+            "end 0 at 5: GET /a 200 lost",
+            "begin 1 at 6-6",
+            "lost 11 Resync",
+            "reply 1 at 7",
+            "end 1 at 7: GET /b 200",
+        ]
+    );
 }
 
 #[test]
 fn a_lost_response_ends_when_its_client_asks_again() {
     let mut wire = Wire::new();
-    wire.request(GET).response(CHUNKED).gap(Side::Response, 20).response("the rest").request(GET_B).response(OK);
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "reply 0 at 2",
-        "lost 20 Gap",
-        "end 0 at 4: GET /a 200 lost",
-        "begin 1 at 5-5",
-        "lost 8 Resync",
-        "reply 1 at 6",
-        "end 1 at 6: GET /b 200",
-    ]);
+    wire.request(GET)
+        .response(CHUNKED)
+        .gap(Side::Response, 20)
+        .response("the rest")
+        .request(GET_B)
+        .response(OK);
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 2",
+            "lost 20 Gap",
+            "end 0 at 4: GET /a 200 lost",
+            "begin 1 at 5-5",
+            "lost 8 Resync",
+            "reply 1 at 6",
+            "end 1 at 6: GET /b 200",
+        ]
+    );
 }
 
 #[test]
 fn a_gap_in_a_response_head_leaves_its_exchange_without_a_status() {
     let mut wire = Wire::new();
     wire.request(GET).response("HTTP/1.1 2").gap(Side::Response, 30).response("\r\n\r\nbody").request(GET_B);
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "lost 30 Gap",
-        "end 0 at 4: GET /a - lost",
-        "begin 1 at 5-5",
-    ]);
+    assert_eq!(
+        wire.story(),
+        ["begin 0 at 1-1", "lost 30 Gap", "end 0 at 4: GET /a - lost", "begin 1 at 5-5",]
+    );
     wire.response(OK);
     assert_eq!(wire.story(), ["lost 18 Resync", "reply 1 at 6", "end 1 at 6: GET /b 200"]);
 }
@@ -118,19 +134,26 @@ fn a_gap_in_a_response_head_leaves_its_exchange_without_a_status() {
 #[test]
 fn a_gap_in_a_request_head_loses_the_request_and_its_response() {
     let mut wire = Wire::new();
-    wire.request(GET).response(OK).request("GET /x HTTP/1.1\r\nHo").gap(Side::Request, 40).request("y: z\r\n\r\n");
+    wire.request(GET)
+        .response(OK)
+        .request("GET /x HTTP/1.1\r\nHo")
+        .gap(Side::Request, 40)
+        .request("y: z\r\n\r\n");
     wire.response("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno").request(GET_B).response(OK);
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "reply 0 at 2",
-        "end 0 at 2: GET /a 200",
-        "lost 59 Gap",
-        "lost 8 Resync",
-        "begin 1 at 7-7",
-        "lost 40 Resync",
-        "reply 1 at 8",
-        "end 1 at 8: GET /b 200",
-    ]);
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 2",
+            "end 0 at 2: GET /a 200",
+            "lost 59 Gap",
+            "lost 8 Resync",
+            "begin 1 at 7-7",
+            "lost 40 Resync",
+            "reply 1 at 8",
+            "end 1 at 8: GET /b 200",
+        ]
+    );
 }
 
 #[test]
@@ -150,18 +173,19 @@ fn a_pipelining_client_gets_no_pairs_after_a_lost_response_head() {
     wire.request(GET_B).response(OK).close();
     let ended = wire.ended();
     let statuses = ended.iter().map(|end| (end.status, end.outcome)).collect::<Vec<_>>();
-    assert_eq!(statuses, [
-        (Some(200), Outcome::Complete),
-        (None, Outcome::Lost),
-        (None, Outcome::Lost),
-        (None, Outcome::Lost),
-    ]);
+    assert_eq!(
+        statuses,
+        [(Some(200), Outcome::Complete), (None, Outcome::Lost), (None, Outcome::Lost), (None, Outcome::Lost),]
+    );
 }
 
 #[test]
 fn a_pipelining_client_gets_no_pairs_behind_a_lost_request() {
     let mut wire = Wire::new();
-    wire.request([GET, GET].concat()).gap(Side::Request, 30).request(GET_B).response([OK, OK, OK, OK].concat());
+    wire.request([GET, GET].concat())
+        .gap(Side::Request, 30)
+        .request(GET_B)
+        .response([OK, OK, OK, OK].concat());
     let statuses = wire.ended().into_iter().map(|end| end.status).collect::<Vec<_>>();
     assert_eq!(statuses, [Some(200), Some(200), None]);
 }
@@ -169,17 +193,23 @@ fn a_pipelining_client_gets_no_pairs_behind_a_lost_request() {
 #[test]
 fn a_gap_beyond_a_body_ends_it_and_loses_the_rest() {
     let mut wire = Wire::new();
-    wire.request(GET).response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").gap(Side::Response, 9).request(GET_B);
+    wire.request(GET)
+        .response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        .gap(Side::Response, 9)
+        .request(GET_B);
     wire.response(OK);
-    assert_eq!(wire.story(), [
-        "begin 0 at 1-1",
-        "reply 0 at 2",
-        "end 0 at 3: GET /a 200",
-        "lost 4 Gap",
-        "begin 1 at 4-4",
-        "reply 1 at 5",
-        "end 1 at 5: GET /b 200",
-    ]);
+    assert_eq!(
+        wire.story(),
+        [
+            "begin 0 at 1-1",
+            "reply 0 at 2",
+            "end 0 at 3: GET /a 200",
+            "lost 4 Gap",
+            "begin 1 at 4-4",
+            "reply 1 at 5",
+            "end 1 at 5: GET /b 200",
+        ]
+    );
 }
 
 #[test]
@@ -205,7 +235,9 @@ fn a_head_beyond_the_bound_is_too_large() {
 
 #[test]
 fn malformed_messages_are_counted_and_skipped() {
-    for bad in ["GET /x\r\n", "GET /x HTTP/2.0\r\n", "GET /x y HTTP/1.1\r\n", "G(T / HTTP/1.1\r\n", "\x00\x01\r\n"] {
+    for bad in
+        ["GET /x\r\n", "GET /x HTTP/2.0\r\n", "GET /x y HTTP/1.1\r\n", "G(T / HTTP/1.1\r\n", "\x00\x01\r\n"]
+    {
         let mut wire = Wire::new();
         wire.request(GET).response(OK).request(bad).request(GET_B).response(OK);
         let events = wire.events();
@@ -232,7 +264,9 @@ fn heads_that_contradict_themselves_are_malformed() {
         assert_eq!(wire.ended().len(), 1, "{bad}");
     }
     let mut wire = Wire::new();
-    wire.request("POST /x HTTP/1.1\r\nContent-Length: 1, 1\r\nContent-Length: 1\r\n\r\na").response(OK).request(GET);
+    wire.request("POST /x HTTP/1.1\r\nContent-Length: 1, 1\r\nContent-Length: 1\r\n\r\na")
+        .response(OK)
+        .request(GET);
     assert_eq!(losses(&wire.events()), []);
 }
 

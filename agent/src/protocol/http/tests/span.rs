@@ -47,23 +47,26 @@ fn a_server_span_says_what_the_conventions_ask_for() {
     let description = describe(&exchange, Role::Server, &endpoints(), Some("/games/{game_id}"));
     assert_eq!(description.name, "GET /games/{game_id}");
     assert_eq!(description.status, Status::Unset);
-    assert_eq!(description.attributes, [
-        Attribute::new("http.request.method", "GET"),
-        Attribute::new("url.path", "/games/17"),
-        Attribute::new("url.query", "full=1&token=REDACTED"),
-        Attribute::new("url.scheme", "http"),
-        Attribute::new("http.route", "/games/{game_id}"),
-        Attribute::new("server.address", "api.example.com"),
-        Attribute::new("server.port", 8080),
-        Attribute::new("client.address", "10.0.0.2"),
-        Attribute::new("network.peer.address", "10.0.0.2"),
-        Attribute::new("network.peer.port", 50123),
-        Attribute::new("network.protocol.version", "1.1"),
-        Attribute::new("user_agent.original", "curl/8"),
-        Attribute::new("http.request.body.size", 5),
-        Attribute::new("http.response.status_code", 200),
-        Attribute::new("http.response.body.size", 7),
-    ]);
+    assert_eq!(
+        description.attributes,
+        [
+            Attribute::new("http.request.method", "GET"),
+            Attribute::new("url.path", "/games/17"),
+            Attribute::new("url.query", "full=1&token=REDACTED"),
+            Attribute::new("url.scheme", "http"),
+            Attribute::new("http.route", "/games/{game_id}"),
+            Attribute::new("server.address", "api.example.com"),
+            Attribute::new("server.port", 8080),
+            Attribute::new("client.address", "10.0.0.2"),
+            Attribute::new("network.peer.address", "10.0.0.2"),
+            Attribute::new("network.peer.port", 50123),
+            Attribute::new("network.protocol.version", "1.1"),
+            Attribute::new("user_agent.original", "curl/8"),
+            Attribute::new("http.request.body.size", 5),
+            Attribute::new("http.response.status_code", 200),
+            Attribute::new("http.response.body.size", 7),
+        ]
+    );
 }
 
 #[test]
@@ -77,18 +80,21 @@ fn a_client_span_says_what_the_conventions_ask_for() {
     let description = describe(&exchange, Role::Client, &endpoints(), Some("/never"));
     assert_eq!(description.name, "GET");
     assert_eq!(description.status, Status::Error(String::new()));
-    assert_eq!(description.attributes, [
-        Attribute::new("http.request.method", "GET"),
-        Attribute::new("url.full", "http://api.example.com/a?sig=REDACTED&x".to_owned()),
-        Attribute::new("server.address", "api.example.com"),
-        Attribute::new("server.port", 50123),
-        Attribute::new("network.peer.address", "10.0.0.2"),
-        Attribute::new("network.peer.port", 50123),
-        Attribute::new("network.protocol.version", "1.0"),
-        Attribute::new("http.response.status_code", 404),
-        Attribute::new("http.response.body.size", 0),
-        Attribute::new("error.type", "404".to_owned()),
-    ]);
+    assert_eq!(
+        description.attributes,
+        [
+            Attribute::new("http.request.method", "GET"),
+            Attribute::new("url.full", "http://api.example.com/a?sig=REDACTED&x".to_owned()),
+            Attribute::new("server.address", "api.example.com"),
+            Attribute::new("server.port", 50123),
+            Attribute::new("network.peer.address", "10.0.0.2"),
+            Attribute::new("network.peer.port", 50123),
+            Attribute::new("network.protocol.version", "1.0"),
+            Attribute::new("http.response.status_code", 404),
+            Attribute::new("http.response.body.size", 0),
+            Attribute::new("error.type", "404".to_owned()),
+        ]
+    );
 }
 
 #[test]
@@ -133,8 +139,10 @@ fn unknown_methods_do_not_reach_names() {
 #[test]
 fn sensitive_values_are_redacted_however_their_keys_are_written() {
     for (query, shown) in [
-        ("AWSAccessKeyId=1&Signature=2&sig=3&X-Goog-Signature=4",
-            "AWSAccessKeyId=REDACTED&Signature=REDACTED&sig=REDACTED&X-Goog-Signature=REDACTED"),
+        (
+            "AWSAccessKeyId=1&Signature=2&sig=3&X-Goog-Signature=4",
+            "AWSAccessKeyId=REDACTED&Signature=REDACTED&sig=REDACTED&X-Goog-Signature=REDACTED",
+        ),
         ("Password=a=b&c=d", "Password=REDACTED&c=d"),
         ("%74oken=abc;%53ECRET=x&a=1", "%74oken=REDACTED;%53ECRET=REDACTED&a=1"),
         ("api_key=&key", "api_key=REDACTED&key"),
@@ -163,7 +171,10 @@ fn the_scheme_is_what_the_client_used() {
 fn the_server_is_whom_the_client_asked_for() {
     let address = |exchange: &Exchange, role| {
         let description = describe(exchange, role, &endpoints(), None);
-        (text(&description, "server.address").unwrap_or_default(), text(&description, "server.port").unwrap_or_default())
+        (
+            text(&description, "server.address").unwrap_or_default(),
+            text(&description, "server.port").unwrap_or_default(),
+        )
     };
     let pair = |address: &str, port: &str| (address.to_owned(), port.to_owned());
     let host = |host: &str| Exchange { host: Some(host.into()), ..exchange("/") };
@@ -204,7 +215,8 @@ fn targets_in_every_form_give_paths_and_urls() {
 
 #[test]
 fn unix_sockets_have_names_and_no_ports() {
-    let endpoints = Endpoints { local: Address::Unix("/run/app.sock".into()), remote: Address::Unix(String::new()) };
+    let endpoints =
+        Endpoints { local: Address::Unix("/run/app.sock".into()), remote: Address::Unix(String::new()) };
     let description = describe(&exchange("/"), Role::Server, &endpoints, None);
     assert_eq!(text(&description, "server.address").as_deref(), Some("/run/app.sock"));
     for key in ["server.port", "network.peer.address", "network.peer.port", "client.address"] {

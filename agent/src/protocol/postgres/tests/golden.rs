@@ -10,7 +10,9 @@ fn render(events: &[Event]) -> String {
     let mut text = String::new();
     for event in events {
         match event {
-            Event::Begin { exchange, first, at, .. } => writeln!(text, "{exchange} begin {}..{}", first.time, at.time),
+            Event::Begin { exchange, first, at, .. } => {
+                writeln!(text, "{exchange} begin {}..{}", first.time, at.time)
+            }
             Event::Reply { exchange, at } => writeln!(text, "{exchange} reply {}", at.time),
             Event::End { exchange, at, detail: Detail::Postgres(statement) } => {
                 writeln!(text, "{exchange} end {} {}", at.time, outcome(statement))
@@ -26,8 +28,20 @@ fn render(events: &[Event]) -> String {
 }
 
 fn outcome(statement: &Statement) -> String {
-    let Statement { kind, text, truncated, name, tag, rows, returns_rows, error, session, ended, batch, transaction } =
-        statement;
+    let Statement {
+        kind,
+        text,
+        truncated,
+        name,
+        tag,
+        rows,
+        returns_rows,
+        error,
+        session,
+        ended,
+        batch,
+        transaction,
+    } = statement;
     let mut line = format!("{kind:?} {ended:?}");
     let mut put = |key: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -42,7 +56,10 @@ fn outcome(statement: &Statement) -> String {
     put("in", transaction.map(|status| format!("{status:?}")));
     put("name", name.as_ref().map(ToString::to_string));
     put("truncated", truncated.then(|| "yes".to_owned()));
-    put("database", session.as_ref().and_then(|session| session.database.clone()).filter(|name| name != "shop"));
+    put(
+        "database",
+        session.as_ref().and_then(|session| session.database.clone()).filter(|name| name != "shop"),
+    );
     put("text", text.as_ref().map(|text| format!("{text:?}")));
     line
 }
@@ -66,12 +83,20 @@ fn asyncpg_is_understood() {
 
 #[test]
 fn psycopg2_is_understood() {
-    check("psycopg2", include_str!("../testdata/psycopg2.wire"), include_str!("../testdata/psycopg2.expected"));
+    check(
+        "psycopg2",
+        include_str!("../testdata/psycopg2.wire"),
+        include_str!("../testdata/psycopg2.expected"),
+    );
 }
 
 #[test]
 fn psycopg3_is_understood() {
-    check("psycopg3", include_str!("../testdata/psycopg3.wire"), include_str!("../testdata/psycopg3.expected"));
+    check(
+        "psycopg3",
+        include_str!("../testdata/psycopg3.wire"),
+        include_str!("../testdata/psycopg3.expected"),
+    );
 }
 
 #[test]

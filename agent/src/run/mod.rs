@@ -1,0 +1,348 @@
+//! A run of the agent: facts out of the kernel, through the engine, to a collector, the terminal or a recording.
+
+mod watch;
+
+use std::{
+    io::{self, IsTerminal as _, Stdout},
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use adder_ebpf::{Header, kind};
+
+use self::watch::Watcher;
+use crate::{
+    config::Config,
+    export::{self, CheckError, console::Console},
+    fact::{Clock, Fact},
+    probe::{AttachWay, Bpf, LoadError, Settings},
+    record::{RecordError, Recorder},
+    signal::Span,
+    status,
+    stitch::{Engine, Options},
+};
+
+/// Longest pause between two looks at the ring buffer, milliseconds. Short enough that 16 MiB never fill up between
+/// two of them, long enough to cost nothing.
+const TURN: i32 = 25;
+/// Facts taken in one turn at most, so that everything else is done in time.
+const FACTS_PER_TURN: usize = 50_000;
+/// Time between two looks at counters.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How long the export may take at the end.
+const FLUSH: Duration = Duration::from_secs(10);
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// What a run is to do beside what the configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Task {
+    /// Watch these processes and their children.
+    pub pids: Vec<u32>,
+    /// Watch processes whose program or script fits one of these patterns.
+    pub exec: Vec<String>,
+    /// Store the facts here and make no spans.
+    pub record: Option<PathBuf>,
+    /// End after this time.
+    pub duration: Option<Duration>,
+}
+
+/// Why a run could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The kernel side cannot run.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// No process can be watched.
+    #[error("{0}")]
+    Nothing(String),
+    /// The recording cannot be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The collector refuses the agent.
+    #[error("{0}")]
+    Refused(String),
+    /// The export cannot be set up.
+    #[error("{0}")]
+    Export(String),
+    /// The trees cannot be printed.
+    #[error("cannot print: {0}")]
+    Terminal(io::Error),
+    /// A signal handler cannot be set.
+    #[error("cannot handle signals: {0}")]
+    Signal(io::Error),
+}
+
+/// Where spans go.
+enum Sink {
+    Otlp(export::Sender),
+    Console(Box<Console<Stdout>>),
+    None,
+}
+
+impl Sink {
+    fn spans(&mut self, spans: Vec<Span>) -> io::Result<()> {
+        match self {
+            Self::Otlp(sender) => {
+                sender.offer(spans);
+                Ok(())
+            }
+            Self::Console(console) => console.spans(&spans),
+            Self::None => Ok(()),
+        }
+    }
+
+    fn tick(&mut self, now: u64) -> io::Result<()> {
+        match self {
+            Self::Console(console) => console.tick(now),
+            Self::Otlp(_) | Self::None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Otlp(sender) => {
+                sender.shutdown(FLUSH);
+                Ok(())
+            }
+            Self::Console(console) => console.finish(),
+            Self::None => Ok(()),
+        }
+    }
+}
+
+/// Runs until a signal, the time or the end of all watched processes.
+pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
+    if config.disabled {
+        tracing::info!("OTEL_SDK_DISABLED is set: nothing is watched");
+        return Ok(());
+    }
+    handle_signals().map_err(RunError::Signal)?;
+    let options = Options {
+        seed: seed(),
+        sql: config.capture.sql,
+        redis: config.capture.redis,
+        routes: config.http.routes.clone(),
+    };
+    let mut sink = sink(config, task)?;
+    let mut recorder = task.record.as_deref().map(|path| Recorder::create(path, &options)).transpose()?;
+    let explicit = !task.pids.is_empty() || !config.discover.pids.is_empty();
+    let patterns = if task.exec.is_empty() { &config.discover.exec } else { &task.exec };
+    let by_name = !explicit || !patterns.is_empty();
+    let only = std::env::var("ADDER_ATTACH").ok().filter(|name| !name.is_empty());
+    let settings = Settings {
+        max_bytes: config.capture.max_bytes,
+        report_every_exec: by_name,
+        only: only.and_then(|name| AttachWay::ALL.into_iter().find(|way| way.name() == name)),
+    };
+    let bpf = Bpf::load(settings)?;
+    let way = bpf.way().name();
+    let mut engine = Engine::new(options);
+    let mut watcher = Watcher::new(bpf, by_name.then(|| patterns.clone()), config);
+    let mut facts = Facts { engine: &mut engine, recorder: recorder.as_mut(), failed: None };
+    facts.own(&clock());
+    for pid in task.pids.iter().chain(&config.discover.pids) {
+        watcher.adopt_family(*pid, &mut facts);
+    }
+    watcher.look_around(&mut facts);
+    if explicit && !by_name && watcher.is_empty() {
+        return Err(RunError::Nothing("none of the processes named with --pid is running".into()));
+    }
+    let server = match status::Server::start(&config.status.socket) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            let path = config.status.socket.display();
+            tracing::warn!("no status socket at {path} ({error}): `adder status` will not find this agent");
+            None
+        }
+    };
+    let count = watcher.len();
+    // Not a log line: whoever starts the agent may wait for it, whatever the log level.
+    eprintln!("ready: watching {count} process{} by {way}", if count == 1 { "" } else { "es" });
+
+    let started = Instant::now();
+    let mut counted = Instant::now();
+    loop {
+        watcher.turn(TURN, FACTS_PER_TURN, &mut facts);
+        facts.own(&clock());
+        let over = STOP.load(Ordering::Relaxed)
+            || task.duration.is_some_and(|duration| started.elapsed() >= duration)
+            || explicit && !by_name && watcher.is_empty();
+        if over {
+            // What is still in the buffer happened before the end.
+            watcher.turn(0, usize::MAX, &mut facts);
+            facts.own(&clock());
+            facts.own(&Fact::End(now()));
+        }
+        if counted.elapsed() >= COUNT_EVERY || over {
+            counted = Instant::now();
+            watcher.count_drops(&mut facts);
+            if let Some(server) = &server {
+                server.publish(report(&watcher, facts.engine, &sink));
+            }
+        }
+        let spans = facts.engine.spans();
+        if !spans.is_empty() {
+            sink.spans(spans).map_err(RunError::Terminal)?;
+        }
+        sink.tick(unix_now()).map_err(RunError::Terminal)?;
+        if let Some(error) = facts.failed.take() {
+            return Err(error.into());
+        }
+        if over {
+            break;
+        }
+    }
+    sink.finish().map_err(RunError::Terminal)?;
+    summary(&watcher, &engine, &sink);
+    if let Some(recorder) = recorder {
+        recorder.finish()?;
+    }
+    Ok(())
+}
+
+/// The engine, and the recording beside it.
+struct Facts<'a> {
+    engine: &'a mut Engine,
+    recorder: Option<&'a mut Recorder>,
+    failed: Option<RecordError>,
+}
+
+impl Facts<'_> {
+    /// A fact of the kernel side, as it lies in the ring buffer.
+    fn raw(&mut self, bytes: &[u8]) {
+        if self.recorder.is_some()
+            && let Ok(fact) = Fact::parse(bytes)
+        {
+            self.record(&fact);
+        } else {
+            self.engine.take(bytes);
+        }
+    }
+
+    /// One of the agent's own facts.
+    fn own(&mut self, fact: &Fact<'_>) {
+        if self.recorder.is_some() {
+            self.record(fact);
+        } else {
+            self.engine.fact(fact);
+        }
+    }
+
+    fn record(&mut self, fact: &Fact<'_>) {
+        if let Some(recorder) = &mut self.recorder
+            && let Err(error) = recorder.write(fact)
+        {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
+    if task.record.is_some() {
+        return Ok(Sink::None);
+    }
+    let Some(settings) = &config.otlp else {
+        let terminal = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        return Ok(Sink::Console(Box::new(Console::new(io::stdout(), terminal))));
+    };
+    match export::check(settings) {
+        Ok(()) => {}
+        Err(error @ (CheckError::Unreachable(_) | CheckError::Refused(_))) => tracing::warn!("{error}; spans are kept in the meantime, up to the bounds of the queue"),
+        Err(error) => return Err(RunError::Refused(error.to_string())),
+    }
+    export::start(settings.clone()).map(Sink::Otlp).map_err(|error| RunError::Export(error.to_string()))
+}
+
+fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
+    let export = match sink {
+        Sink::Otlp(sender) => {
+            let stats = sender.stats().snapshot();
+            vec![
+                ("offered", stats.offered),
+                ("sent", stats.sent),
+                ("rejected", stats.rejected),
+                ("dropped_queue_full", stats.dropped_queue_full),
+                ("dropped_not_retryable", stats.dropped_not_retryable),
+                ("dropped_shutdown", stats.dropped_shutdown),
+                ("retries", stats.retries),
+                ("bytes", stats.bytes),
+            ]
+        }
+        Sink::Console(_) | Sink::None => Vec::new(),
+    };
+    status::Report {
+        attached_by: watcher.bpf().way().name(),
+        processes: watcher.reports(),
+        dropped_facts: watcher.bpf().dropped(),
+        engine: engine.counters().clone(),
+        connections: engine.connection_counters().clone(),
+        tables: engine.sizes().to_vec(),
+        export,
+        programs: watcher.bpf().stats(),
+    }
+}
+
+/// The last words: what was seen and what was lost.
+fn summary(watcher: &Watcher, engine: &Engine, sink: &Sink) {
+    let counters = engine.counters();
+    tracing::info!(
+        facts = counters.facts,
+        spans = counters.spans,
+        dropped_facts = watcher.dropped_total(),
+        "the run is over"
+    );
+    if let Sink::Otlp(sender) = sink {
+        let stats = sender.stats().snapshot();
+        let lost = stats.lost();
+        if lost > 0 {
+            tracing::warn!(sent = stats.sent, lost, "not every span has reached the collector");
+        }
+    }
+}
+
+fn handle_signals() -> io::Result<()> {
+    extern "C" fn stop(_: libc::c_int) {
+        STOP.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic; a zeroed `sigaction` has no flags and an empty mask.
+        let set = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = stop as *const () as usize;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+        };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of the kernel's facts.
+fn monotonic() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid place to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// The head of one of the agent's own facts.
+fn now() -> Header {
+    Header { time: monotonic(), kind: kind::EXIT, ..Header::default() }
+}
+
+fn clock() -> Fact<'static> {
+    let header = now();
+    Fact::Clock(header, Clock { offset: unix_now() as i64 - header.time as i64 })
+}
+
+/// Different in each run.
+fn seed() -> u64 {
+    fastrand::u64(..)
+}

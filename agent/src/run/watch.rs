@@ -1,0 +1,325 @@
+//! The watched processes: who joins, what is proven of each, which probes it gets.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use adder_ebpf::{Child, Header, Process, kind};
+
+use super::{Facts, monotonic};
+use crate::{
+    config::Config,
+    discover,
+    fact::{Fact, PythonInfo},
+    probe::Bpf,
+    python::{self, Attribution, Proof, ProofError},
+    status::AttachReport,
+};
+
+/// Pauses before the next look at a process whose interpreter is not proven yet.
+const RETRIES: [u64; 10] = [30, 60, 120, 250, 500, 1000, 2000, 5000, 10_000, 30_000];
+/// Pause after a new mapping, so that the module behind it is there completely.
+const AFTER_MAP: Duration = Duration::from_millis(20);
+
+/// One process.
+struct Watched {
+    report: AttachReport,
+    proof: Option<Proof>,
+    /// When to look again, and how often that was done.
+    due: Option<Instant>,
+    tries: usize,
+}
+
+/// All of them, and the kernel side.
+pub(super) struct Watcher {
+    bpf: Bpf,
+    watched: BTreeMap<u32, Watched>,
+    /// Look for processes by these patterns; none at all for only those that were named, and their children.
+    patterns: Option<Vec<String>>,
+    extra: Vec<(String, String)>,
+    names: BTreeMap<String, String>,
+    dropped: BTreeMap<u32, u64>,
+}
+
+/// What the kernel side has said of processes in one turn.
+enum Life {
+    Fork(u32, u32),
+    Exec(u32),
+    Exit(u32),
+    Map(u32),
+}
+
+impl Watcher {
+    pub(super) fn new(bpf: Bpf, patterns: Option<Vec<String>>, config: &Config) -> Self {
+        Self {
+            bpf,
+            watched: BTreeMap::new(),
+            patterns,
+            extra: config.resource.clone(),
+            names: config.service.names.clone(),
+            dropped: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn bpf(&self) -> &Bpf {
+        &self.bpf
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.watched.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.watched.is_empty()
+    }
+
+    /// Attach reports of all processes.
+    pub(super) fn reports(&self) -> Vec<AttachReport> {
+        self.watched.values().map(|watched| watched.report.clone()).collect()
+    }
+
+    /// Facts that found no room, of all processes there ever were.
+    pub(super) fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// Watches a process and what it has started.
+    pub(super) fn adopt_family(&mut self, pid: u32, facts: &mut Facts<'_>) {
+        self.adopt(pid, facts);
+        for child in discover::descendants(pid) {
+            self.adopt(child, facts);
+        }
+    }
+
+    /// Watches the processes there are that fit the patterns.
+    pub(super) fn look_around(&mut self, facts: &mut Facts<'_>) {
+        let Some(patterns) = self.patterns.clone() else { return };
+        for pid in discover::processes() {
+            if !self.watched.contains_key(&pid) && discover::wanted(pid, &patterns) {
+                self.adopt(pid, facts);
+            }
+        }
+    }
+
+    /// One turn: waits, takes facts, and does what they ask for.
+    pub(super) fn turn(&mut self, milliseconds: i32, limit: usize, facts: &mut Facts<'_>) {
+        if milliseconds > 0 {
+            self.bpf.wait(milliseconds);
+        }
+        let mut lives = Vec::new();
+        let patterns = self.patterns.is_some();
+        let watched = &self.watched;
+        self.bpf.drain(limit, |bytes| {
+            match life(bytes) {
+                Some(life @ Life::Exec(pid)) => {
+                    lives.push(life);
+                    // With patterns the kernel reports everybody's, which is nobody's business in a recording.
+                    if !patterns || watched.contains_key(&pid) {
+                        facts.raw(bytes);
+                    }
+                    return;
+                }
+                Some(life) => lives.push(life),
+                None => {}
+            }
+            facts.raw(bytes);
+        });
+        for life in lives {
+            match life {
+                Life::Fork(parent, child) => self.forked(parent, child, facts),
+                Life::Exec(pid) => self.executed(pid, facts),
+                Life::Exit(pid) => self.exited(pid),
+                Life::Map(pid) => {
+                    if let Some(watched) = self.watched.get_mut(&pid) {
+                        let due = Instant::now() + AFTER_MAP;
+                        watched.due = Some(watched.due.map_or(due, |before| before.min(due)));
+                        watched.tries = 0;
+                    }
+                }
+            }
+        }
+        let now = Instant::now();
+        let due: Vec<u32> =
+            self.watched.iter().filter(|(_, w)| w.due.is_some_and(|due| due <= now)).map(|(pid, _)| *pid).collect();
+        for pid in due {
+            self.look(pid, facts);
+        }
+    }
+
+    /// Tells the engine what found no room.
+    pub(super) fn count_drops(&mut self, facts: &mut Facts<'_>) {
+        for (pid, count) in self.bpf.dropped() {
+            let before = self.dropped.insert(pid, count).unwrap_or(0);
+            if count > before {
+                let more = count - before;
+                tracing::warn!(pid, "the ring buffer was full: {more} facts of this process are lost ({count} in all)");
+                facts.own(&Fact::Dropped(head(pid), count));
+            }
+        }
+    }
+
+    /// Begins to watch a process.
+    fn adopt(&mut self, pid: u32, facts: &mut Facts<'_>) {
+        if self.watched.contains_key(&pid) || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            return;
+        }
+        if let Err(error) = self.bpf.watch(pid, Process::default()) {
+            tracing::warn!(pid, "cannot watch this process: {error:#}");
+            return;
+        }
+        let service = self.introduce(pid, facts);
+        let report = AttachReport {
+            pid,
+            service,
+            python: String::new(),
+            interpreter: String::new(),
+            r#loop: "",
+            attribution: None,
+            probes: Vec::new(),
+            notes: Vec::new(),
+        };
+        self.watched.insert(pid, Watched { report, proof: None, due: None, tries: 0 });
+        self.look(pid, facts);
+    }
+
+    /// Tells the engine who a process is; returns its service name.
+    fn introduce(&self, pid: u32, facts: &mut Facts<'_>) -> String {
+        let mut info = discover::info(pid, &self.extra);
+        let mut service = String::new();
+        for (key, value) in &mut info.attributes {
+            if key == "service.name" {
+                if let Some(name) = self.names.get(value) {
+                    value.clone_from(name);
+                }
+                service.clone_from(value);
+            }
+        }
+        facts.own(&Fact::Process(head(pid), info));
+        service
+    }
+
+    /// Looks at a process's interpreter, and attaches what there is to attach.
+    fn look(&mut self, pid: u32, facts: &mut Facts<'_>) {
+        let Some(watched) = self.watched.get_mut(&pid) else { return };
+        watched.due = None;
+        match python::prove(pid) {
+            Ok(proof) => self.proven(pid, proof, facts),
+            Err(error) => {
+                let pause = RETRIES.get(watched.tries).copied();
+                watched.tries += 1;
+                if let (Some(pause), true) = (pause, error != ProofError::NotPython || watched.tries < 8) {
+                    watched.due = Some(Instant::now() + Duration::from_millis(pause));
+                } else {
+                    watched.report.attribution = Some(Attribution::Thread);
+                }
+                watched.report.notes = vec![error.to_string()];
+            }
+        }
+    }
+
+    fn proven(&mut self, pid: u32, proof: Proof, facts: &mut Facts<'_>) {
+        let Some(watched) = self.watched.get_mut(&pid) else { return };
+        let before = watched.proof.as_ref();
+        let same = before.is_some_and(|before| before.process == proof.process && before.probes == proof.probes);
+        if same {
+            return;
+        }
+        if let Err(error) = self.bpf.watch(pid, proof.process) {
+            tracing::warn!(pid, "cannot configure this process: {error:#}");
+            return;
+        }
+        let known: Vec<_> = before.map(|before| before.probes.clone()).unwrap_or_default();
+        let mut notes = proof.notes.clone();
+        for probe in proof.probes.iter().filter(|probe| !known.contains(probe)) {
+            match self.bpf.attach(probe.program, pid, &probe.file, probe.offset) {
+                Ok(()) => watched.report.probes.push(probe.program),
+                Err(error) => notes.push(format!("{} cannot be attached: {error:#}", probe.program)),
+            }
+        }
+        watched.report.probes.sort_unstable();
+        watched.report.probes.dedup();
+        watched.report.python.clone_from(&proof.version);
+        watched.report.interpreter.clone_from(&proof.interpreter);
+        watched.report.attribution = Some(proof.attribution);
+        watched.report.r#loop = match (proof.uvloop, proof.asyncio) {
+            (true, _) => "uvloop",
+            (false, true) => "asyncio",
+            (false, false) => "",
+        };
+        for note in &notes {
+            tracing::debug!(pid, service = watched.report.service, "{note}");
+        }
+        watched.report.notes = notes;
+        tracing::info!(
+            pid,
+            service = watched.report.service,
+            python = proof.version,
+            r#loop = watched.report.r#loop,
+            exact = proof.attribution == Attribution::Context,
+            "attached"
+        );
+        let info = PythonInfo { attribution: proof.attribution, uvloop: proof.uvloop };
+        watched.proof = Some(proof);
+        facts.own(&Fact::Python(head(pid), info));
+    }
+
+    /// A child of a watched process: the kernel side watches it already, with the parent's configuration.
+    fn forked(&mut self, parent: u32, child: u32, facts: &mut Facts<'_>) {
+        let Some(parent) = self.watched.get(&parent) else { return };
+        if self.watched.contains_key(&child) {
+            return;
+        }
+        // Uprobes are this process's own: the child needs new ones.
+        let report = AttachReport { pid: child, probes: Vec::new(), ..parent.report.clone() };
+        self.watched.insert(child, Watched { report, proof: None, due: None, tries: 0 });
+        self.introduce(child, facts);
+        self.look(child, facts);
+    }
+
+    fn executed(&mut self, pid: u32, facts: &mut Facts<'_>) {
+        if self.watched.contains_key(&pid) {
+            self.bpf.detach(pid);
+            let service = self.introduce(pid, facts);
+            if let Some(watched) = self.watched.get_mut(&pid) {
+                watched.proof = None;
+                watched.report.probes.clear();
+                watched.report.service = service;
+                watched.tries = 0;
+                watched.due = Some(Instant::now() + Duration::from_millis(RETRIES[0]));
+            }
+        } else if let Some(patterns) = &self.patterns
+            && discover::wanted(pid, patterns)
+        {
+            self.adopt(pid, facts);
+        }
+    }
+
+    fn exited(&mut self, pid: u32) {
+        if self.watched.remove(&pid).is_some() {
+            self.bpf.forget(pid);
+        }
+    }
+}
+
+/// What a raw fact says of a process's life.
+fn life(bytes: &[u8]) -> Option<Life> {
+    // Most facts are bytes of sockets; their kind alone says that they are none of these.
+    let kind_at = std::mem::offset_of!(Header, kind);
+    let kind = u16::from_ne_bytes(bytes.get(kind_at..kind_at + 2)?.try_into().ok()?);
+    if !matches!(kind, kind::FORK | kind::EXEC | kind::EXIT | kind::MAP) {
+        return None;
+    }
+    match Fact::parse(bytes).ok()? {
+        Fact::Fork(Child { header, child, .. }) => Some(Life::Fork(header.pid, child)),
+        Fact::Exec(header) => Some(Life::Exec(header.pid)),
+        Fact::Exit(header) => Some(Life::Exit(header.pid)),
+        Fact::Map(header) => Some(Life::Map(header.pid)),
+        _ => None,
+    }
+}
+
+/// The head of one of the agent's own facts on a process.
+fn head(pid: u32) -> Header {
+    Header { time: monotonic(), pid, ..Header::default() }
+}

@@ -1,0 +1,106 @@
+//! The demo's stack: Postgres, Redis and two services, ready to be watched.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    collector::Collector,
+    folder,
+    postgres::Postgres,
+    python::{App, Environment, EventLoop, venvs},
+    redis::Redis,
+};
+
+/// Everything that runs. Fields end in this order: services before their servers.
+pub struct Stack {
+    /// The service under load, `games-api`.
+    pub games: App,
+    /// The service that it calls, `players-api`.
+    pub players: App,
+    /// Redis.
+    pub redis: Redis,
+    /// Postgres.
+    pub postgres: Postgres,
+    /// Where their files are.
+    pub dir: PathBuf,
+}
+
+/// What is asked of the stack.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// Name of the folder under `target/rig`.
+    pub name: &'a str,
+    /// Virtual environment of the services.
+    pub venv: &'a Path,
+    /// Event loop of the services.
+    pub event_loop: EventLoop,
+    /// Further variables of the services.
+    pub variables: Vec<(&'a str, &'a str)>,
+    /// The services carry the OpenTelemetry SDK and report there.
+    pub sdk: Option<&'a Collector>,
+    /// Postgres and Redis log what is asked of them.
+    pub logged: bool,
+}
+
+impl Stack {
+    /// Starts everything and waits until it answers.
+    pub fn start(wanted: &Wanted<'_>) -> Result<Self> {
+        let dir = folder(wanted.name)?;
+        let (postgres, redis) = if wanted.logged {
+            (Postgres::start(&dir)?, Redis::start(&dir)?)
+        } else {
+            (Postgres::start_unlogged(&dir)?, Redis::start_unlogged(&dir)?)
+        };
+        let environment = |service: &str| {
+            let mut environment = Environment::new(service).servers(&postgres, &redis);
+            for (name, value) in &wanted.variables {
+                environment = environment.set(name, value);
+            }
+            match wanted.sdk {
+                Some(collector) => environment.sdk(collector),
+                None => environment,
+            }
+        };
+        let players =
+            App::uvicorn(wanted.venv, &dir, "players:app", wanted.event_loop, 1, &environment("players-api"))?;
+        let games = environment("games-api").players(&players);
+        let games = App::uvicorn(wanted.venv, &dir, "games:app", wanted.event_loop, 1, &games)?;
+        Ok(Self { games, players, redis, postgres, dir })
+    }
+
+    /// Arguments that make `adder` watch the two services.
+    pub fn pids(&self) -> Vec<String> {
+        [&self.games, &self.players].iter().flat_map(|app| ["--pid".into(), app.pid().to_string()]).collect()
+    }
+}
+
+/// Every kind of endpoint of the service under load, with the two that are asked most first.
+pub const PATHS: [&str; 17] = [
+    "/hit/{n}",
+    "/games/{n}",
+    "/gather",
+    "/alchemy",
+    "/sync",
+    "/tothread",
+    "/executor",
+    "/background",
+    "/task",
+    "/stream",
+    "/proxy",
+    "/nested",
+    "/aiohttp",
+    "/pipeline",
+    "/redis-lists",
+    "/error",
+    "/psycopg3",
+];
+
+/// A virtual environment whose name begins so, `3.11` for example; the first of all where none does.
+pub fn venv(prefix: &str) -> Result<PathBuf> {
+    let venvs = venvs();
+    let named = venvs.iter().find(|(name, _)| name.starts_with(prefix));
+    let plain = || venvs.iter().find(|(name, _)| !name.starts_with("sdk"));
+    let found = named.or_else(plain).map(|(_, path)| path.clone());
+    found.context("no virtual environment yet: run `cargo xtask test` or `cargo xtask demo` once")
+}
