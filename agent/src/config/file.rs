@@ -37,7 +37,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
 ];
 
 /// Bounds of `capture.max_bytes`.
-const MAX_BYTES: std::ops::RangeInclusive<i64> = 256..=65_536;
+const MAX_BYTES: std::ops::RangeInclusive<i64> = 256..=16_384;
 
 /// Largest process id that Linux gives (`PID_MAX_LIMIT`).
 const MAX_PID: i64 = 4 * 1024 * 1024;

@@ -127,11 +127,11 @@ fn mistakes_in_the_file_are_one_line_with_its_place() {
         ),
         (
             "[capture]\nmax_bytes = \"big\"",
-            "adder.toml:2: capture.max_bytes is a string, not a whole number from 256 to 65536",
+            "adder.toml:2: capture.max_bytes is a string, not a whole number from 256 to 16384",
         ),
         (
             "[capture]\nmax_bytes = 7",
-            "adder.toml:2: capture.max_bytes is 7, not a whole number from 256 to 65536",
+            "adder.toml:2: capture.max_bytes is 7, not a whole number from 256 to 16384",
         ),
         (
             "[http]\nroutes = [\n  \"/a\",\n  \"b\"]",

@@ -35,33 +35,45 @@ fn operations(mut input: &[u8]) -> Vec<Op<'_>> {
     operations
 }
 
-/// Plays the operations, the bytes in pieces of at most `size`, up to a change of protocol.
-fn play(operations: &[Op<'_>], mut parser: impl Parser, size: usize) -> Vec<Event> {
+/// Plays the operations, the bytes in pieces of at most `size`, up to a change of protocol. Neighbouring losses for the
+/// same reason are added up: they go into a counter, so it does not matter in how many parts they are told.
+fn play(operations: &[Op<'_>], parser: impl Parser, size: usize) -> Vec<Event> {
     let mut events = Vec::new();
+    feed(operations, parser, size, &mut events);
+    events.dedup_by(|next, before| match (next, before) {
+        (Event::Lost { reason, bytes }, Event::Lost { reason: same, bytes: sum }) if reason == same => {
+            *sum += *bytes;
+            true
+        }
+        _ => false,
+    });
+    events
+}
+
+fn feed(operations: &[Op<'_>], mut parser: impl Parser, size: usize, events: &mut Vec<Event>) {
     let mut mark = Mark { time: 1, pid: 1, tid: 1, context: 1 };
     for operation in operations {
         match operation {
             Op::Data { side, bytes, same_call } => {
                 mark.time += u64::from(!same_call);
                 for piece in bytes.chunks(size) {
-                    parser.data(*side, piece, mark, &mut events);
-                    if upgraded(&mut events) {
-                        return events;
+                    parser.data(*side, piece, mark, events);
+                    if upgraded(events) {
+                        return;
                     }
                 }
             }
             Op::Gap { side, length, same_call } => {
                 mark.time += u64::from(!same_call);
-                parser.gap(*side, *length, mark, &mut events);
-                if upgraded(&mut events) {
-                    return events;
+                parser.gap(*side, *length, mark, events);
+                if upgraded(events) {
+                    return;
                 }
             }
         }
     }
     mark.time += 1;
-    parser.close(mark, &mut events);
-    events
+    parser.close(mark, events);
 }
 
 /// Whether the connection has left the protocol. How many bytes the last piece had beyond that is not compared.

@@ -95,6 +95,14 @@ pub fn detect(bytes: &[u8]) -> Guess {
     if bytes.first() == Some(&wire::STARTUP) {
         return startup(bytes);
     }
+    // Encryption was refused with a single byte, and authentication begins.
+    if let Some(rest) = bytes.strip_prefix(b"N").filter(|rest| rest.first() == Some(&b'R')) {
+        return match judge(Side::Response, rest) {
+            Some(true) => Guess::Yes(Side::Response),
+            Some(false) => Guess::More,
+            None => Guess::No,
+        };
+    }
     match (judge(Side::Request, bytes), judge(Side::Response, bytes)) {
         (Some(true), _) => Guess::Yes(Side::Request),
         (_, Some(true)) => Guess::Yes(Side::Response),
@@ -237,15 +245,14 @@ fn request(kind: u8, body: &[u8], whole: bool) -> Option<Content> {
                     return Some(Content::Wrong);
                 }
             }
-            formats(&mut cursor)?;
-            for _ in 0..cursor.int16()? {
-                let length = cursor.int32()?;
-                if length != u32::MAX {
-                    cursor.bytes(length as usize)?;
-                }
-            }
+            values(&mut cursor)?;
             formats(&mut cursor)?;
             Some(right(whole && cursor.0.is_empty()))
+        }
+        b'F' => {
+            cursor.int32()?;
+            values(&mut cursor)?;
+            Some(right(cursor.int16()? <= 1 && whole && cursor.0.is_empty()))
         }
         b'E' => {
             if let Content::Wrong = text(&mut cursor, whole)? {
@@ -351,6 +358,18 @@ fn right(holds: bool) -> Content {
     if holds { Content::Right } else { Content::Wrong }
 }
 
+/// Reads format codes and values with their lengths.
+fn values(cursor: &mut Cursor<'_>) -> Option<()> {
+    formats(cursor)?;
+    for _ in 0..cursor.int16()? {
+        let length = cursor.int32()?;
+        if length != u32::MAX {
+            cursor.bytes(length as usize)?;
+        }
+    }
+    Some(())
+}
+
 /// Reads a list of format codes.
 fn formats(cursor: &mut Cursor<'_>) -> Option<()> {
     let count = cursor.int16()?;
@@ -393,7 +412,7 @@ fn begins_with_verb(sql: &[u8]) -> bool {
 }
 
 /// Says whether a body is a command tag: a word of SQL in capitals, then words and numbers.
-pub(super) fn is_tag(body: &[u8]) -> bool {
+fn is_tag(body: &[u8]) -> bool {
     let Some((&0, tag)) = body.split_last() else { return false };
     let word = tag.split(|&byte| byte == b' ').next().unwrap_or_default();
     tag.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b' ' | b'_'))

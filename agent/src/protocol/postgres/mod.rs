@@ -260,8 +260,7 @@ impl Postgres {
     fn lost(&mut self, side: Side, mark: Mark, out: &mut Vec<Event>) {
         match side {
             Side::Request => {
-                self.prepared = None;
-                self.table.doubt();
+                self.doubt();
                 self.pairing.requests_hidden(mark, out);
             }
             Side::Response => self.pairing.responses_hidden(out),

@@ -120,6 +120,18 @@ pub(super) struct Open {
     transaction: Option<Transaction>,
 }
 
+/// Answers to requests that were not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Orphans {
+    /// None.
+    #[default]
+    None,
+    /// Those of a preparation, which may end with a `Flush`: the next answer may be to the next request.
+    Preparation,
+    /// Others: what comes up to `ReadyForQuery` need not be for the next request.
+    Execution,
+}
+
 /// The queue and the exchanges in it.
 #[derive(Debug, Default)]
 pub(super) struct Pairing {
@@ -138,10 +150,8 @@ pub(super) struct Pairing {
     pub(super) batch: Option<u64>,
     /// An execution that is complete, unless the `Sync` behind it fails.
     pub(super) settling: Option<u64>,
-    /// A `ReadyForQuery` has been seen, or the beginning of the connection.
-    pub(super) synced: bool,
-    /// Answers arrive to requests that were not seen.
-    pub(super) orphans: bool,
+    /// What came since the last `ReadyForQuery` while nothing was awaited.
+    pub(super) orphans: Orphans,
     /// Response bytes were hidden, and no place to go on has been found.
     pub(super) hidden: bool,
     /// After hidden bytes, answers may be missing up to the next `ReadyForQuery`.
@@ -271,6 +281,13 @@ impl Pairing {
             self.overflow(item.at, out);
             return;
         }
+        self.push(item);
+    }
+
+    fn push(&mut self, item: Item) {
+        if std::mem::take(&mut self.orphans) == Orphans::Execution {
+            self.items.push_back(Item::unknown(false, item.at));
+        }
         self.items.push_back(item);
     }
 
@@ -297,7 +314,7 @@ impl Pairing {
             return;
         }
         self.skipping = false;
-        self.items.push_back(item);
+        self.push(item);
     }
 
     /// The client's data of a `COPY` is over.

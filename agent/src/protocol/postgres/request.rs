@@ -26,7 +26,7 @@ impl Postgres {
             b'E' => self.execute(message, out),
             b'D' => {
                 let kind = body.byte();
-                let name = name(&mut body);
+                let name = self.name(&mut body);
                 let source = match kind {
                     Some(b'S') => Some(self.table.source(&name)),
                     _ => self.table.portal(&name).map(|portal| portal.source.clone()),
@@ -39,7 +39,7 @@ impl Postgres {
             }
             b'C' => {
                 let kind = body.byte();
-                let name = name(&mut body);
+                let name = self.name(&mut body);
                 match kind {
                     Some(b'S') => self.table.forget(&name),
                     _ => self.table.close(&name),
@@ -69,6 +69,21 @@ impl Postgres {
             // Copied data, passwords and Terminate say nothing.
             _ => {}
         }
+    }
+
+    /// What was prepared under names that are used again and again is no longer known.
+    pub(super) fn doubt(&mut self) {
+        self.prepared = None;
+        self.table.doubt();
+    }
+
+    /// Reads a name. One that was cut through stands for something unknown.
+    fn name<'b>(&mut self, body: &mut Cursor<'b>) -> Cow<'b, str> {
+        let Some(name) = body.string() else {
+            self.doubt();
+            return Cow::Borrowed("");
+        };
+        String::from_utf8_lossy(name)
     }
 
     fn keep_prepared(&mut self, holds: impl FnOnce(&Prepared) -> bool) {
@@ -141,18 +156,21 @@ impl Postgres {
 
     fn parse(&mut self, message: &Message, out: &mut Vec<Event>) {
         let mut body = Cursor(&message.body);
-        let name: Arc<str> = name(&mut body).into();
+        let known = body.0.contains(&0);
+        let name: Arc<str> = self.name(&mut body).into();
         let text = text(&mut body, message.whole);
-        let source = Source { name: Arc::clone(&name), text: Some(text.clone()) };
+        let source = Source { name: Arc::clone(&name), text: known.then(|| text.clone()) };
         self.pairing.settle_other_batch(&source, out);
-        self.prepared = Some(Prepared { name: Arc::clone(&name), first: message.first });
-        self.table.prepare(name, text);
+        if known {
+            self.prepared = Some(Prepared { name: Arc::clone(&name), first: message.first });
+            self.table.prepare(name, text);
+        }
         self.push(Item::new(Expect::Parse, Some(source), message), out);
     }
 
     fn bind(&mut self, message: &Message, out: &mut Vec<Event>) {
         let mut body = Cursor(&message.body);
-        let (portal, statement) = (name(&mut body), name(&mut body));
+        let (portal, statement) = (self.name(&mut body), self.name(&mut body));
         let source = self.table.source(&statement);
         let prepared = self.prepared.take().filter(|prepared| *prepared.name == *statement);
         let first = Some(prepared.map_or(message.first, |prepared| prepared.first));
@@ -162,7 +180,7 @@ impl Postgres {
     }
 
     fn execute(&mut self, message: &Message, out: &mut Vec<Event>) {
-        let name = name(&mut Cursor(&message.body));
+        let name = self.name(&mut Cursor(&message.body));
         self.prepared = None;
         let (source, first) = match self.table.portal(&name) {
             Some(portal) => (portal.source.clone(), portal.first.take()),
@@ -177,10 +195,6 @@ impl Source {
     fn unnamed(text: Option<Text>) -> Self {
         Self { name: Arc::default(), text }
     }
-}
-
-fn name<'a>(body: &mut Cursor<'a>) -> Cow<'a, str> {
-    String::from_utf8_lossy(body.string().unwrap_or_default())
 }
 
 /// Reads a statement's text, of which the body may hold only the beginning.

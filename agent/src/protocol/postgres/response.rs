@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Ended, Kind, PgError, Statement, Transaction,
-    pairing::{Expect, Item, Open, Pairing},
+    pairing::{Expect, Item, Open, Orphans, Pairing},
     table::Source,
     wire::{Cursor, Message},
 };
@@ -22,7 +22,7 @@ impl Pairing {
             self.settle(out);
         }
         self.find_front(kind);
-        let Some(front) = self.items.front().filter(|front| self.is_answer(kind, front)) else { return };
+        let Some(front) = self.items.front().filter(|front| front.accepts(kind)) else { return };
         let number = match &front.expect {
             Expect::Query(query) if query.done < query.count && kind != b'Z' => {
                 Some(query.first + query.done)
@@ -59,7 +59,6 @@ impl Pairing {
             self.lenient = false;
             self.skipping = false;
             self.copying = false;
-            self.synced = true;
             self.status = match message.body.first() {
                 Some(b'I') => Some(Transaction::Idle),
                 Some(b'T') => Some(Transaction::Active),
@@ -87,29 +86,16 @@ impl Pairing {
         }
     }
 
-    /// Says whether a message answers the request in front.
-    fn is_answer(&self, kind: u8, front: &Item) -> bool {
-        // Answers to unseen requests end with ReadyForQuery, or where an answer fits that only a new request gets.
-        let fits = match front.expect {
-            Expect::Query(_) | Expect::Unknown { .. } => false,
-            // The Sync of a batch whose beginning was not seen.
-            Expect::Sync => kind == b'Z',
-            _ => matches!(kind, b'1' | b'2' | b'3' | b't' | b'n'),
-        };
-        front.accepts(kind) && (fits || !self.orphans)
-    }
-
     fn answer(&mut self, message: &Message, out: &mut Vec<Event>) {
         let kind = message.kind;
         let Some(front) = self.items.front() else {
-            self.orphans = kind != b'Z';
+            self.orphans.see(kind);
             return;
         };
-        if !self.is_answer(kind, front) {
+        if !front.accepts(kind) {
             self.misfit(message, out);
             return;
         }
-        self.orphans = false;
         let Some(mut item) = self.items.pop_front() else { return };
         let stays = match (&mut item.expect, kind) {
             (Expect::Unknown { certain }, b'Z') => {
@@ -160,15 +146,14 @@ impl Pairing {
     /// A message came that nothing in front awaits.
     fn misfit(&mut self, message: &Message, out: &mut Vec<Event>) {
         let ready = message.kind == b'Z';
-        if self.orphans || !self.synced {
-            self.orphans = !ready;
-        } else if !self.lenient || ready {
-            self.give_up(Some(true), message.last, out);
-            if self.items.is_empty() {
-                self.orphans = !ready;
-            } else if ready {
-                self.items.pop_front();
-            }
+        if self.lenient && !ready {
+            return;
+        }
+        self.give_up(Some(true), message.last, out);
+        if self.items.is_empty() {
+            self.orphans.see(message.kind);
+        } else if ready {
+            self.items.pop_front();
         }
     }
 
@@ -366,7 +351,7 @@ impl Pairing {
         if self.batches() != 1 {
             // Which of several it is cannot be known.
             self.give_up(Some(false), at, out);
-            self.orphans = self.items.is_empty();
+            self.orphans = Orphans::None;
             return;
         }
         self.lenient = true;
@@ -455,6 +440,18 @@ impl Pairing {
             transaction: self.status,
         };
         out.push(Event::Push { at: message.last, detail: Detail::Postgres(Box::new(statement)) });
+    }
+}
+
+impl Orphans {
+    /// Takes an answer while none is awaited.
+    fn see(&mut self, kind: u8) {
+        *self = match (*self, kind) {
+            (_, b'Z') => Self::None,
+            (Self::None | Self::Preparation, b'1' | b'2' | b'3' | b't' | b'n')
+            | (Self::Preparation, b'T') => Self::Preparation,
+            _ => Self::Execution,
+        };
     }
 }
 

@@ -166,7 +166,7 @@ fn bytes_that_are_no_message_are_counted_and_passed_over() {
 
 /// Asserts that every statement with a known end has an outcome that it also had when nothing was hidden, and returns
 /// how many are missing.
-fn missing(whole: &[Statement], found: &[Statement], how: &str) -> usize {
+pub(super) fn missing(whole: &[Statement], found: &[Statement], how: &str) -> usize {
     let known: Vec<&Statement> = found.iter().filter(|statement| !statement.ended_early()).collect();
     for statement in known.iter().filter(|statement| statement.text.is_some()) {
         let same = whole.iter().any(|other| {
@@ -202,7 +202,12 @@ fn whatever_single_read_or_write_is_lost_no_statement_gets_the_outcome_of_anothe
             }
             parser.close(at(chunks.len()), &mut out);
             let missing = missing(&whole, &statements(&out), &format!("without chunk {hidden}"));
-            assert!(missing <= 4, "without {:?} {}, {missing} are missing", chunks[hidden].0, chunks[hidden].1.escape_ascii());
+            assert!(
+                missing <= 4,
+                "without {:?} {}, {missing} are missing",
+                chunks[hidden].0,
+                chunks[hidden].1.escape_ascii()
+            );
         }
     }
 }

@@ -100,6 +100,25 @@ proptest! {
     }
 
     #[test]
+    fn whatever_reads_and_writes_are_lost_no_statement_gets_the_outcome_of_another(
+        which in 0..3_usize,
+        hidden in prop::collection::vec(0..140_usize, 2..5),
+    ) {
+        let chunks = &recordings()[which];
+        let (mut parser, mut out) = (Postgres::new(), Vec::new());
+        for (time, (side, bytes)) in chunks.iter().enumerate() {
+            if hidden.contains(&time) {
+                parser.gap(*side, bytes.len() as u64, at(time), &mut out);
+            } else {
+                parser.data(*side, bytes, at(time), &mut out);
+            }
+        }
+        parser.close(at(chunks.len()), &mut out);
+        let missing = gaps::missing(&statements(&play(chunks)), &statements(&out), &format!("without {hidden:?}"));
+        prop_assert!(missing <= 20, "without {:?}, {} are missing", hidden, missing);
+    }
+
+    #[test]
     fn no_input_panics_and_every_exchange_ends_once(
         chunks in nearly_messages(),
         gaps in prop::collection::vec((0..60_usize, any::<bool>(), 0..200_u64), 0..4),
