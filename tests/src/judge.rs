@@ -96,11 +96,12 @@ impl Verdict {
     fn client(&mut self, forest: &Forest, span: &CollectedSpan) {
         let server = forest.server(span);
         let owner = server.and_then(server_rid);
-        if let (Some(server), Some(owner)) = (server, &owner) {
+        let planted = CLIENT_TEXT.iter().find_map(|key| find_rid(&span.attribute(key)?).map(str::to_string));
+        // The service counts what it sends itself; what its drivers and pools add carries no id.
+        if let (Some(server), Some(owner), true) = (server, &owner, planted.is_some()) {
             let counts = self.found.entry((server.service().to_string(), owner.clone())).or_default();
             count(span, counts);
         }
-        let planted = CLIENT_TEXT.iter().find_map(|key| find_rid(&span.attribute(key)?).map(str::to_string));
         match (planted, owner) {
             (None, _) => self.unmarked += 1,
             (Some(planted), Some(owner)) if planted == owner => self.right += 1,

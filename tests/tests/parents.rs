@@ -11,9 +11,8 @@ use adder_tests::{
     stack::{PATHS, Stack, Wanted, venv},
 };
 
-/// Time without a new span after which all have arrived.
-const QUIET: Duration = Duration::from_secs(3);
-const LIMIT: Duration = Duration::from_secs(60);
+/// Time in which background work of the last requests ends.
+const AFTERWARDS: Duration = Duration::from_secs(3);
 
 struct Case<'a> {
     name: &'a str,
@@ -42,6 +41,15 @@ fn run(case: &Case<'_>) {
     let mut arguments = vec!["run"];
     arguments.extend(pids.iter().map(String::as_str));
     let agent = Agent::start(&stack.dir, &arguments, variables).expect("adder starts");
+    // `ADDER_RECORD=FOLDER` keeps the facts of each case, to be looked at with `adder replay`.
+    let recorder = std::env::var_os("ADDER_RECORD").map(|folder| {
+        let file = Path::new(&folder).join(format!("{}.rec", case.name)).display().to_string();
+        let mut arguments = vec!["record", &file];
+        arguments.extend(pids.iter().map(String::as_str));
+        let dir = adder_tests::folder("record").expect("a folder");
+        let raw = [("ADDER_SQL_TEXT", "raw"), ("ADDER_REDIS_TEXT", "raw")];
+        Agent::start(&dir, &arguments, raw).expect("adder records")
+    });
     let load = Load {
         port: stack.games.port(),
         connections: case.connections,
@@ -50,12 +58,17 @@ fn run(case: &Case<'_>) {
     };
     let report = load.run().expect("the load runs");
     assert_eq!(report.failed(), 0, "every request is answered");
-    let spans = collector.wait_quiet(QUIET, LIMIT);
+    // Work that goes on after the last responses.
+    std::thread::sleep(AFTERWARDS);
     let (status, lines) = agent.stop().expect("adder stops");
+    if let Some(recorder) = recorder {
+        recorder.stop().expect("the recording ends");
+    }
+    let spans = collector.spans();
     assert!(status.success(), "adder ends well: {lines:#?}");
 
     let verdict = judge(&spans);
-    println!("{}: {} requests\n{verdict}", case.name, report.outcomes.len());
+    println!("{}: {} requests\n{verdict}\n{}", case.name, report.outcomes.len(), lines.join("\n"));
     assert_eq!(verdict.wrong, 0, "no span under a wrong request");
     let share = verdict.right as f64 / verdict.marked() as f64;
     assert!(share >= 0.999, "{:.4} of the spans are under the right request", share);

@@ -286,12 +286,11 @@ fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
 
 /// The last words: what was seen and what was lost.
 fn summary(watcher: &Watcher, engine: &Engine, sink: &Sink) {
-    let counters = engine.counters();
     tracing::info!(
-        facts = counters.facts,
-        spans = counters.spans,
         dropped_facts = watcher.dropped_total(),
-        "the run is over"
+        "the run is over: {:?} {:?}",
+        engine.counters(),
+        engine.connection_counters()
     );
     if let Sink::Otlp(sender) = sink {
         let stats = sender.stats().snapshot();
