@@ -167,13 +167,23 @@ pub(super) struct Cause {
     pub(super) unit: Option<UnitId>,
 }
 
+/// A piece of work that a thread took from a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// Who is behind it; `None` where its way into the queue was not seen.
+    pub(super) cause: Option<Cause>,
+    /// Context in which it was taken: the thread's own. What runs in it runs for the piece of work, whatever the
+    /// address of the context belonged to before.
+    pub(super) context: ContextId,
+}
+
 /// What is known of a thread.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Thread {
     /// The request it has last read.
     pub(super) inbound: Option<Inbound>,
     /// The piece of work that it took from a queue.
-    pub(super) work: Option<Cause>,
+    pub(super) work: Option<Work>,
     /// When it was last heard of.
     pub(super) last: u64,
 }

@@ -80,22 +80,18 @@ impl Engine {
 
     /// The request that caused an operation, and whether that is certain before its response has left.
     fn operation_owner(&self, operation: &Operation) -> Option<(UnitId, bool)> {
-        let by_context = self.owner(operation.context, operation.start);
-        let by_queue = operation.by_queue.as_ref().and_then(|cause| self.cause(cause));
-        let fresh = by_queue.or(operation.by_thread);
-        match (by_context, fresh) {
-            // The context may stand at the address of a dead one: what the thread itself shows is fresher.
-            (Some(owner), Some(fresh)) if owner != fresh => {
-                let over = self.units.get(&owner).is_none_or(|unit| unit.end.is_some_and(|end| end < operation.start));
-                Some(if over { (fresh, true) } else { (owner, false) })
-            }
-            (Some(owner), _) => {
-                let tentative = self.contexts.find(operation.context).is_some_and(|context| context.tentative);
-                Some((owner, !tentative))
-            }
-            (None, Some(fresh)) => Some((fresh, true)),
-            (None, None) => None,
+        if let Some(unit) = operation.by_thread {
+            return Some((unit, true));
         }
+        let queued = operation.work.and_then(|work| self.cause(&work.cause?));
+        if operation.work.is_some_and(|work| work.context == operation.context) {
+            return queued.map(|unit| (unit, true));
+        }
+        if let Some(owner) = self.owner(operation.context, operation.start) {
+            let tentative = self.contexts.find(operation.context).is_some_and(|context| context.tentative);
+            return Some((owner, !tentative));
+        }
+        queued.map(|unit| (unit, true))
     }
 
     /// Trace id, and parent of a request.

@@ -13,8 +13,11 @@
 //!    that request (uvicorn). uvloop reads outside any task's context, so there the parent may be any context that
 //!    nobody announced.
 //! 3. *Lineage.* A context made out of another belongs to what the other belonged to at that time.
-//! 4. *Queue.* A work item taken from a `SimpleQueue` belongs to what put it there (`run_in_executor`).
-//! 5. *Thread.* A thread works for the request that it has read itself, in the same context (gunicorn's workers).
+//!
+//! and, for what a thread does in its own context, before all of these:
+//!
+//! 4. *Thread.* A thread works for the request that it has read itself, in the same context (gunicorn's workers).
+//! 5. *Queue.* A work item taken from a `SimpleQueue` belongs to what put it there (`run_in_executor`).
 //!
 //! A stale owner, one whose response has ended, loses against fresh evidence: an unannounced context may stand at the
 //! address of a dead one. Such a claim is *tentative* until the response of the fresh request confirms it.
@@ -31,7 +34,7 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use self::{
-    context::{Cause, ContextId, Contexts, Inbound, Thread},
+    context::{Cause, ContextId, Contexts, Inbound, Thread, Work},
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
 use crate::{
@@ -250,9 +253,10 @@ impl Engine {
                 self.queued.insert((header.pid, item.item), Cause { context, time: header.time, unit });
             }
             Fact::Get(item) => {
-                let work = self.queued.remove(&(header.pid, item.item));
+                let context = self.contexts.at(header.pid, header.context, header.time);
+                let cause = self.queued.remove(&(header.pid, item.item));
                 let thread = self.thread(&header);
-                thread.work = work;
+                thread.work = Some(Work { cause, context });
                 thread.inbound = None;
             }
             Fact::Fork(child) => {
@@ -323,7 +327,10 @@ impl Engine {
         }
         let parent = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.create(header.pid, child, parent, header.time);
-        let owner = self.owner(parent, header.time);
+        // In a thread's own context, the piece of work at hand says more than what the address belonged to before.
+        let work = self.threads.get(&(header.pid, header.tid)).and_then(|thread| thread.work);
+        let own_work = work.is_some_and(|work| work.context == parent);
+        let owner = if own_work { self.by_queue(header) } else { self.owner(parent, header.time) };
         let fresh = self.fresh(header, parent);
         let stale = owner.is_some_and(|owner| self.has_ended(owner));
         if let Some(inbound) = fresh
@@ -346,7 +353,7 @@ impl Engine {
             }
         }
         // Work that a thread hands on belongs to what the thread works for.
-        if owner.is_none() {
+        if owner.is_none() || own_work {
             let unit = self.by_thread(header, parent).or_else(|| self.by_queue(header));
             if let Some(context) = self.contexts.find_mut(child) {
                 context.claim = unit;
@@ -403,8 +410,7 @@ impl Engine {
 
     /// What a thread works for because it has taken it from a queue.
     fn by_queue(&self, header: &Header) -> Option<UnitId> {
-        let cause = self.threads.get(&(header.pid, header.tid))?.work?;
-        self.cause(&cause)
+        self.cause(&self.threads.get(&(header.pid, header.tid))?.work?.cause?)
     }
 
     fn cause(&self, cause: &Cause) -> Option<UnitId> {
@@ -502,7 +508,7 @@ impl Engine {
             start: first.time,
             context: first.context,
             by_thread: self.by_thread(&header, first.context),
-            by_queue: thread.and_then(|thread| thread.work),
+            work: thread.and_then(|thread| thread.work),
             end: None,
             joined: None,
             trace_id: self.trace_id(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::context::ContextId;
+use super::context::{ContextId, Work};
 use crate::{
     conn::ConnectionId,
     protocol::{Detail, Incoming},
@@ -94,7 +94,7 @@ pub(super) struct Operation {
     /// What the thread was serving when it began, by the rules for threads.
     pub(super) by_thread: Option<UnitId>,
     /// The piece of work from a queue in which it began.
-    pub(super) by_queue: Option<super::context::Cause>,
+    pub(super) work: Option<Work>,
     pub(super) end: Option<u64>,
     /// The request in another watched process that is this operation, seen from there.
     pub(super) joined: Option<UnitId>,
