@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    path::Path,
 };
 
 use crate::fact::ProcessInfo;
@@ -41,7 +40,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-/// Whether a process looks like CPython, and fits one of the patterns where there are any.
+/// Whether a process looks like `CPython`, and fits one of the patterns where there are any.
 pub fn wanted(pid: u32, patterns: &[String]) -> bool {
     if pid == std::process::id() {
         return false;
@@ -121,7 +120,11 @@ fn environment(pid: u32) -> HashMap<String, String> {
 }
 
 fn split_zero(bytes: &[u8]) -> Vec<String> {
-    bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty()).map(|part| String::from_utf8_lossy(part).into()).collect()
+    bytes
+        .split(|byte| *byte == 0)
+        .filter(|part| !part.is_empty())
+        .map(|part| String::from_utf8_lossy(part).into())
+        .collect()
 }
 
 /// What the resource of a process says. `extra` comes from the agent's own `OTEL_RESOURCE_ATTRIBUTES`.
@@ -139,7 +142,8 @@ pub fn info(pid: u32, extra: &[(String, String)]) -> ProcessInfo {
     };
     let declared = parse_attributes(environment.get("OTEL_RESOURCE_ATTRIBUTES").map_or("", String::as_str));
     let named = environment.get("OTEL_SERVICE_NAME").filter(|name| !name.is_empty()).cloned();
-    let named = named.or_else(|| declared.iter().find(|(key, _)| key == "service.name").map(|(_, name)| name.clone()));
+    let named = named
+        .or_else(|| declared.iter().find(|(key, _)| key == "service.name").map(|(_, name)| name.clone()));
     let compose = container.as_deref().and_then(compose_service);
     set("service.name", named.or(compose).unwrap_or_else(|| name_of(&arguments)));
     let started = stat_field(pid, 19).unwrap_or_default();
@@ -197,10 +201,7 @@ fn container(pid: u32) -> Option<String> {
 }
 
 fn container_in(cgroups: &str) -> Option<String> {
-    cgroups
-        .split(|letter: char| !letter.is_ascii_hexdigit())
-        .find(|part| part.len() == 64)
-        .map(str::to_owned)
+    cgroups.split(|letter: char| !letter.is_ascii_hexdigit()).find(|part| part.len() == 64).map(str::to_owned)
 }
 
 /// The compose service of a Docker container, from the engine's own files where they can be read.
@@ -212,7 +213,7 @@ fn compose_service(container: &str) -> Option<String> {
 
 /// A name from the command line: the module or script, or the application that a server was told to run.
 fn name_of(arguments: &[String]) -> String {
-    let mut words = arguments.iter().map(String::as_str).peekable();
+    let mut words = arguments.iter().map(String::as_str);
     let mut program = base(words.next().unwrap_or("python"));
     if program.starts_with("python") {
         while let Some(word) = words.next() {
@@ -234,15 +235,32 @@ fn name_of(arguments: &[String]) -> String {
             }
         }
     }
-    let stem = Path::new(program).file_stem().map_or(program.into(), |stem| stem.to_string_lossy());
-    let program = if program.ends_with(".py") { &*stem } else { program };
-    if RUNNERS.contains(&program) {
-        let application = words.find(|word| !word.starts_with('-') && (word.contains(':') || word.contains('.')));
-        if let Some(application) = application.and_then(|word| word.split([':', '(']).next()).filter(|a| !a.is_empty()) {
-            return application.to_owned();
-        }
+    let program = program.strip_suffix(".py").unwrap_or(program);
+    if RUNNERS.contains(&program)
+        && let Some(application) = application(words)
+    {
+        return application.to_owned();
     }
     program.to_owned()
+}
+
+/// The module of the application in the arguments of a server: `module:attribute`, or the value of `-A` or `--app`.
+fn application<'a>(words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let is_module = |word: &str| {
+        !word.is_empty()
+            && word
+                .split('.')
+                .all(|part| part.starts_with(|first: char| first.is_alphabetic() || first == '_'))
+    };
+    let mut named = false;
+    for word in words {
+        let module = word.split([':', '(']).next().unwrap_or_default();
+        if (named || word.contains(':')) && is_module(module) {
+            return Some(module);
+        }
+        named = matches!(word, "-A" | "--app");
+    }
+    None
 }
 
 /// `key=value,key=value` with percent-encoded values (OpenTelemetry resource specification).
@@ -260,15 +278,14 @@ fn percent_decode(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let digits = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
-        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()).filter(|_| bytes[at] == b'%') {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
+        if let Some(byte) =
+            digits.and_then(|two| u8::from_str_radix(two, 16).ok()).filter(|_| bytes[at] == b'%')
+        {
+            decoded.push(byte);
+            at += 3;
+        } else {
+            decoded.push(bytes[at]);
+            at += 1;
         }
     }
     String::from_utf8_lossy(&decoded).into_owned()
@@ -289,6 +306,9 @@ mod tests {
         assert_eq!(name("python -m services.scheduler"), "services.scheduler");
         assert_eq!(name("python -m uvicorn --host 0.0.0.0 games.api:app"), "games.api");
         assert_eq!(name("/venv/bin/python /venv/bin/gunicorn -w 2 shop:create_app()"), "shop");
+        assert_eq!(name("python -m celery -A jobs.app worker"), "jobs.app");
+        assert_eq!(name("/venv/bin/flask --app web run -p 80"), "web");
+        assert_eq!(name("gunicorn -b 127.0.0.1:80 -k uvicorn.workers.UvicornWorker api:app"), "api");
         assert_eq!(name("python -c print(1)"), "python -c");
         assert_eq!(name("python"), "python");
     }

@@ -46,7 +46,8 @@ pub fn doctor(pids: &[u32]) -> bool {
     };
     for pid in pids {
         let info = discover::info(pid, &[]);
-        let service = info.attributes.iter().find(|(key, _)| key == "service.name").map_or("", |(_, name)| name);
+        let service =
+            info.attributes.iter().find(|(key, _)| key == "service.name").map_or("", |(_, name)| name);
         match python::prove(pid) {
             Ok(proof) => {
                 let exact = match proof.attribution {
@@ -54,7 +55,10 @@ pub fn doctor(pids: &[u32]) -> bool {
                     Attribution::Thread => "by thread",
                 };
                 let event_loop = if proof.uvloop { "uvloop" } else { "asyncio or none" };
-                println!("process     {pid} {service}: CPython {}, {event_loop}, parents {exact}", proof.version);
+                println!(
+                    "process     {pid} {service}: CPython {}, {event_loop}, parents {exact}",
+                    proof.version
+                );
                 for note in proof.notes {
                     println!("            {note}");
                 }

@@ -207,7 +207,9 @@ impl<'a> Fact<'a> {
             Self::Task(lineage) | Self::Copy(lineage) => into.extend_from_slice(as_bytes(lineage)),
             Self::Put(item) | Self::Get(item) => into.extend_from_slice(as_bytes(item)),
             Self::Fork(child) => into.extend_from_slice(as_bytes(child)),
-            Self::Exec(header) | Self::Exit(header) | Self::Map(header) => into.extend_from_slice(as_bytes(header)),
+            Self::Exec(header) | Self::Exit(header) | Self::Map(header) => {
+                into.extend_from_slice(as_bytes(header));
+            }
             Self::Process(header, info) => write_own(own::PROCESS, header, info, into),
             Self::Python(header, info) => write_own(own::PYTHON, header, info, into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),

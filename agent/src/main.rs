@@ -1,6 +1,11 @@
 //! The command line.
 
-use std::{fs, io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use adder::{
     config::Config,
@@ -87,7 +92,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
-        Command::Status { config } => match load(config) {
+        Command::Status { config } => match load(config.as_deref()) {
             Ok((config, _)) => match status::ask(&config.status.socket) {
                 Ok(text) => {
                     println!("{text}");
@@ -104,7 +109,7 @@ fn main() -> ExitCode {
 }
 
 fn watch(target: Target, record: Option<PathBuf>) -> ExitCode {
-    let (config, warnings) = match load(target.config) {
+    let (config, warnings) = match load(target.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error, USAGE),
     };
@@ -121,8 +126,8 @@ fn watch(target: Target, record: Option<PathBuf>) -> ExitCode {
 }
 
 /// Reads the configuration.
-fn load(path: Option<PathBuf>) -> Result<(Config, Vec<String>), String> {
-    let text = match &path {
+fn load(path: Option<&Path>) -> Result<(Config, Vec<String>), String> {
+    let text = match path {
         Some(path) => {
             let name = path.display().to_string();
             let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
@@ -137,30 +142,32 @@ fn load(path: Option<PathBuf>) -> Result<(Config, Vec<String>), String> {
 fn start_log(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
     let colour = io::IsTerminal::is_terminal(&io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .init();
 }
 
-fn replay(file: &std::path::Path, otlp: Option<&std::path::Path>) -> ExitCode {
+fn replay(file: &Path, otlp: Option<&Path>) -> ExitCode {
     let mut spans = Vec::new();
     let replayed = record::replay(file, |engine| spans.append(&mut engine.spans()));
     if let Err(error) = replayed {
         return fail(&error.to_string(), USAGE);
     }
-    match otlp {
-        Some(path) => {
-            let message = prost::Message::encode_to_vec(&adder::export::encode::request(spans));
-            match fs::write(path, message) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(&format!("{}: {error}", path.display()), 1),
-            }
+    if let Some(path) = otlp {
+        let message = prost::Message::encode_to_vec(&adder::export::encode::request(spans));
+        match fs::write(path, message) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("{}: {error}", path.display()), 1),
         }
-        None => {
-            let colour = io::IsTerminal::is_terminal(&io::stdout());
-            let mut console = Console::new(io::stdout(), colour);
-            match console.spans(&spans).and_then(|()| console.finish()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(&format!("cannot print: {error}"), 1),
-            }
+    } else {
+        let colour = io::IsTerminal::is_terminal(&io::stdout());
+        let mut console = Console::new(io::stdout(), colour);
+        match console.spans(&spans).and_then(|()| console.finish()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("cannot print: {error}"), 1),
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct AttachReport {
     pub pid: u32,
     /// `service.name`.
     pub service: String,
-    /// Version of CPython, empty where there is none.
+    /// Version of `CPython`, empty where there is none.
     pub python: String,
     /// The file with the interpreter.
     pub interpreter: String,

@@ -31,18 +31,9 @@ pub fn user<T: Copy>(address: u64) -> T {
     }
 }
 
-/// A stream socket behind a file descriptor.
-#[derive(Clone, Copy)]
-pub struct Found {
-    /// Address of the `struct sock`.
-    pub sk: u64,
-    /// Inode number.
-    pub inode: u64,
-}
-
-/// The stream socket behind a descriptor of the current process; `None` for anything else.
+/// The `struct sock` of the stream socket behind a descriptor of the current process; `None` for anything else.
 #[inline(always)]
-pub fn stream_socket(fd: u32) -> Option<Found> {
+pub fn stream_socket(fd: u32) -> Option<u64> {
     let task = unsafe { bpf_get_current_task() };
     let files: u64 = kernel(task + offset!(task_files));
     let fdt: u64 = kernel(files + offset!(files_fdt));
@@ -65,5 +56,5 @@ pub fn stream_socket(fd: u32) -> Option<Found> {
     if socket_type != SOCK_STREAM {
         return None;
     }
-    Some(Found { sk: kernel(socket + offset!(socket_sk)), inode: kernel(inode + offset!(inode_ino)) })
+    Some(kernel(socket + offset!(socket_sk)))
 }

@@ -55,7 +55,12 @@ pub extern "C" fn report_socket(sk: u64, packed: u64, context: u64) -> u32 {
     let fact = entry.as_mut_ptr();
     unsafe {
         clear(fact);
-        write_header(&raw mut (*fact).header, kind::SOCKET, packed as u16 & (flag::CONNECTED | flag::ACCEPTED), context);
+        write_header(
+            &raw mut (*fact).header,
+            kind::SOCKET,
+            packed as u16 & (flag::CONNECTED | flag::ACCEPTED),
+            context,
+        );
         let family: u16 = kernel(sk + offset!(sk_family));
         (&raw mut (*fact).socket).write(inode);
         (&raw mut (*fact).fd).write((packed >> 16) as i32);
@@ -96,7 +101,7 @@ unsafe fn clear(fact: *mut Socket) {
     }
 }
 
-/// The ends of a Unix socket (include/net/af_unix.h): the name is the listening end's, which an accepted socket
+/// The ends of a Unix socket (`include/net/af_unix.h`): the name is the listening end's, which an accepted socket
 /// shares and a connected one finds at its peer.
 #[inline(always)]
 unsafe fn write_unix(fact: *mut Socket, sk: u64) {
@@ -211,7 +216,8 @@ fn capture<const HEAD: usize, const TAIL: usize>(call: &Call) {
         (&raw mut (*fact).fd).write((call.packed >> 16) as i32);
         (&raw mut (*fact).reserved).write(0);
         if head != 0
-            && bpf_probe_read_user(start.add(size_of::<Data>()).cast(), head as u32, call.buffer as *const _) != 0
+            && bpf_probe_read_user(start.add(size_of::<Data>()).cast(), head as u32, call.buffer as *const _)
+                != 0
         {
             head = 0;
         }

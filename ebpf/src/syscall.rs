@@ -19,7 +19,7 @@ use crate::{
     socket::{pack, report_bytes, report_close, report_socket},
 };
 
-/// System call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
+/// System call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
 mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
@@ -44,7 +44,7 @@ mod number {
     pub const PWRITEV2: u64 = 328;
 }
 
-/// Offsets in `struct pt_regs` of x86_64.
+/// Offsets in `struct pt_regs` (`arch/x86/include/asm/ptrace.h`).
 mod register {
     pub const R10: u64 = 56;
     pub const R8: u64 = 72;
@@ -108,7 +108,9 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
         number::WRITE => (Buffer::Plain, flag::FILE_CALL),
         number::RECVFROM => (Buffer::Plain, flag::RECEIVED),
         number::SENDTO => (Buffer::Plain, 0),
-        number::READV | number::PREADV | number::PREADV2 => (Buffer::Vector, flag::RECEIVED | flag::FILE_CALL),
+        number::READV | number::PREADV | number::PREADV2 => {
+            (Buffer::Vector, flag::RECEIVED | flag::FILE_CALL)
+        }
         number::WRITEV | number::PWRITEV | number::PWRITEV2 => (Buffer::Vector, flag::FILE_CALL),
         number::RECVMSG => (Buffer::Message, flag::RECEIVED),
         number::SENDMSG => (Buffer::Message, 0),
@@ -151,7 +153,7 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
     // `splice` and `sendfile` name where the bytes went first or last; only what goes into a socket matters here.
     let at = if number == number::SPLICE { register::RDX } else { register::RDI };
     let fd: u64 = kernel(registers + at);
-    let Some(found) = stream_socket(fd as u32) else { return };
+    let Some(sk) = stream_socket(fd as u32) else { return };
     let second: u64 = kernel(registers + register::RSI);
     let third: u64 = kernel(registers + register::RDX);
     let message_flags: u64 = match number {
@@ -166,11 +168,11 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
     let context = current_context(process);
     let (vector, count) = match buffer {
         Buffer::Plain => {
-            report_bytes(found.sk, second, result as u64, pack(fd as u32, flags), context);
+            report_bytes(sk, second, result as u64, pack(fd as u32, flags), context);
             return;
         }
         Buffer::None => {
-            report_bytes(found.sk, 0, result as u64, pack(fd as u32, flags), context);
+            report_bytes(sk, 0, result as u64, pack(fd as u32, flags), context);
             return;
         }
         Buffer::Vector => (second, third),
@@ -183,8 +185,12 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
             (user(second + MSGHDR_VECTOR), user(second + MSGHDR_COUNT))
         }
     };
-    let length = if let Buffer::Messages = buffer { u64::from(user::<u32>(second + MMSGHDR_LENGTH)) } else { result as u64 };
-    report_vector(found.sk, vector, count, length, pack(fd as u32, flags), context);
+    let length = if let Buffer::Messages = buffer {
+        u64::from(user::<u32>(second + MMSGHDR_LENGTH))
+    } else {
+        result as u64
+    };
+    report_vector(sk, vector, count, length, pack(fd as u32, flags), context);
     if let Buffer::Messages = buffer {
         let mut behind = 0;
         let mut i = 1;
@@ -193,7 +199,7 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
             i += 1;
         }
         if behind != 0 {
-            report_bytes(found.sk, 0, behind, pack(fd as u32, flags), context);
+            report_bytes(sk, 0, behind, pack(fd as u32, flags), context);
         }
     }
 }
@@ -201,10 +207,10 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
 /// A socket was connected or accepted.
 #[inline(always)]
 fn on_socket(process: &Process, pid: u32, tid: u32, fd: u32, flags: u16) {
-    let Some(found) = stream_socket(fd) else { return };
+    let Some(sk) = stream_socket(fd) else { return };
     flush_pending(process, pid, tid);
     let context = current_context(process);
-    report_socket(found.sk, pack(fd, flags), context);
+    report_socket(sk, pack(fd, flags), context);
 }
 
 /// Reports `length` bytes that fill the buffers of a vector in order.

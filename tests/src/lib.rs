@@ -23,6 +23,7 @@ pub mod process;
 pub mod python;
 pub mod redis;
 pub mod stack;
+pub mod watch;
 pub mod wrk;
 
 use std::{

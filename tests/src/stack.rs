@@ -62,8 +62,14 @@ impl Stack {
                 None => environment,
             }
         };
-        let players =
-            App::uvicorn(wanted.venv, &dir, "players:app", wanted.event_loop, 1, &environment("players-api"))?;
+        let players = App::uvicorn(
+            wanted.venv,
+            &dir,
+            "players:app",
+            wanted.event_loop,
+            1,
+            &environment("players-api"),
+        )?;
         let games = environment("games-api").players(&players);
         let games = App::uvicorn(wanted.venv, &dir, "games:app", wanted.event_loop, 1, &games)?;
         Ok(Self { games, players, redis, postgres, dir })

@@ -1,18 +1,14 @@
 //! Claims 1 and 2: every operation under the request that caused it, and none missing.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use adder_tests::{
-    agent::Agent,
-    collector::{Collector, Protocol},
-    judge::{self, judge},
+    judge,
     load::Load,
     python::EventLoop,
     stack::{PATHS, Stack, Wanted, venv},
+    watch::{Watched, watch},
 };
-
-/// Time in which background work of the last requests ends.
-const AFTERWARDS: Duration = Duration::from_secs(3);
 
 struct Case<'a> {
     name: &'a str,
@@ -33,45 +29,17 @@ fn run(case: &Case<'_>) {
         logged: true,
     };
     let stack = Stack::start(&wanted).expect("the stack starts");
-    let collector = Collector::start().expect("a collector");
-    let mut variables = collector.env(Protocol::Grpc);
-    variables.push(("ADDER_SQL_TEXT".into(), "raw".into()));
-    variables.push(("ADDER_REDIS_TEXT".into(), "raw".into()));
-    let pids = stack.pids();
-    let mut arguments = vec!["run"];
-    arguments.extend(pids.iter().map(String::as_str));
-    let agent = Agent::start(&stack.dir, &arguments, variables).expect("adder starts");
-    // `ADDER_RECORD=FOLDER` keeps the facts of each case, to be looked at with `adder replay`.
-    let recorder = std::env::var_os("ADDER_RECORD").map(|folder| {
-        let file = Path::new(&folder).join(format!("{}.rec", case.name)).display().to_string();
-        let mut arguments = vec!["record", &file];
-        arguments.extend(pids.iter().map(String::as_str));
-        let dir = adder_tests::folder("record").expect("a folder");
-        let raw = [("ADDER_SQL_TEXT", "raw"), ("ADDER_REDIS_TEXT", "raw")];
-        Agent::start(&dir, &arguments, raw).expect("adder records")
-    });
     let load = Load {
         port: stack.games.port(),
         connections: case.connections,
         requests: case.requests,
         paths: PATHS.map(str::to_owned).to_vec(),
     };
-    let report = load.run().expect("the load runs");
+    let watched =
+        watch(&stack.dir, &[stack.games.pid(), stack.players.pid()], &load).expect("a watched load");
+    let Watched { report, spans, verdict, .. } = &watched;
     assert_eq!(report.failed(), 0, "every request is answered");
-    // Work that goes on after the last responses.
-    std::thread::sleep(AFTERWARDS);
-    let (status, lines) = agent.stop().expect("adder stops");
-    if let Some(recorder) = recorder {
-        recorder.stop().expect("the recording ends");
-    }
-    let spans = collector.spans();
-    assert!(status.success(), "adder ends well: {lines:#?}");
-
-    let verdict = judge(&spans);
-    println!("{}: {} requests\n{verdict}\n{}", case.name, report.outcomes.len(), lines.join("\n"));
-    assert_eq!(verdict.wrong, 0, "no span under a wrong request");
-    let share = verdict.right as f64 / verdict.marked() as f64;
-    assert!(share >= 0.999, "{:.4} of the spans are under the right request", share);
+    watched.expect_right_parents();
     assert_eq!(verdict.repeated, repeated(&report.outcomes), "server spans equal requests, one for one");
     for (service, app) in [("games-api", &stack.games), ("players-api", &stack.players)] {
         let truth = app.truth().expect("the service's own counts");
@@ -87,10 +55,15 @@ fn run(case: &Case<'_>) {
     for (rid, count) in failed {
         *truth.entry(rid).or_default() += count;
     }
-    let seen = judge::texts(&spans, "postgresql");
+    let seen = judge::texts(spans, "postgresql");
     let seen = judge::rids(seen.iter().map(String::as_str));
     assert_eq!(unequal(&truth, &seen), Vec::<String>::new(), "statements in Postgres's log and spans");
-    assert!(lines.iter().all(|line| !line.contains("ring buffer was full")), "no fact was dropped");
+    // A pipeline is one span that lists its commands, the equal ones once: compare the ids, not their number.
+    let commands = stack.redis.commands();
+    let asked = judge::rids(commands.iter().flat_map(|command| command.words.iter().map(String::as_str)));
+    let seen = judge::texts(spans, "redis");
+    let seen = judge::rids(seen.iter().map(String::as_str));
+    assert!(asked.keys().eq(seen.keys()), "requests with commands in Redis's MONITOR and in spans");
 }
 
 /// `/aiohttp` and `/nested` ask the second service more than once for one request of the load.

@@ -73,7 +73,8 @@ fn dispatch(task: Task) -> Result<()> {
             build()?;
             servers()?;
             let venv = environments(1)?.remove(0);
-            let mut demo = cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "demo", "--"]);
+            let mut demo =
+                cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "demo", "--"]);
             run(demo.arg(venv).args(keep.then_some("--keep")))
         }
         Task::Run { arguments } => {
@@ -87,8 +88,10 @@ fn dispatch(task: Task) -> Result<()> {
             setup::debian(&[("wrk", "wrk")], "the load of the benchmark")?;
             let venv = environments(1)?.remove(0);
             let python = main_python()?;
-            let sdk = setup::venv(&python, &name("sdk", &python), &root().join("tests/requirements-sdk.txt"))?;
-            let mut bench = cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "bench", "--"]);
+            let sdk =
+                setup::venv(&python, &name("sdk", &python), &root().join("tests/requirements-sdk.txt"))?;
+            let mut bench =
+                cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "bench", "--"]);
             run(bench.arg(venv).arg(sdk).arg(seconds.to_string()).arg(rounds.to_string()))
         }
     }
@@ -106,7 +109,9 @@ fn test(only: Option<&str>) -> Result<()> {
     let python = main_python()?;
     setup::venv(&python, &name("sdk", &python), &root().join("tests/requirements-sdk.txt"))?;
     if let Some(only) = only {
-        return run(cargo(&["test", "--package", "adder-tests", "--", "--test-threads=1", "--nocapture"]).arg(only));
+        return run(
+            cargo(&["test", "--package", "adder-tests", "--", "--test-threads=1", "--nocapture"]).arg(only)
+        );
     }
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
@@ -137,13 +142,19 @@ fn environments(most: usize) -> Result<Vec<PathBuf>> {
     chosen.iter().map(|python| setup::venv(python, &label(python), &requirements)).collect()
 }
 
-/// CPython 3.11 where there is one, else the newest there is; Debian's where there is none.
+/// `CPython` 3.11 where there is one, else the newest there is; Debian's where there is none.
 fn main_python() -> Result<PathBuf> {
     if setup::pythons().is_empty() {
         setup::debian(&[("/usr/bin/python3", "python3")], "the demo services")?;
     }
-    setup::debian(&[("/usr/lib/python3/dist-packages/pip", "python3-pip"), ("/usr/lib/python3*/ensurepip", "python3-venv")], "virtual environments")
-        .or_else(|error| if setup::pythons().is_empty() { Err(error) } else { Ok(()) })?;
+    setup::debian(
+        &[
+            ("/usr/lib/python3/dist-packages/pip", "python3-pip"),
+            ("/usr/lib/python3*/ensurepip", "python3-venv"),
+        ],
+        "virtual environments",
+    )
+    .or_else(|error| if setup::pythons().is_empty() { Err(error) } else { Ok(()) })?;
     let pythons = setup::pythons();
     let wanted = pythons.iter().find(|(label, _)| label.starts_with("3.11")).or(pythons.last());
     wanted.map(|(_, path)| path.clone()).context("no CPython from 3.8 on was found")

@@ -274,7 +274,8 @@ impl Connections {
         for key in &connection.descriptors {
             self.by_descriptor.remove(key);
         }
-        let ends = (connection.netns, connection.endpoints.local.clone(), connection.endpoints.remote.clone());
+        let ends =
+            (connection.netns, connection.endpoints.local.clone(), connection.endpoints.remote.clone());
         if self.by_ends.get(&ends) == Some(&socket) {
             self.by_ends.remove(&ends);
         }
@@ -366,8 +367,11 @@ impl Connection {
     ) {
         let State::Undecided { tries, kept } = &mut self.state else { return };
         *tries += 1;
-        let mut joined: Vec<u8> =
-            kept.iter().filter(|piece| piece.0 == direction).flat_map(|piece| piece.1.iter().copied()).collect();
+        let mut joined: Vec<u8> = kept
+            .iter()
+            .filter(|piece| piece.0 == direction)
+            .flat_map(|piece| piece.1.iter().copied())
+            .collect();
         joined.extend_from_slice(&bytes[..bytes.len().min(UNDECIDED_MAX)]);
         let mut more = false;
         for (protocol, detect, start) in PROTOCOLS {
@@ -436,7 +440,8 @@ fn endpoints(fact: &Socket) -> Endpoints {
             let path = &fact.path[..length];
             let path = match path.split_first() {
                 Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
-                _ => String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned(),
+                _ => String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default())
+                    .into_owned(),
             };
             Endpoints { local: Address::Unix(path.clone()), remote: Address::Unix(path) }
         }

@@ -85,7 +85,9 @@ pub enum LoadError {
     )]
     Denied(String),
     /// The kernel lacks something that Adder cannot do without.
-    #[error("this kernel cannot run Adder's programs: {0} (Linux 5.10 or later is needed; see `adder doctor`)")]
+    #[error(
+        "this kernel cannot run Adder's programs: {0} (Linux 5.10 or later is needed; see `adder doctor`)"
+    )]
     Unsupported(String),
     /// A kernel structure is unknown.
     #[error(transparent)]
@@ -155,7 +157,10 @@ impl Bpf {
         }
         // SAFETY: plain system call.
         let root = unsafe { libc::geteuid() } == 0;
-        let text = failures.iter().map(|(way, error)| format!("{}: {}", way.name(), brief(error))).collect::<Vec<_>>();
+        let text = failures
+            .iter()
+            .map(|(way, error)| format!("{}: {}", way.name(), brief(error)))
+            .collect::<Vec<_>>();
         let text = text.join("; ");
         if !root || text.contains("Operation not permitted") && !text.contains("verifier") {
             return Err(LoadError::Denied(text));
@@ -198,7 +203,8 @@ impl Bpf {
             let program: &mut UProbe = program(&mut ebpf, name)?.try_into()?;
             program.load()?;
         }
-        let map = |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).ok_or_else(|| anyhow::anyhow!("no map {name}"));
+        let map =
+            |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).ok_or_else(|| anyhow::anyhow!("no map {name}"));
         let facts = RingBuf::try_from(map(&mut ebpf, "FACTS")?)?;
         let processes = HashMap::try_from(map(&mut ebpf, "PROCESSES")?)?;
         let dropped = HashMap::try_from(map(&mut ebpf, "DROPPED")?)?;
@@ -223,10 +229,17 @@ impl Bpf {
     }
 
     /// Puts a uprobe program on an instruction, for one process.
-    pub fn attach(&mut self, program: &'static str, pid: u32, file: &Path, offset: u64) -> anyhow::Result<()> {
+    pub fn attach(
+        &mut self,
+        program: &'static str,
+        pid: u32,
+        file: &Path,
+        offset: u64,
+    ) -> anyhow::Result<()> {
         let probe: &mut UProbe = self::program(&mut self.ebpf, program)?.try_into()?;
         let pid = NonZeroU32::new(pid).ok_or_else(|| anyhow::anyhow!("process 0 has no user space"))?;
-        let link = probe.attach(UProbeAttachLocation::AbsoluteOffset(offset), file, UProbeScope::OneProcess(pid))?;
+        let link =
+            probe.attach(UProbeAttachLocation::AbsoluteOffset(offset), file, UProbeScope::OneProcess(pid))?;
         self.uprobes.entry(pid.get()).or_default().push((program, link));
         Ok(())
     }

@@ -97,7 +97,9 @@ fn strip(btf: &Btf, mut found: Type) -> Type {
     loop {
         let next = match &found {
             Type::Typedef(inner) => btf.resolve_chained_type(inner),
-            Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => btf.resolve_chained_type(inner),
+            Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
+                btf.resolve_chained_type(inner)
+            }
             Type::TypeTag(inner) => btf.resolve_chained_type(inner),
             _ => return found,
         };

@@ -1,6 +1,6 @@
 //! Finding functions in ELF files, stripped ones too.
 //!
-//! Static C functions of CPython's modules have no symbol in a stripped file, but the tables that name them are data:
+//! Static C functions of `CPython`'s modules have no symbol in a stripped file, but the tables that name them are data:
 //! a `PyMethodDef` (Include/methodobject.h), `PyType_Spec` or `PyTypeObject` (Include/object.h,
 //! Include/cpython/object.h) holds the address of a string and, beside it, the address of the function.
 
@@ -99,11 +99,17 @@ impl Elf {
             }
         }
         let fixed = file.elf_header().e_type(endian) == object::elf::ET_EXEC;
-        Ok(Self { segments, symbols, relocated, fixed, data })
+        Ok(Self { data, segments, symbols, relocated, fixed })
     }
 
     fn empty() -> Self {
-        Self { data: Vec::new(), segments: Vec::new(), symbols: HashMap::new(), relocated: HashMap::new(), fixed: false }
+        Self {
+            data: Vec::new(),
+            segments: Vec::new(),
+            symbols: HashMap::new(),
+            relocated: HashMap::new(),
+            fixed: false,
+        }
     }
 
     /// Address (in the file's own terms) and size of a symbol.
@@ -116,7 +122,8 @@ impl Elf {
         if self.fixed {
             return 0;
         }
-        let segment = self.segments.iter().find(|s| s.offset <= offset && offset < s.offset + s.bytes.len() as u64);
+        let segment =
+            self.segments.iter().find(|s| s.offset <= offset && offset < s.offset + s.bytes.len() as u64);
         let base = segment.map_or(offset, |s| s.address + (offset - s.offset));
         address.wrapping_sub(base)
     }
@@ -142,7 +149,9 @@ impl Elf {
             {
                 return Some(init);
             }
-            if let Some(init) = self.word(name + NAME_TO_INIT).filter(|init| self.code_offset(*init).is_some()) {
+            if let Some(init) =
+                self.word(name + NAME_TO_INIT).filter(|init| self.code_offset(*init).is_some())
+            {
                 return Some(init);
             }
         }

@@ -82,7 +82,10 @@ impl Memory {
             let end = (address + length as u64 - 1) & !0xfff;
             length = end.saturating_sub(address) as usize;
         }
-        bytes[..length].chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect()
+        bytes[..length]
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+            .collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! CPython, read from outside: where the context of a thread is, and where contexts come from.
+//! `CPython`, read from outside: where the context of a thread is, and where contexts come from.
 //!
 //! Nothing is believed because a table says so. The slot of the thread state is found by looking for the thread
 //! states themselves, and the kernel side checks the type of every context that it reads.

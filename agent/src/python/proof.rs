@@ -1,4 +1,4 @@
-//! Proving where a CPython interpreter keeps what Adder reads.
+//! Proving where a `CPython` interpreter keeps what Adder reads.
 
 use std::path::{Path, PathBuf};
 
@@ -29,8 +29,15 @@ const THREADS_MAX: usize = 64;
 
 /// Hints, by minor version from 3.8 on: `PyThreadState.context` and `TaskObj.task_context`. The kernel side proves
 /// them again at each read.
-const HINTS: [(u32, u32, u32); 7] =
-    [(8, 240, 128), (9, 240, 168), (10, 240, 176), (11, 224, 152), (12, 208, 152), (13, 208, 136), (14, 208, 144)];
+const HINTS: [(u32, u32, u32); 7] = [
+    (8, 240, 128),
+    (9, 240, 168),
+    (10, 240, 176),
+    (11, 224, 152),
+    (12, 208, 152),
+    (13, 208, 136),
+    (14, 208, 144),
+];
 
 /// Where a uprobe goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +84,7 @@ pub struct Proof {
 /// Why nothing is proven (yet).
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProofError {
-    /// No CPython is mapped.
+    /// No `CPython` is mapped.
     #[error("no CPython 3.8 to 3.14 in this process")]
     NotPython,
     /// The interpreter has not started yet, or hides what is looked for.
@@ -111,7 +118,10 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         attribution: Attribution::Thread,
         notes: Vec::new(),
     };
-    if Path::new(&file).file_name().is_some_and(|name| name.to_string_lossy().contains(&format!("{version}t"))) {
+    if Path::new(&file)
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().contains(&format!("{version}t")))
+    {
         proof.notes.push("free-threaded build: work is attributed by thread only".into());
         return Ok(proof);
     }
@@ -131,15 +141,11 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         .ok_or_else(|| ProofError::NotYet("no thread-specific slot holds the thread state".into()))?;
     let context = context_offset(memory, &threads, context_type);
     if context.is_none() {
-        notes.push("no context in use yet: its place is taken from the table and checked at each read".into());
+        notes
+            .push("no context in use yet: its place is taken from the table and checked at each read".into());
     }
-    proof.process = Process {
-        context_type,
-        slot,
-        slot_table,
-        context: context.unwrap_or(hint.1),
-        task_context: hint.2,
-    };
+    proof.process =
+        Process { context_type, slot, slot_table, context: context.unwrap_or(hint.1), task_context: hint.2 };
     proof.attribution = Attribution::Context;
     add_probes(pid, &maps, (&file, &elf), &mut proof, &mut notes);
     proof.notes = notes;
@@ -150,7 +156,8 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
 fn interpreter(pid: u32, maps: &[Mapping]) -> Result<(String, Elf, String), ProofError> {
     let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let executable = executable.to_string_lossy().into_owned();
-    let library = maps.iter().map(|mapping| &mapping.path).find(|path| base_name(path).starts_with("libpython3."));
+    let library =
+        maps.iter().map(|mapping| &mapping.path).find(|path| base_name(path).starts_with("libpython3."));
     let mut candidates: Vec<&str> = library.into_iter().map(String::as_str).collect();
     if !executable.is_empty() {
         candidates.push(&executable);
@@ -196,15 +203,16 @@ fn version_in_memory(pid: u32, elf: &Elf, maps: &[Mapping], path: &str) -> Optio
 struct Thread {
     /// Address of its `PyThreadState`.
     state: u64,
-    /// Its thread pointer: `pthread_self()`, which CPython stores as `thread_id`.
+    /// Its thread pointer: `pthread_self()`, which `CPython` stores as `thread_id`.
     pointer: u64,
 }
 
-/// Thread states, proven: they name their interpreter, and hold a thread pointer, which on x86_64 points to itself
+/// Thread states, proven: they name their interpreter, and hold a thread pointer, which on `x86_64` points to itself
 /// (System V ABI, thread-local storage).
 fn thread_states(memory: Memory, maps: &[Mapping], runtime: u64) -> Vec<Thread> {
     let writable = |address: u64| {
-        address & 7 == 0 && maps.iter().any(|m| m.writable && m.readable && m.start <= address && address < m.end)
+        address.is_multiple_of(8)
+            && maps.iter().any(|m| m.writable && m.readable && m.start <= address && address < m.end)
     };
     let mut seen = Vec::new();
     for interpreter in memory.words(runtime, RUNTIME_WORDS) {
@@ -268,7 +276,11 @@ fn slot(memory: Memory, threads: &[Thread]) -> Option<(i64, i64)> {
     };
     common(&|thread| {
         let words = memory.words(thread.pointer, SLOT_WORDS);
-        (0..).zip(words).filter(|(_, word)| *word == thread.state).map(|(i, _): (i64, u64)| (i * 8, 0)).collect()
+        (0..)
+            .zip(words)
+            .filter(|(_, word)| *word == thread.state)
+            .map(|(i, _): (i64, u64)| (i * 8, 0))
+            .collect()
     })
     .or_else(|| {
         common(&|thread| {
@@ -317,7 +329,9 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
             proof.asyncio = true;
             add("task_init", path, elf, address, true);
         }
-        None if asyncio.is_some() => notes.push("`_asyncio.Task.__init__` was not found: tasks have no lineage".into()),
+        None if asyncio.is_some() => {
+            notes.push("`_asyncio.Task.__init__` was not found: tasks have no lineage".into());
+        }
         None => {}
     }
     let contextvars = module("_contextvars.");

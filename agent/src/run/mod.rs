@@ -249,7 +249,9 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
     };
     match export::check(settings) {
         Ok(()) => {}
-        Err(error @ (CheckError::Unreachable(_) | CheckError::Refused(_))) => tracing::warn!("{error}; spans are kept in the meantime, up to the bounds of the queue"),
+        Err(error @ (CheckError::Unreachable(_) | CheckError::Refused(_))) => {
+            tracing::warn!("{error}; spans are kept in the meantime, up to the bounds of the queue");
+        }
         Err(error) => return Err(RunError::Refused(error.to_string())),
     }
     export::start(settings.clone()).map(Sink::Otlp).map_err(|error| RunError::Export(error.to_string()))

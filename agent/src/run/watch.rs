@@ -140,8 +140,12 @@ impl Watcher {
             }
         }
         let now = Instant::now();
-        let due: Vec<u32> =
-            self.watched.iter().filter(|(_, w)| w.due.is_some_and(|due| due <= now)).map(|(pid, _)| *pid).collect();
+        let due: Vec<u32> = self
+            .watched
+            .iter()
+            .filter(|(_, w)| w.due.is_some_and(|due| due <= now))
+            .map(|(pid, _)| *pid)
+            .collect();
         for pid in due {
             self.look(pid, facts);
         }
@@ -153,7 +157,10 @@ impl Watcher {
             let before = self.dropped.insert(pid, count).unwrap_or(0);
             if count > before {
                 let more = count - before;
-                tracing::warn!(pid, "the ring buffer was full: {more} facts of this process are lost ({count} in all)");
+                tracing::warn!(
+                    pid,
+                    "the ring buffer was full: {more} facts of this process are lost ({count} in all)"
+                );
                 facts.own(&Fact::Dropped(head(pid), count));
             }
         }
@@ -221,7 +228,8 @@ impl Watcher {
     fn proven(&mut self, pid: u32, proof: Proof, facts: &mut Facts<'_>) {
         let Some(watched) = self.watched.get_mut(&pid) else { return };
         let before = watched.proof.as_ref();
-        let same = before.is_some_and(|before| before.process == proof.process && before.probes == proof.probes);
+        let same =
+            before.is_some_and(|before| before.process == proof.process && before.probes == proof.probes);
         if same {
             return;
         }

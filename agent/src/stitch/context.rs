@@ -122,7 +122,8 @@ impl Contexts {
     pub(super) fn sweep(&mut self, now: u64) {
         self.all.retain(|_, context| !context.replaced || context.last + REPLACED_KEPT > now);
         if self.all.len() > CONTEXTS_MAX {
-            let mut ages: Vec<(u64, ContextId)> = self.all.iter().map(|(id, context)| (context.last, *id)).collect();
+            let mut ages: Vec<(u64, ContextId)> =
+                self.all.iter().map(|(id, context)| (context.last, *id)).collect();
             ages.sort_unstable();
             for (_, id) in ages.into_iter().take(CONTEXTS_MAX / 4) {
                 self.all.remove(&id);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{DEPTH_MAX, Engine, Finished, HOLD_MAX, JOIN_WINDOW, Operation, OperationId, RemoteParent, UnitId};
+use super::{
+    DEPTH_MAX, Engine, Finished, HOLD_MAX, JOIN_WINDOW, Operation, OperationId, RemoteParent, UnitId,
+};
 use crate::{
     fact::ProcessInfo,
     protocol::{Detail, http, postgres, redis},
@@ -61,20 +63,17 @@ impl Engine {
     /// Whether the owner of an operation is certain, and that one's trace.
     fn operation_settled(&self, id: OperationId, depth: usize) -> bool {
         let Some(operation) = self.operations.get(&id) else { return true };
-        match self.operation_owner(operation) {
-            Some((owner, certain)) => {
-                let answered = self.units.get(&owner).is_none_or(|unit| unit.replied.is_some());
-                (certain || answered) && self.unit_settled(owner, depth + 1)
-            }
-            None => {
-                // A response may yet show which request its context works for.
-                let end = operation.end.unwrap_or(self.now);
-                let open = self
-                    .processes
-                    .get(&operation.pid)
-                    .is_some_and(|process| process.open.values().any(|start| *start <= end));
-                !open || operation.context == 0 && end + OWNER_WAIT < self.now
-            }
+        if let Some((owner, certain)) = self.operation_owner(operation) {
+            let answered = self.units.get(&owner).is_none_or(|unit| unit.replied.is_some());
+            (certain || answered) && self.unit_settled(owner, depth + 1)
+        } else {
+            // A response may yet show which request its context works for.
+            let end = operation.end.unwrap_or(self.now);
+            let open = self
+                .processes
+                .get(&operation.pid)
+                .is_some_and(|process| process.open.values().any(|start| *start <= end));
+            !open || operation.context == 0 && end + OWNER_WAIT < self.now
         }
     }
 
@@ -160,7 +159,9 @@ impl Engine {
             .unwrap_or_default();
         let (start, end) = (operation.start, operation.end.unwrap_or(operation.start));
         let (span_id, pid, endpoints) = (operation.span_id, operation.pid, operation.endpoints.clone());
-        let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else { return };
+        let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else {
+            return;
+        };
         let description = self.describe(&detail, Role::Client, &endpoints);
         self.counters.spans += 1;
         self.counters.roots += u64::from(parent_span_id.is_none());

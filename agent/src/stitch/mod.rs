@@ -305,12 +305,11 @@ impl Engine {
 
     fn process(&mut self, pid: u32, info: &ProcessInfo) {
         let resource = Arc::new(emit::resource(info));
-        match self.processes.get_mut(&pid) {
-            Some(process) => process.resource = resource,
-            None => {
-                let state = ProcessState { resource, uvloop: false, open: FxHashMap::default(), ended: None };
-                self.processes.insert(pid, state);
-            }
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.resource = resource;
+        } else {
+            let state = ProcessState { resource, uvloop: false, open: FxHashMap::default(), ended: None };
+            self.processes.insert(pid, state);
         }
     }
 
@@ -423,7 +422,9 @@ impl Engine {
             match (&happened.event, happened.role) {
                 (Event::Begin { .. }, Role::Server) => self.begin_unit(&happened, flags),
                 (Event::Begin { .. }, Role::Client) => self.begin_operation(&happened),
-                (Event::Reply { exchange, at }, Role::Server) => self.reply(happened.connection, *exchange, *at),
+                (Event::Reply { exchange, at }, Role::Server) => {
+                    self.reply(happened.connection, *exchange, *at);
+                }
                 (Event::End { .. }, Role::Server) => self.end_unit(happened),
                 (Event::End { .. }, Role::Client) => self.end_operation(happened),
                 (Event::Push { .. }, _) => self.counters.pushed += 1,
@@ -475,7 +476,8 @@ impl Engine {
 
     /// Finds the caller's side of a request, or leaves the request to be found from there.
     fn join_unit(&mut self, id: UnitId, peer: ConnectionId, own: ConnectionId) {
-        let caller = self.exchanges.get_mut(&peer).and_then(|exchanges| exchanges.unjoined_operations.pop_front());
+        let caller =
+            self.exchanges.get_mut(&peer).and_then(|exchanges| exchanges.unjoined_operations.pop_front());
         if let Some(caller) = caller {
             self.join(id, caller);
         } else {
@@ -543,7 +545,10 @@ impl Engine {
     /// The first byte of a response has left: its context is evidence.
     fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
         let Some(exchanges) = self.exchanges.get(&connection) else { return };
-        let Some(id) = exchanges.units.iter().find(|(number, _)| *number == exchange).map(|(_, id)| *id) else { return };
+        let Some(id) = exchanges.units.iter().find(|(number, _)| *number == exchange).map(|(_, id)| *id)
+        else {
+            return;
+        };
         let Some(unit) = self.units.get_mut(&id) else { return };
         unit.replied = Some(at.time);
         let (pid, claimed_by) = (unit.pid, unit.claimed_by);
@@ -551,7 +556,10 @@ impl Engine {
             process.open.remove(&id);
         }
         let header = Header { pid: at.pid, tid: at.tid, ..Header::default() };
-        if at.context == 0 || self.by_thread(&header, at.context) == Some(id) || self.by_queue(&header) == Some(id) {
+        if at.context == 0
+            || self.by_thread(&header, at.context) == Some(id)
+            || self.by_queue(&header) == Some(id)
+        {
             return;
         }
         if claimed_by != 0 && self.contexts.descends(at.context, claimed_by) {
@@ -608,7 +616,9 @@ impl Engine {
     fn end_operation(&mut self, happened: Happened) {
         let Event::End { exchange, at, detail } = happened.event else { return };
         let Some(exchanges) = self.exchanges.get_mut(&happened.connection) else { return };
-        let Some(place) = exchanges.operations.iter().position(|(number, _)| *number == exchange) else { return };
+        let Some(place) = exchanges.operations.iter().position(|(number, _)| *number == exchange) else {
+            return;
+        };
         let Some((_, id)) = exchanges.operations.remove(place) else { return };
         let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.end = Some(at.time.max(operation.start));

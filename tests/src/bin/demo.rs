@@ -29,8 +29,14 @@ fn main() -> Result<()> {
     let keep = arguments.next().is_some_and(|word| word == "--keep");
     on_interrupt();
     eprintln!("demo: starting Postgres, Redis and two FastAPI services (files in target/rig) …");
-    let wanted =
-        Wanted { name: "demo", venv: &venv, event_loop: EventLoop::Uvloop, variables: vec![], sdk: None, logged: false };
+    let wanted = Wanted {
+        name: "demo",
+        venv: &venv,
+        event_loop: EventLoop::Uvloop,
+        variables: vec![],
+        sdk: None,
+        logged: false,
+    };
     let stack = Stack::start(&wanted)?;
     eprintln!(
         "demo: games-api is process {} on port {}, players-api process {} on port {}",
@@ -42,7 +48,10 @@ fn main() -> Result<()> {
     let socket = stack.dir.join("status.sock");
     let config = stack.dir.join("adder.toml");
     std::fs::write(&config, format!("[status]\nsocket = {:?}\n", socket.display().to_string()))?;
-    eprintln!("demo: adder run{} ; then {REQUESTS} requests …\n", stack.pids().iter().fold(String::new(), |a, b| a + " " + b));
+    eprintln!(
+        "demo: adder run{} ; then {REQUESTS} requests …\n",
+        stack.pids().iter().fold(String::new(), |a, b| a + " " + b)
+    );
     let mut adder = Command::new(root().join("target/release/adder"))
         .args(["run", "--config"])
         .arg(&config)
@@ -64,7 +73,10 @@ fn main() -> Result<()> {
     };
     let report = load.run()?;
     if keep {
-        eprintln!("demo: still running; Ctrl-C ends it. Try: curl http://127.0.0.1:{}/games/7", stack.games.port());
+        eprintln!(
+            "demo: still running; Ctrl-C ends it. Try: curl http://127.0.0.1:{}/games/7",
+            stack.games.port()
+        );
         while !STOP.load(Ordering::Relaxed) && adder.try_wait()?.is_none() {
             thread::sleep(Duration::from_millis(100));
         }

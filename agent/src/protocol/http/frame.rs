@@ -104,20 +104,22 @@ enum Chunk {
     Trailer { empty: bool, bytes: usize },
 }
 
-/// Where the bytes of a line came from.
+/// Where the bytes of a line came from: by calls, whose bytes have one mark, and not by the pieces in which they came.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
+    /// Bytes of the line so far, those no longer kept among them.
+    length: usize,
     /// Mark of the first byte.
     first: Mark,
-    /// Mark of the last piece but the newest.
+    /// Mark of the last call but the newest.
     recent: Mark,
-    /// Where the newest piece begins, and its mark.
+    /// Where the bytes of the newest call begin, and their mark.
     newest: (usize, Mark),
 }
 
 impl Marks {
-    /// Mark of the byte at this place. Where that is not known any more it is a later one: a response must not seem to
-    /// begin before its request.
+    /// Mark of the byte at this place in the line. Where that is not known any more it is a later one: a response must
+    /// not seem to begin before its request.
     fn at(&self, place: usize) -> Mark {
         match place {
             0 => self.first,
@@ -126,12 +128,18 @@ impl Marks {
         }
     }
 
-    fn add(&mut self, place: usize, mark: Mark) {
-        if place == 0 {
-            self.first = mark;
+    /// Takes so many more bytes of the line.
+    fn add(&mut self, count: usize, mark: Mark) {
+        if count == 0 {
+            return;
         }
-        self.recent = self.newest.1;
-        self.newest = (place, mark);
+        if self.length == 0 {
+            *self = Self { length: 0, first: mark, recent: mark, newest: (0, mark) };
+        } else if self.newest.1 != mark {
+            self.recent = self.newest.1;
+            self.newest = (self.length, mark);
+        }
+        self.length += count;
     }
 }
 
@@ -276,7 +284,7 @@ impl<H: Head> Half<H> {
             self.state = State::Head { head, first: self.marks.at(0), bytes: line.len(), found: false };
             return Progress::Continue(());
         }
-        let before = self.found(&line, text, 0).unwrap_or(line.len());
+        let before = self.found(&line, text).unwrap_or(line.len());
         if before == line.len() {
             self.state = State::Search { tail: Tail::None };
         }
@@ -308,7 +316,7 @@ impl<H: Head> Half<H> {
         }
         // The line may hold the start of the next message.
         let (bytes, found) = (*bytes, *found);
-        let before = self.found(&line, text, 0).unwrap_or(line.len());
+        let before = self.found(&line, text).unwrap_or(line.len());
         if before == line.len() {
             self.state = State::Search { tail: Tail::None };
         }
@@ -320,12 +328,14 @@ impl<H: Head> Half<H> {
         Progress::Break(Some(Step::Lost { reason: LossReason::Malformed, bytes }))
     }
 
-    /// Begins the head that a line, itself cut by `cut` bytes, ends with; the number of bytes before it.
-    fn found(&mut self, line: &[u8], text: &[u8], cut: usize) -> Option<usize> {
+    /// Begins the head that the line just taken, or the end of it that is looked at, ends with; the number of bytes
+    /// before it.
+    fn found(&mut self, line: &[u8], text: &[u8]) -> Option<usize> {
         let at = H::find(text)?;
         let head = H::start(text.get(at..)?)?;
-        self.state =
-            State::Head { head, first: self.marks.at(cut + at), bytes: line.len() - at, found: true };
+        let bytes = line.len() - at;
+        let first = self.marks.at(self.marks.length.saturating_sub(bytes));
+        self.state = State::Head { head, first, bytes, found: true };
         Some(at)
     }
 
@@ -338,19 +348,17 @@ impl<H: Head> Half<H> {
         let (rest, next) = bytes.split_at(end + 1);
         *bytes = next;
         self.skipped += rest.len() as u64;
-        self.marks.add(self.line.len(), mark);
+        self.note(rest.len(), mark);
         let mut line: Cow<'_, [u8]> = Cow::Owned(std::mem::take(&mut self.line));
         if line.is_empty() || rest.len() >= SEARCH_LIMIT {
-            self.marks.add(0, mark);
             line = Cow::Borrowed(rest);
         } else {
             line.to_mut().extend_from_slice(rest);
         }
         // The same bytes are looked at however the line was cut.
-        let cut = line.len().saturating_sub(SEARCH_LIMIT);
         let line = last(&line, SEARCH_LIMIT);
         let text = without_end(line);
-        if let Some(before) = self.found(line, text, cut) {
+        if let Some(before) = self.found(line, text) {
             self.skipped -= (line.len() - before) as u64;
             return Progress::Continue(());
         }
@@ -370,18 +378,21 @@ impl<H: Head> Half<H> {
 
     /// Keeps the end of an unfinished line that may hold a start line.
     fn search_more(&mut self, bytes: &[u8], mark: Mark) {
+        self.note(bytes.len(), mark);
         let bytes = last(bytes, SEARCH_LIMIT);
         if self.line.len() + bytes.len() > 2 * SEARCH_LIMIT {
             let surplus = self.line.len().saturating_sub(SEARCH_LIMIT.saturating_sub(bytes.len()));
             self.line.drain(..surplus);
-            self.marks.first = mark;
         }
-        self.append(bytes, mark);
+        self.line.extend_from_slice(bytes);
     }
 
-    fn append(&mut self, bytes: &[u8], mark: Mark) {
-        self.marks.add(self.line.len(), mark);
-        self.line.extend_from_slice(bytes);
+    /// Notes where the next bytes of the line come from, which are not yet in `line`.
+    fn note(&mut self, count: usize, mark: Mark) {
+        if self.line.is_empty() {
+            self.marks.length = 0;
+        }
+        self.marks.add(count, mark);
     }
 
     /// Takes one line with its end, or keeps what there is of it. `TooLong` takes exactly the bytes up to the limit.
@@ -390,12 +401,13 @@ impl<H: Head> Half<H> {
         let (within, beyond) = bytes.split_at(allowed);
         let Some(end) = within.iter().position(|&byte| byte == b'\n') else {
             *bytes = beyond;
-            self.append(within, mark);
+            self.note(within.len(), mark);
+            self.line.extend_from_slice(within);
             return if self.line.len() >= limit { Taken::TooLong } else { Taken::More };
         };
         let (line, rest) = bytes.split_at(end + 1);
         *bytes = rest;
-        self.marks.add(self.line.len(), mark);
+        self.note(line.len(), mark);
         if self.line.is_empty() {
             return Taken::Line(Cow::Borrowed(line));
         }
@@ -434,8 +446,9 @@ impl<H: Head> Half<H> {
             };
         }
         if matched == 0 {
-            self.marks.add(0, mark);
+            self.marks.length = 0;
         }
+        self.marks.add(1, mark);
         *bytes = bytes.get(1..).unwrap_or_default();
         if matched + 1 < STATUS_LINE.len() {
             self.state = State::Perhaps { framing, matched: matched + 1 };

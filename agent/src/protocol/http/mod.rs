@@ -112,6 +112,8 @@ pub struct Http {
     held: Option<Held>,
     /// Mark of the last byte of the response side.
     last: Mark,
+    /// Mark of the last byte of it that was understood, or of the loss behind that.
+    known: Mark,
     /// Closed, or no longer HTTP/1.
     done: bool,
 }
@@ -167,6 +169,7 @@ impl Http {
             switching: None,
             held: None,
             last: Mark::default(),
+            known: Mark::default(),
             done: false,
         }
     }
@@ -249,6 +252,9 @@ impl Http {
     }
 
     fn responses(&mut self, mut bytes: &[u8], mark: Mark, out: &mut Vec<Event>) {
+        if !bytes.is_empty() {
+            self.last = mark;
+        }
         while let Some(step) = self.response.step(&mut bytes, mark) {
             self.response_step(step, bytes, mark, out);
             if self.done {
@@ -256,7 +262,6 @@ impl Http {
             }
             self.settle_switch(out);
         }
-        self.last = mark;
     }
 
     fn response_step(&mut self, step: Step<ResponseHead>, rest: &[u8], mark: Mark, out: &mut Vec<Event>) {
@@ -273,6 +278,7 @@ impl Http {
                 out.push(Event::Lost { reason, bytes });
             }
         }
+        self.known = mark;
     }
 
     fn answer(
@@ -284,7 +290,7 @@ impl Http {
         out: &mut Vec<Event>,
     ) {
         // Part of the one before was lost, and its end.
-        self.end_reply(Outcome::Lost, self.last, out);
+        self.end_reply(Outcome::Lost, self.known, out);
         if matches!(head.status, 100 | 102..=199) {
             if self.open.is_empty() {
                 self.response.skip(bytes);

@@ -1,7 +1,8 @@
 //! A first look at bytes: are they `PostgreSQL`'s, and whose?
 //!
 //! Biased to silence: a claim needs at least one message whose content is right from end to end (or a statement that
-//! begins with a word of SQL), and nothing before it that is wrong.
+//! begins with a word of SQL), and nothing before it that is wrong. The first such message, or the first wrong one,
+//! decides; whatever follows it, the decision holds.
 
 use super::wire::{self, Cursor, MAX_STARTUP, VERSION_3};
 use crate::protocol::{Guess, Side};
@@ -111,11 +112,6 @@ pub fn detect(bytes: &[u8]) -> Guess {
     }
 }
 
-/// Says whether these bytes of one side begin at a message boundary, for certain.
-pub(super) fn begins_message(side: Side, bytes: &[u8]) -> bool {
-    judge(side, bytes) == Some(true)
-}
-
 /// Says whether these bytes are a chain of whole messages from end to end.
 pub(super) fn is_chain(side: Side, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
@@ -174,13 +170,12 @@ fn partial_startup(bytes: &[u8]) -> Guess {
     if bytes.iter().zip(bounds).all(|(&byte, most)| byte <= most) { Guess::More } else { Guess::No }
 }
 
-/// `Some(true)`: this side; `Some(false)`: possibly; `None`: not.
-fn judge(side: Side, mut bytes: &[u8]) -> Option<bool> {
-    let mut certain = false;
+/// `Some(true)`: this side; `Some(false)`: possibly; `None`: not. The first and the last hold for all longer bytes.
+pub(super) fn judge(side: Side, mut bytes: &[u8]) -> Option<bool> {
     for _ in 0..MAX_MESSAGES {
         let Some(&kind) = bytes.first() else { break };
         let Some((_, length)) = header(bytes) else {
-            return partial_header(side, kind, bytes.get(1..).unwrap_or_default()).then_some(certain);
+            return partial_header(side, kind, bytes.get(1..).unwrap_or_default()).then_some(false);
         };
         if length > MAX_LENGTH || !wire::accepts(side, kind, length) {
             return None;
@@ -191,12 +186,12 @@ fn judge(side: Side, mut bytes: &[u8]) -> Option<bool> {
         match content(side, kind, here, length - here.len()) {
             Content::Wrong => return None,
             Content::Possible => {}
-            Content::Right => certain = true,
+            Content::Right => return Some(true),
         }
         let Some(rest) = body.get(length..) else { break };
         bytes = rest;
     }
-    Some(certain)
+    Some(false)
 }
 
 /// Says whether a header with this type and this beginning of a length is possible.
@@ -393,22 +388,23 @@ fn text(cursor: &mut Cursor<'_>, whole: bool) -> Option<Content> {
 
 /// Reads a statement; `tail` judges what follows it in a whole message.
 fn statement(cursor: &mut Cursor<'_>, whole: bool, tail: impl Fn(&mut Cursor<'_>) -> bool) -> Content {
-    let sql = cursor.0;
+    if begins_with_verb(cursor.0) {
+        return Content::Right;
+    }
     match text(cursor, whole) {
         Some(Content::Right) if whole => right(tail(cursor)),
-        Some(Content::Right) => Content::Possible,
+        Some(Content::Right) | None => Content::Possible,
         Some(other) => other,
-        None if begins_with_verb(sql) => Content::Right,
-        None => Content::Possible,
     }
 }
 
-/// Says whether a text cut short begins with a whole word of SQL.
+/// Says whether a text begins with a whole word of SQL and goes on.
 fn begins_with_verb(sql: &[u8]) -> bool {
     let sql = sql.trim_ascii_start();
-    let end = sql.iter().position(|byte| !byte.is_ascii_alphabetic() && *byte != b'_');
-    let word = end.and_then(|end| sql.get(..end));
-    word.is_some_and(|word| VERBS.iter().any(|verb| word.eq_ignore_ascii_case(verb)))
+    let end = sql.iter().position(|byte| !byte.is_ascii_alphabetic() && *byte != b'_').unwrap_or(sql.len());
+    let (word, rest) = sql.split_at(end);
+    let goes_on = rest.first().is_some_and(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace());
+    goes_on && VERBS.iter().any(|verb| word.eq_ignore_ascii_case(verb))
 }
 
 /// Says whether a body is a command tag: a word of SQL in capitals, then words and numbers.

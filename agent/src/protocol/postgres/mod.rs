@@ -11,9 +11,9 @@
 //! | `sql`, `summary` | literals out of statements, statements in a few words |
 //! | `span` | a statement as a span of the semantic conventions |
 //!
-//! One execution of one statement is one exchange. Executions of the same statement that follow each other without a
-//! `Sync` between them (`executemany`) are one exchange with a batch size; the statements of one simple query are one
-//! exchange each.
+//! One call of a library is one exchange: a simple query with all its statements, or one execution of a prepared
+//! statement. Executions of the same statement that follow each other without a `Sync` between them (`executemany`)
+//! are one exchange with a batch size.
 //!
 //! Source: *`PostgreSQL` documentation, Frontend/Backend Protocol* (Message Flow, Message Formats).
 
@@ -35,7 +35,7 @@ use std::sync::Arc;
 pub use self::{detect::detect, span::describe};
 use self::{
     pairing::Pairing,
-    resync::Search,
+    resync::{RequestSearch, Search},
     table::{Table, Text},
     wire::{Framer, Step},
 };
@@ -44,7 +44,7 @@ use super::{Event, LossReason, Mark, Parser, Side};
 /// What kind of thing a [`Statement`] is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A statement of a simple query.
+    /// A simple query, of one statement or several.
     Simple,
     /// A statement executed, or prepared in vain, with the extended query protocol.
     Extended,
@@ -118,7 +118,7 @@ pub struct Session {
     pub server_version: Option<String>,
 }
 
-/// One statement and its outcome.
+/// One statement, or the statements of one simple query, and the outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
     /// What it is.
@@ -129,11 +129,12 @@ pub struct Statement {
     pub truncated: bool,
     /// Name of the prepared statement; `None` for the unnamed one and for simple queries.
     pub name: Option<Arc<str>>,
-    /// Command tag of `CommandComplete`, such as `INSERT 0 1`; the last one of a batch.
+    /// Command tag of `CommandComplete`, such as `INSERT 0 1`; the last one of a batch or of several statements.
     pub tag: Option<String>,
-    /// Rows returned or affected, over the whole batch; `None` where it failed or not all of it was seen.
+    /// Rows returned or affected, over the whole batch and all statements, of which only those that return rows count
+    /// if any does; `None` where it failed or not all of it was seen.
     pub rows: Option<u64>,
-    /// It is a statement that returns rows.
+    /// It is a statement that returns rows, or has one.
     pub returns_rows: bool,
     /// The error it ended with.
     pub error: Option<PgError>,
@@ -143,6 +144,8 @@ pub struct Statement {
     pub ended: Ended,
     /// How many executions, if more than one.
     pub batch: Option<u32>,
+    /// How many statements of a simple query the server answered, if more than one and known.
+    pub statements: Option<u32>,
     /// State of the transaction in which it was sent, as far as known.
     pub transaction: Option<Transaction>,
 }
@@ -166,6 +169,7 @@ struct Prepared {
 pub struct Postgres {
     requests: Framer,
     responses: Framer,
+    request_search: RequestSearch,
     search: Search,
     table: Table,
     pairing: Pairing,
@@ -190,6 +194,7 @@ impl Postgres {
         Self {
             requests: Framer::new(Side::Request),
             responses: Framer::new(Side::Response),
+            request_search: RequestSearch::default(),
             search: Search::default(),
             table: Table::default(),
             pairing: Pairing::default(),
@@ -261,6 +266,7 @@ impl Postgres {
         match side {
             Side::Request => {
                 self.doubt();
+                self.request_search.begin(mark);
                 self.pairing.requests_hidden(mark, out);
             }
             Side::Response => self.pairing.responses_hidden(out),
@@ -270,26 +276,19 @@ impl Postgres {
 
     /// Looks for the next message; `false` where these bytes do not have it.
     fn resume(&mut self, side: Side, rest: &mut &[u8], mark: Mark, out: &mut Vec<Event>) -> bool {
-        let mut lost = |bytes: u64| {
-            if bytes > 0 {
-                out.push(Event::Lost { reason: LossReason::Resync, bytes });
-            }
-        };
         if side == Side::Request {
-            let boundary = resync::request_boundary(rest);
-            let skipped = boundary.unwrap_or(rest.len());
-            lost(skipped as u64);
-            *rest = rest.get(skipped..).unwrap_or_default();
-            if boundary.is_some() {
-                self.requests.resume();
-            }
-            if skipped > 0 && boundary.is_some() {
+            let (found, lost) = self.request_search.advance(rest, mark);
+            report_skipped(lost, out);
+            let Some(found) = found else { return false };
+            self.requests.resume();
+            if found.synced {
                 self.pairing.requests_found();
             }
-            return boundary.is_some();
+            self.run(side, &found.messages, mark, out);
+            return true;
         }
         let found = self.search.advance(rest);
-        lost(found.lost);
+        report_skipped(found.lost, out);
         if found.messages.is_empty() {
             return false;
         }
@@ -317,25 +316,27 @@ impl Parser for Postgres {
         if hidden == 0 {
             return;
         }
-        if side == Side::Response {
-            let skipped = self.search.abandon();
-            if skipped > 0 {
-                out.push(Event::Lost { reason: LossReason::Resync, bytes: skipped });
-            }
-        }
+        let skipped = match side {
+            Side::Request => self.request_search.abandon(),
+            Side::Response => self.search.abandon(),
+        };
+        report_skipped(skipped, out);
         out.push(Event::Lost { reason: LossReason::Gap, bytes: hidden });
         self.lost(side, mark, out);
     }
 
     fn close(&mut self, mark: Mark, out: &mut Vec<Event>) {
-        let skipped = self.search.abandon();
-        if skipped > 0 {
-            out.push(Event::Lost { reason: LossReason::Resync, bytes: skipped });
-        }
+        report_skipped(self.request_search.abandon() + self.search.abandon(), out);
         match self.cancel.take() {
             // Closing the connection is the server's whole answer.
             Some(number) => self.pairing.end(number, Ended::Complete, mark, out),
             None => self.pairing.end_all(Ended::Cut, mark, out),
         }
+    }
+}
+
+fn report_skipped(bytes: u64, out: &mut Vec<Event>) {
+    if bytes > 0 {
+        out.push(Event::Lost { reason: LossReason::Resync, bytes });
     }
 }

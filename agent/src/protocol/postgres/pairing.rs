@@ -6,11 +6,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{
-    Ended, Kind, PgError, Session, Statement, Transaction,
-    table::{Source, Text},
-    wire::Message,
-};
+use super::{Ended, Kind, PgError, Session, Statement, Transaction, sql, table::Source, wire::Message};
 use crate::protocol::{Detail, Event, LossReason, Mark};
 
 /// Most messages, and most exchanges, that may await an answer.
@@ -24,7 +20,7 @@ pub(super) enum Expect {
     /// A startup message: authentication, parameters, `ReadyForQuery`.
     Startup,
     /// A simple query: answers of each of its statements, `ReadyForQuery`.
-    Query(Box<Query>),
+    Query,
     /// `ParseComplete`.
     Parse,
     /// `BindComplete`.
@@ -44,21 +40,6 @@ pub(super) enum Expect {
     /// Requests that were not seen, up to a `ReadyForQuery`; if it is not `certain`, that may have been hidden or
     /// may not be awaited at all.
     Unknown { certain: bool },
-}
-
-/// A simple query.
-#[derive(Debug)]
-pub(super) struct Query {
-    /// Exchange of its first statement; those of the others follow.
-    pub(super) first: u64,
-    /// How many exchanges.
-    pub(super) count: u64,
-    /// How many of them are over.
-    pub(super) done: u64,
-    /// One exchange stands for all statements, whatever their number.
-    pub(super) gather: bool,
-    /// The whole text.
-    pub(super) text: Text,
 }
 
 /// Something that awaits an answer.
@@ -86,7 +67,7 @@ impl Item {
     pub(super) fn ends_batch(&self) -> bool {
         matches!(
             self.expect,
-            Expect::Startup | Expect::Query(_) | Expect::Sync | Expect::Function | Expect::Unknown { .. }
+            Expect::Startup | Expect::Query | Expect::Sync | Expect::Function | Expect::Unknown { .. }
         )
     }
 
@@ -106,11 +87,18 @@ pub(super) struct Open {
     pub(super) executions: u32,
     /// Executions that await their answer.
     pub(super) pending: u32,
+    /// Statements of a simple query that are answered.
+    pub(super) statements: u32,
+    /// One of them is, and nothing was hidden since.
+    pub(super) answered: bool,
     /// Rows seen.
     pub(super) seen: u64,
     /// Rows according to the command tags.
     pub(super) counted: Option<u64>,
+    /// The statement under way returns rows.
     pub(super) returns_rows: bool,
+    /// One before it in the same simple query did.
+    pub(super) returned_rows: bool,
     /// Parts of the answer were hidden.
     pub(super) hidden: bool,
     pub(super) tag: Option<String>,
@@ -183,9 +171,12 @@ impl Pairing {
             replied: false,
             executions: 1,
             pending: 1,
+            statements: 0,
+            answered: false,
             seen: 0,
             counted: None,
             returns_rows: false,
+            returned_rows: false,
             hidden: false,
             tag: None,
             error: None,
@@ -195,13 +186,6 @@ impl Pairing {
         });
         out.push(Event::Begin { exchange: number, first, at, incoming: None });
         number
-    }
-
-    /// The exchange of a simple query is answered once, or as often as it likes.
-    pub(super) fn expect_one(&mut self, number: u64, gather: bool) {
-        if let Some(open) = self.open(number).filter(|_| gather) {
-            open.executions = 0;
-        }
     }
 
     pub(super) fn open(&mut self, number: u64) -> Option<&mut Open> {
@@ -232,6 +216,8 @@ impl Pairing {
         if self.settling == Some(number) {
             self.settling = None;
         }
+        // Nothing of an answer comes after an error but `ReadyForQuery`.
+        let ended = if open.error.is_some() { Ended::Complete } else { ended };
         let detail = Detail::Postgres(Box::new(open.into_statement(ended, self.session.clone())));
         out.push(Event::End { exchange: number, at, detail });
     }
@@ -293,18 +279,10 @@ impl Pairing {
 
     /// Ends the exchanges of something that the server ignores.
     pub(super) fn skip(&mut self, item: &Item, at: Mark, out: &mut Vec<Event>) {
-        match &item.expect {
-            Expect::Query(query) => {
-                for number in query.first + query.done..query.first + query.count {
-                    self.end(number, Ended::Skipped, at, out);
-                }
-            }
-            Expect::Execute { .. } | Expect::Function => {
-                if let Some(number) = item.exchange {
-                    self.end(number, Ended::Skipped, at, out);
-                }
-            }
-            _ => {}
+        if let (Expect::Query | Expect::Execute { .. } | Expect::Function, Some(number)) =
+            (&item.expect, item.exchange)
+        {
+            self.end(number, Ended::Skipped, at, out);
         }
     }
 
@@ -406,6 +384,7 @@ impl Pairing {
     pub(super) fn mark_hidden(&mut self) {
         for open in &mut self.open {
             open.hidden = true;
+            open.answered = false;
         }
     }
 }
@@ -419,9 +398,12 @@ impl Open {
             replied: _,
             executions,
             pending: _,
+            statements,
+            answered: _,
             seen,
             counted,
             returns_rows,
+            returned_rows,
             hidden,
             tag,
             error,
@@ -429,8 +411,13 @@ impl Open {
             last: _,
             transaction,
         } = self;
-        // What a failed statement has done is undone, and of a batch only some of the tags were seen.
-        let uncertain = error.is_some() || (hidden && executions > 1);
+        let several = || match source.as_ref().and_then(|source| source.text.as_ref()) {
+            Some(text) if kind != Kind::Extended => text.truncated || sql::split(&text.sql).len() > 1,
+            _ => executions > 1,
+        };
+        // What a failed statement has done is undone, and of several only some of the tags were seen.
+        let uncertain = error.is_some() || (hidden && several());
+        let returns_rows = returns_rows || returned_rows;
         let rows = counted.or((returns_rows && !hidden).then_some(seen)).filter(|_| !uncertain);
         let (name, text) = source.map_or((None, None), |source| (Some(source.name), source.text));
         Statement {
@@ -445,6 +432,7 @@ impl Open {
             session,
             ended,
             batch: Some(executions).filter(|&executions| executions > 1),
+            statements: Some(statements).filter(|&statements| statements > 1 && !hidden),
             transaction,
         }
     }

@@ -4,15 +4,11 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Kind, Postgres, Prepared, Session, Text,
-    pairing::{Expect, Item, Query},
-    sql,
+    pairing::{Expect, Item},
     table::{Portal, Source},
     wire::{self, Cursor, MAX_TEXT, Message},
 };
 use crate::protocol::Event;
-
-/// Statements of one simple query that are told apart; of more, only the sum is.
-const MAX_PARTS: usize = 64;
 
 impl Postgres {
     /// Takes one message of the client.
@@ -133,25 +129,10 @@ impl Postgres {
         self.pairing.settle_batch(out);
         self.pairing.starting(message.last, out);
         let text = text(&mut Cursor(&message.body), message.whole);
-        // What a text cut short goes on with is not known.
-        let parts = if text.truncated { None } else { sql::split(&text.sql, MAX_PARTS) };
-        let gather = parts.is_none();
-        let mut sources: Vec<Source> = Vec::new();
-        if let Some(parts) = parts.filter(|parts| parts.len() > 1) {
-            let part = |sql: &str| Source::unnamed(Some(Text { sql: sql.into(), truncated: false }));
-            sources.extend(parts.into_iter().map(part));
-        } else {
-            sources.push(Source::unnamed(Some(text.clone())));
-        }
-        let count = sources.len() as u64;
-        let mut first = None;
-        for source in sources {
-            let number = self.pairing.begin(Kind::Simple, Some(source), message.first, message.last, out);
-            first.get_or_insert(number);
-            self.pairing.expect_one(number, gather);
-        }
-        let query = Query { first: first.unwrap_or_default(), count, done: 0, gather, text };
-        self.pairing.queue(Item::new(Expect::Query(Box::new(query)), None, message), out);
+        let source = Some(Source::unnamed(Some(text)));
+        let number = self.pairing.begin(Kind::Simple, source, message.first, message.last, out);
+        let item = Item { exchange: Some(number), ..Item::new(Expect::Query, None, message) };
+        self.pairing.queue(item, out);
     }
 
     fn parse(&mut self, message: &Message, out: &mut Vec<Event>) {

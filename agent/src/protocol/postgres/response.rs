@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{
     Ended, Kind, PgError, Statement, Transaction,
     pairing::{Expect, Item, Open, Orphans, Pairing},
-    table::Source,
     wire::{Cursor, Message},
 };
 use crate::protocol::{Detail, Event, Mark};
@@ -23,13 +22,7 @@ impl Pairing {
         }
         self.find_front(kind);
         let Some(front) = self.items.front().filter(|front| front.accepts(kind)) else { return };
-        let number = match &front.expect {
-            Expect::Query(query) if query.done < query.count && kind != b'Z' => {
-                Some(query.first + query.done)
-            }
-            _ => front.exchange,
-        };
-        let Some(number) = number else { return };
+        let Some(number) = front.exchange.filter(|_| kind != b'Z') else { return };
         self.reply(number, at, out);
         let Some(open) = self.open(number) else { return };
         match kind {
@@ -104,7 +97,10 @@ impl Pairing {
                 }
                 false
             }
-            (Expect::Query(_), _) => self.answer_query(&mut item, message, out),
+            (Expect::Query, _) => {
+                self.answer_query(item.exchange, message, out);
+                kind != b'Z'
+            }
             (Expect::Describe, b't') | (Expect::Unknown { .. }, _) | (Expect::Function, b'V') => true,
             (Expect::Sync, b'E') => {
                 self.fail_settled(message);
@@ -174,11 +170,7 @@ impl Pairing {
                 (_, Some(certain)) if item.ends_batch() => unknown.push(Item::unknown(certain, at)),
                 _ => {}
             }
-            let numbers = match &item.expect {
-                Expect::Query(query) => query.first + query.done..query.first + query.count,
-                _ => item.exchange.map_or(0..0, |number| number..number + 1),
-            };
-            for number in numbers {
+            if let Some(number) = item.exchange {
                 self.end(number, Ended::Gap, at, out);
             }
         }
@@ -187,68 +179,37 @@ impl Pairing {
         }
     }
 
-    /// Answers one of the statements of a simple query; `false` once all are.
-    fn answer_query(&mut self, item: &mut Item, message: &Message, out: &mut Vec<Event>) -> bool {
-        let (first, at) = (item.first, item.at);
-        let Expect::Query(query) = &mut item.expect else { return false };
+    /// Answers a statement of a simple query, or all of it.
+    fn answer_query(&mut self, exchange: Option<u64>, message: &Message, out: &mut Vec<Event>) {
+        let Some((number, open)) = exchange.and_then(|number| Some((number, self.open(number)?))) else {
+            return;
+        };
         match message.kind {
-            // After hidden bytes, answers to what has been given up.
-            b'C' | b'I' | b'E' if self.lenient && query.done == query.count => true,
             b'C' | b'I' | b'E' => {
-                let number = if query.done < query.count {
-                    query.first + query.done
-                } else {
-                    // More statements than the text seems to hold: the whole text has to do.
-                    let source = Source { name: Arc::default(), text: Some(query.text.clone()) };
-                    let number = self.begin(Kind::Simple, Some(source), first, at, out);
-                    self.reply(number, message.first, out);
-                    number
-                };
-                self.absorb(Some(number), message);
-                if query.gather {
-                    if let Some(open) = self.open(number).filter(|_| message.kind != b'E') {
-                        open.executions = open.executions.saturating_add(1);
-                    }
-                    return true;
+                open.absorb(message);
+                open.statements = open.statements.saturating_add(1);
+                open.answered = true;
+                if open.statements > 1 {
+                    open.kind = Kind::Simple;
                 }
-                self.end(number, Ended::Complete, message.last, out);
-                query.done = (query.done + 1).min(query.count);
-                if message.kind == b'E' {
-                    self.skip(item, message.last, out);
-                    if let Expect::Query(query) = &mut item.expect {
-                        query.done = query.count;
-                    }
-                }
-                true
+                open.returned_rows |= std::mem::take(&mut open.returns_rows);
             }
             b'Z' => {
-                if query.gather
-                    && let Some(open) = self.open(query.first)
-                {
-                    let answered = open.executions > 0 || open.error.is_some();
-                    let (ended, last) = (if answered { Ended::Complete } else { Ended::Skipped }, open.last);
-                    self.end(query.first, ended, last, out);
-                }
-                self.skip(item, message.last, out);
-                false
+                let ended = match (open.answered, open.hidden) {
+                    (true, _) => Ended::Complete,
+                    (false, true) => Ended::Gap,
+                    (false, false) => Ended::Skipped,
+                };
+                self.end(number, ended, message.last, out);
             }
-            _ => true,
+            _ => {}
         }
     }
 
     /// Adds a completion or an error to an exchange.
     fn absorb(&mut self, exchange: Option<u64>, message: &Message) {
-        let Some(open) = exchange.and_then(|number| self.open(number)) else { return };
-        open.last = message.last;
-        open.pending = open.pending.saturating_sub(1);
-        match message.kind {
-            b'C' => open.tagged(&String::from_utf8_lossy(Cursor(&message.body).string().unwrap_or_default())),
-            b's' => {
-                open.returns_rows = true;
-                open.ended = Ended::Suspended;
-            }
-            b'E' => open.error = Some(error(&message.body)),
-            _ => {}
+        if let Some(open) = exchange.and_then(|number| self.open(number)) {
+            open.absorb(message);
         }
     }
 
@@ -348,8 +309,10 @@ impl Pairing {
     /// After hidden bytes, these messages are next; the last is a `ReadyForQuery`.
     pub(super) fn responses_found(&mut self, messages: &[u8], at: Mark, out: &mut Vec<Event>) {
         self.hidden = false;
-        if self.batches() != 1 {
-            // Which of several it is cannot be known.
+        let awaited: u64 = self.items.iter().map(Item::executions).sum();
+        let query = self.items.iter().any(|item| matches!(item.expect, Expect::Query));
+        if self.batches() != 1 || (query && awaited > 0) {
+            // Which of several it is cannot be known, nor how often a simple query is answered.
             self.give_up(Some(false), at, out);
             self.orphans = Orphans::None;
             return;
@@ -362,7 +325,6 @@ impl Pairing {
             failed |= kind == b'E';
             rest = rest.get(1 + u32::from_be_bytes([b1, b2, b3, b4]) as usize..).unwrap_or_default();
         }
-        let awaited: u64 = self.items.iter().map(Item::executions).sum();
         // Which of several executions failed cannot be known.
         let mut hidden = match (failed, awaited) {
             (true, 0 | 1) => 0,
@@ -377,14 +339,6 @@ impl Pairing {
     /// Ends executions that were answered in hidden bytes; `false` if nothing remains of the item.
     fn pass_over(&mut self, item: &mut Item, hidden: &mut u64, at: Mark, out: &mut Vec<Event>) -> bool {
         match &mut item.expect {
-            Expect::Query(query) if !query.gather => {
-                while *hidden > 0 && query.done < query.count {
-                    *hidden -= 1;
-                    self.end(query.first + query.done, Ended::Gap, at, out);
-                    query.done += 1;
-                }
-                true
-            }
             Expect::Execute { left, .. } => {
                 let passed = u32::try_from(*hidden).unwrap_or(u32::MAX).min(*left);
                 *hidden -= u64::from(passed);
@@ -437,6 +391,7 @@ impl Pairing {
             session: self.session.clone(),
             ended: Ended::Complete,
             batch: None,
+            statements: None,
             transaction: self.status,
         };
         out.push(Event::Push { at: message.last, detail: Detail::Postgres(Box::new(statement)) });
@@ -461,7 +416,7 @@ impl Item {
         match &self.expect {
             Expect::Unknown { .. } => true,
             Expect::Startup => matches!(kind, b'E' | b'Z'),
-            Expect::Query(_) => b"TDCIEGHWdcZ".contains(&kind),
+            Expect::Query => b"TDCIEGHWdcZ".contains(&kind),
             Expect::Parse => matches!(kind, b'1' | b'E'),
             Expect::Bind => matches!(kind, b'2' | b'E'),
             Expect::Describe => matches!(kind, b't' | b'T' | b'n' | b'E'),
@@ -475,10 +430,9 @@ impl Item {
         }
     }
 
-    /// How many statements it runs, each answered once.
+    /// How many executions it asks for, each answered once.
     fn executions(&self) -> u64 {
         match &self.expect {
-            Expect::Query(query) if !query.gather => query.count - query.done,
             Expect::Execute { left, .. } => u64::from(*left),
             _ => 0,
         }
@@ -486,10 +440,31 @@ impl Item {
 }
 
 impl Open {
+    /// Adds a completion or an error.
+    fn absorb(&mut self, message: &Message) {
+        self.last = message.last;
+        self.pending = self.pending.saturating_sub(1);
+        match message.kind {
+            b'C' => self.tagged(&String::from_utf8_lossy(Cursor(&message.body).string().unwrap_or_default())),
+            b's' => {
+                self.returns_rows = true;
+                self.ended = Ended::Suspended;
+            }
+            b'E' => _ = self.error.get_or_insert_with(|| error(&message.body)),
+            _ => {}
+        }
+    }
+
     fn tagged(&mut self, tag: &str) {
         let mut words = tag.split(' ');
         let verb = words.next().unwrap_or_default();
+        self.returns_rows |= matches!(verb, "SELECT" | "FETCH");
+        if self.returns_rows && !self.returned_rows && self.statements > 0 {
+            // Rows that statements before it affected are not returned.
+            self.counted = None;
+        }
         if matches!(verb, "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "FETCH" | "MOVE" | "COPY")
+            && (self.returns_rows || !self.returned_rows)
             && let Some(rows) = words.next_back().and_then(|count| count.parse::<u64>().ok())
         {
             self.counted = Some(self.counted.unwrap_or_default().saturating_add(rows));
@@ -497,7 +472,6 @@ impl Open {
         if verb == "COPY" {
             self.kind = Kind::Copy;
         }
-        self.returns_rows |= matches!(verb, "SELECT" | "FETCH");
         self.ended = Ended::Complete;
         self.tag = Some(tag.to_owned());
     }

@@ -1,17 +1,20 @@
 //! Finding the next message boundary after bytes that were hidden or not understood.
 
 use super::{detect, wire};
-use crate::protocol::Side;
+use crate::protocol::{Mark, Side};
 
-/// Bytes remembered before a possible anchor: enough for an error or a notice with its details.
+/// Bytes remembered: before a possible anchor enough for an error or a notice with its details, of a write enough for
+/// most first messages.
 const WINDOW: usize = 2048;
-/// Skipped bytes are reported at least this often.
+/// Skipped bytes are reported in portions of this size while the search goes on.
 const REPORT: u64 = 1 << 16;
 
 /// `ReadyForQuery` up to its status byte. Nothing else on the response side is as certain.
 const READY: &[u8] = b"Z\x00\x00\x00\x05";
 /// `Sync`.
 const SYNC: &[u8] = b"S\x00\x00\x00\x04";
+/// Bytes of a message's header.
+const HEADER: usize = 5;
 
 /// Looks for `ReadyForQuery` in a response stream that has lost its place.
 #[derive(Debug, Default)]
@@ -49,10 +52,7 @@ impl Search {
                 return Found { messages, lost };
             }
         }
-        if self.skipped < REPORT {
-            return Found::default();
-        }
-        Found { messages: Vec::new(), lost: std::mem::take(&mut self.skipped) }
+        Found { messages: Vec::new(), lost: portions(&mut self.skipped) }
     }
 
     /// Gives up: how many bytes were skipped and not yet reported.
@@ -87,25 +87,90 @@ fn is_one(bytes: &[u8]) -> bool {
     length.is_some_and(|length| length as usize + 1 == bytes.len()) && detect::is_chain(Side::Response, bytes)
 }
 
-/// Looks for a message boundary in request bytes that follow hidden ones: the beginning of a write, or what follows
-/// a `Sync`. Unlike all else, this depends on how the bytes are cut: writes begin with messages.
-pub(super) fn request_boundary(bytes: &[u8]) -> Option<usize> {
-    if detect::begins_message(Side::Request, bytes) {
-        return Some(0);
+/// Takes what is to be reported of the bytes skipped: however they came, the same of the same.
+fn portions(skipped: &mut u64) -> u64 {
+    let rest = *skipped % REPORT;
+    std::mem::replace(skipped, rest) - rest
+}
+
+/// Looks for a message boundary in a request stream that has lost its place: the beginning of a write, since writes
+/// begin with messages, or what follows a `Sync`.
+#[derive(Debug, Default)]
+pub(super) struct RequestSearch {
+    /// Mark of the write under way: another one begins the next.
+    write: Mark,
+    /// All bytes of the write are in the window, and may still begin with a message.
+    fresh: bool,
+    window: Vec<u8>,
+    skipped: u64,
+}
+
+/// Where requests go on.
+#[derive(Debug)]
+pub(super) struct RequestFound {
+    /// Bytes from the boundary on.
+    pub(super) messages: Vec<u8>,
+    /// A `Sync` stands before the boundary.
+    pub(super) synced: bool,
+}
+
+impl RequestSearch {
+    /// Begins to search, behind a loss inside this write.
+    pub(super) fn begin(&mut self, write: Mark) {
+        *self = Self { write, ..Self::default() };
     }
-    bytes
-        .windows(SYNC.len())
-        .enumerate()
-        .filter(|(_, window)| *window == SYNC)
-        .map(|(at, _)| at + SYNC.len())
-        .find(|&end| {
-            let rest = bytes.get(end..).unwrap_or_default();
-            // A text that ends with `S` before a four-byte parameter looks like a Sync; what follows does not.
-            rest.is_empty()
-                || rest.get(..5).is_some_and(|head| {
-                    let (kind, length) =
-                        (head[0], head.iter().skip(1).fold(0, |sum, &b| (sum << 8) | u32::from(b)));
-                    wire::accepts(Side::Request, kind, length)
-                })
-        })
+
+    /// Takes bytes off the front of `rest`, as far as is needed to be sure of a boundary or all of them. Beside it, how
+    /// many bytes are given up for lost.
+    pub(super) fn advance(&mut self, rest: &mut &[u8], mark: Mark) -> (Option<RequestFound>, u64) {
+        if mark != self.write && !rest.is_empty() {
+            let synced = self.window.ends_with(SYNC);
+            self.skipped = self.abandon();
+            *self = Self { write: mark, fresh: true, window: Vec::new(), skipped: self.skipped };
+            if synced {
+                return self.found(0, true);
+            }
+        }
+        while let Some((&byte, tail)) = rest.split_first() {
+            *rest = tail;
+            self.window.push(byte);
+            if self.fresh {
+                match detect::judge(Side::Request, &self.window) {
+                    Some(true) => return self.found(0, false),
+                    Some(false) if self.window.len() < WINDOW => {}
+                    _ => self.fresh = false,
+                }
+            }
+            if let Some(at) = self.behind_sync() {
+                return self.found(at, true);
+            }
+            if !self.fresh {
+                let surplus = self.window.len().saturating_sub(SYNC.len() + HEADER - 1);
+                self.window.drain(..surplus);
+                self.skipped += surplus as u64;
+            }
+        }
+        (None, portions(&mut self.skipped))
+    }
+
+    /// Gives up: how many bytes were skipped and not yet reported.
+    pub(super) fn abandon(&mut self) -> u64 {
+        std::mem::take(&mut self.skipped) + std::mem::take(&mut self.window).len() as u64
+    }
+
+    /// Ends the search at this place in the window.
+    fn found(&mut self, at: usize, synced: bool) -> (Option<RequestFound>, u64) {
+        let messages = self.window.split_off(at);
+        (Some(RequestFound { messages, synced }), self.abandon())
+    }
+
+    /// Where in the window the message begins of which the last bytes are the header, if a `Sync` stands before it. A
+    /// text that ends with `S` before a four-byte parameter looks like a `Sync`; what follows does not.
+    fn behind_sync(&self) -> Option<usize> {
+        let at = self.window.len().checked_sub(HEADER)?;
+        let (before, &[kind, b0, b1, b2, b3]) = self.window.split_last_chunk()?;
+        let found = before.ends_with(SYNC)
+            && wire::accepts(Side::Request, kind, u32::from_be_bytes([b0, b1, b2, b3]));
+        found.then_some(at)
+    }
 }

@@ -1,4 +1,4 @@
-//! A statement as a span of the OpenTelemetry semantic conventions.
+//! A statement, or several in one query, as a span of the OpenTelemetry semantic conventions.
 //!
 //! Source: *Semantic conventions for `PostgreSQL` client operations* and *for database client spans*, stable.
 
@@ -54,7 +54,8 @@ fn operation(statement: &Statement, analysis: &Analysis) -> Option<String> {
         Kind::Notification { .. } => return None,
         Kind::Simple | Kind::Extended | Kind::Copy => {}
     }
-    if analysis.operation.is_some() {
+    // The tag is that of the last statement only.
+    if analysis.operation.is_some() || analysis.several {
         return analysis.operation.clone();
     }
     let mut name = String::new();
@@ -131,6 +132,9 @@ fn own(statement: &Statement, mode: TextMode, attributes: &mut Vec<Attribute>) {
     }
     if statement.ended == Ended::Gap {
         put("adder.db.outcome.unknown");
+    }
+    if let Some(count) = statement.statements {
+        attributes.push(Attribute::new("adder.db.query.statements", i64::from(count)));
     }
     match &statement.kind {
         Kind::Notification { channel, pid, payload_size, .. } => {

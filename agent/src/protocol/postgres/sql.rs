@@ -217,9 +217,8 @@ pub fn sanitize(sql: &str) -> String {
     out
 }
 
-/// Separates the statements of a text at the semicolons between them. Statements without content are left out;
-/// `None` where there are more than `most`.
-pub(super) fn split(sql: &str, most: usize) -> Option<Vec<&str>> {
+/// Separates the statements of a text at the semicolons between them. Statements without content are left out.
+pub(super) fn split(sql: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
     let mut empty = true;
@@ -228,11 +227,9 @@ pub(super) fn split(sql: &str, most: usize) -> Option<Vec<&str>> {
     let mut atomic = 0_usize;
     let mut begin = false;
     let mut push = |from: usize, to: usize, empty: bool| {
-        let part = sql.get(from..to).unwrap_or_default().trim();
         if !empty {
-            parts.push(part);
+            parts.push(sql.get(from..to).unwrap_or_default().trim());
         }
-        parts.len() <= most
     };
     for token in Tokens::new(sql) {
         match token.kind {
@@ -241,9 +238,7 @@ pub(super) fn split(sql: &str, most: usize) -> Option<Vec<&str>> {
                 "(" => parentheses += 1,
                 ")" => parentheses = parentheses.saturating_sub(1),
                 ";" if parentheses == 0 && atomic == 0 => {
-                    if !push(start, token.at, empty) {
-                        return None;
-                    }
+                    push(start, token.at, empty);
                     start = token.at + 1;
                     empty = true;
                     begin = false;
@@ -258,5 +253,6 @@ pub(super) fn split(sql: &str, most: usize) -> Option<Vec<&str>> {
         begin = token.is("BEGIN");
         empty = false;
     }
-    push(start, sql.len(), empty).then_some(parts)
+    push(start, sql.len(), empty);
+    parts
 }

@@ -1,19 +1,22 @@
-//! What a statement does to what, in a few words: `SELECT games`, `INSERT games SELECT imports`.
+//! What statements do to what, in a few words: `SELECT games`, `INSERT games SELECT imports`, `BEGIN; SELECT games`.
 //!
 //! Source: OpenTelemetry semantic conventions, database spans, *Generating a summary of the query text*: operations
 //! and their targets in the order in which they stand, as written, at most 255 characters.
 
-use super::sql::{Kind, Token, Tokens};
+use super::sql::{Kind, Token, Tokens, split};
 
 /// Longest summary, in bytes.
 const MAX_SUMMARY: usize = 255;
+/// What stands between the summaries of statements.
+const SEPARATOR: &str = "; ";
 /// Deepest nesting of parentheses that is followed.
 const MAX_DEPTH: usize = 64;
 
-/// What the words of a statement tell.
+/// What the words of a text tell. Of several statements, what they do not have in common is not told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Analysis {
-    /// Operations and targets; `None` where no operation is known.
+    /// Operations and targets; `None` where no operation is known. Those of several statements one behind the other,
+    /// as many as there is room for.
     pub summary: Option<String>,
     /// The first operation, as written.
     pub operation: Option<String>,
@@ -21,6 +24,8 @@ pub struct Analysis {
     pub collection: Option<String>,
     /// The procedure of a `CALL`, without quotes.
     pub procedure: Option<String>,
+    /// There are several statements.
+    pub several: bool,
 }
 
 /// The value of `db.query.summary`; `None` where no operation is known.
@@ -28,8 +33,36 @@ pub fn summary(sql: &str) -> Option<String> {
     analyse(sql).summary
 }
 
-/// Reads a statement's operations and targets.
+/// Reads operations and targets of the statements of a text.
 pub fn analyse(sql: &str) -> Analysis {
+    let mut parts = split(sql).into_iter().map(analyse_one);
+    let mut whole = parts.next().unwrap_or_default();
+    let mut full = false;
+    for part in parts {
+        whole.several = true;
+        if !same(whole.operation.as_deref(), part.operation.as_deref()) {
+            whole.operation = None;
+        }
+        whole.collection = whole.collection.filter(|table| part.collection.as_ref() == Some(table));
+        whole.procedure = whole.procedure.filter(|name| part.procedure.as_ref() == Some(name));
+        let Some(next) = part.summary else { continue };
+        let summary = whole.summary.get_or_insert_default();
+        let separator = if summary.is_empty() { "" } else { SEPARATOR };
+        full |= summary.len() + separator.len() + next.len() > MAX_SUMMARY;
+        if !full {
+            summary.push_str(separator);
+            summary.push_str(&next);
+        }
+    }
+    whole
+}
+
+/// Says whether these are the same operation, which may be written in different case.
+fn same(one: Option<&str>, other: Option<&str>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if one.eq_ignore_ascii_case(other))
+}
+
+fn analyse_one(sql: &str) -> Analysis {
     let tokens: Vec<Token<'_>> = Tokens::new(sql).filter(|token| token.kind != Kind::Blank).collect();
     let mut reader = Reader::new(&tokens);
     while reader.step() {}
@@ -47,7 +80,7 @@ enum Place {
     Other,
 }
 
-/// What holds between a pair of parentheses (the outermost: between semicolons).
+/// What holds between a pair of parentheses, or outside all.
 #[derive(Clone, Copy, Default)]
 struct Scope {
     /// `FROM` and `JOIN` name tables.
@@ -73,7 +106,6 @@ struct Reader<'t, 'a> {
     /// An operation may follow a closing parenthesis.
     resumes: bool,
     full: bool,
-    separator: bool,
     summary: String,
     operation: Option<String>,
     procedure: Option<String>,
@@ -91,7 +123,6 @@ impl<'t, 'a> Reader<'t, 'a> {
             closed: false,
             resumes: false,
             full: false,
-            separator: false,
             summary: String::new(),
             operation: None,
             procedure: None,
@@ -108,6 +139,7 @@ impl<'t, 'a> Reader<'t, 'a> {
             operation: self.operation,
             collection,
             procedure: self.procedure,
+            several: false,
         }
     }
 
@@ -158,13 +190,6 @@ impl<'t, 'a> Reader<'t, 'a> {
         match mark {
             "(" => self.scopes.push(Scope::default()),
             ")" if self.scopes.len() > 1 => drop(self.scopes.pop()),
-            ";" => {
-                self.scopes = vec![Scope::default()];
-                self.start = true;
-                self.closed = false;
-                self.resumes = false;
-                self.separator = true;
-            }
             "," if self.scope().list => {
                 self.target(Place::Source);
             }
@@ -394,11 +419,7 @@ impl<'t, 'a> Reader<'t, 'a> {
     }
 
     fn append(&mut self, text: &str) {
-        let separator = match (self.summary.is_empty(), std::mem::take(&mut self.separator)) {
-            (true, _) => "",
-            (false, true) => "; ",
-            (false, false) => " ",
-        };
+        let separator = if self.summary.is_empty() { "" } else { " " };
         if self.summary.len() + separator.len() + text.len() > MAX_SUMMARY {
             self.full = true;
             return;

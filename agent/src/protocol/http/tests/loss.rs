@@ -22,6 +22,76 @@ fn a_connection_is_joined_in_the_middle_of_a_body() {
 }
 
 #[test]
+fn a_message_found_by_search_has_the_mark_of_the_call_that_moved_its_first_byte_however_it_is_cut() {
+    let calls: [(Side, &[u8]); 4] = [
+        (Side::Request, b"\xffPOST "),
+        (Side::Request, b"a HTTP/1.1\n\n"),
+        (Side::Response, b"\xffHTTP/1."),
+        (Side::Response, b"1 204 No Content\n\n"),
+    ];
+    // Behind more of a line than is looked at, the first byte of what is left is not the first of the line.
+    let long = [vec![b'x'; 40_000], b"POST ".to_vec()].concat();
+    for (junk, lost) in [(calls[0].1, 1), (&long[..], 40_000)] {
+        for size in [1, 3, 1000, usize::MAX] {
+            let mut wire = Wire::new();
+            for (side, bytes) in [&[(Side::Request, junk)], &calls[1..]].concat() {
+                let mark = wire.mark();
+                for piece in bytes.chunks(size) {
+                    wire.http.data(side, piece, mark, &mut wire.events);
+                }
+            }
+            assert_eq!(
+                wire.story(),
+                [
+                    format!("lost {lost} Resync"),
+                    "begin 0 at 1-2".to_owned(),
+                    "lost 1 Resync".to_owned(),
+                    "reply 0 at 3".to_owned(),
+                    "end 0 at 4: POST a 204".to_owned(),
+                ],
+                "in pieces of {size}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_response_behind_a_malformed_head_has_the_mark_of_its_first_byte_however_it_is_cut() {
+    for size in [1, 3, usize::MAX] {
+        let mut wire = Wire::new();
+        wire.request(GET).response(OK).request(GET).events();
+        for bytes in ["HTTP/1.1 200 OK\r\nbad nameHTTP/1.", "1 204 No Content\r\n\r\n"] {
+            let mark = wire.mark();
+            for piece in bytes.as_bytes().chunks(size) {
+                wire.http.data(Side::Response, piece, mark, &mut wire.events);
+            }
+        }
+        assert_eq!(
+            wire.story(),
+            ["lost 25 Malformed", "reply 1 at 4", "end 1 at 5: GET /a 204"],
+            "in pieces of {size}"
+        );
+    }
+}
+
+#[test]
+fn a_lost_response_ends_with_the_loss_if_another_follows_unasked_however_that_is_cut() {
+    for size in [1, 3, usize::MAX] {
+        let mut wire = Wire::new();
+        wire.request(GET).response(CHUNKED).response("zz\r\n");
+        let mark = wire.mark();
+        for piece in OK.as_bytes().chunks(size) {
+            wire.http.data(Side::Response, piece, mark, &mut wire.events);
+        }
+        assert_eq!(
+            wire.story(),
+            ["begin 0 at 1-1", "reply 0 at 2", "lost 0 Malformed", "end 0 at 3: GET /a 200 lost"],
+            "in pieces of {size}"
+        );
+    }
+}
+
+#[test]
 fn a_response_to_an_unseen_request_is_paired_with_none() {
     let mut wire = Wire::new();
     wire.response(CHUNKED).response("3\r\nabc\r\n0\r\n\r\n").request(GET).response(OK);

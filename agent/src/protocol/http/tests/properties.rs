@@ -67,22 +67,23 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Events of a run in which every piece of data is cut as `cuts` say, without what may depend on the cut.
+/// Events of a run in which every call's data is cut as `cuts` say, without what may depend on the cut.
 fn run(acts: &[Act], mut cuts: impl FnMut() -> usize) -> Result<Vec<Event>, TestCaseError> {
     let mut http = Http::new();
     let mut events = Vec::new();
-    for act in acts {
+    for (time, act) in (1..).zip(acts) {
+        let mark = Mark { time, ..Mark::default() };
         match act {
             Act::Data(side, bytes) => {
                 let mut rest = bytes.as_slice();
                 while !rest.is_empty() {
                     let (now, later) = rest.split_at(cuts().clamp(1, rest.len()));
-                    http.data(*side, now, Mark::default(), &mut events);
+                    http.data(*side, now, mark, &mut events);
                     rest = later;
                 }
             }
-            Act::Gap(side, length) => http.gap(*side, *length, Mark::default(), &mut events),
-            Act::Close => http.close(Mark::default(), &mut events),
+            Act::Gap(side, length) => http.gap(*side, *length, mark, &mut events),
+            Act::Close => http.close(mark, &mut events),
         }
         prop_assert!(http.open.len() <= OPEN_LIMIT);
         prop_assert!(http.request.held() + http.response.held() <= 4 * HEAD_LIMIT);

@@ -8,18 +8,12 @@ use crate::protocol::Guess;
 fn is_claimed(side: Side, bytes: &[u8]) {
     let mut claimed = false;
     for length in 0..=bytes.len() {
-        match detect(&bytes[..length]) {
-            Guess::Yes(found) => {
-                assert_eq!(found, side, "{:?}", bytes[..length].escape_ascii().to_string());
-                claimed = true;
-            }
-            guess => {
-                assert_eq!(guess, Guess::More, "{:?}", bytes[..length].escape_ascii().to_string());
-            }
-        }
+        let guess = detect(&bytes[..length]);
+        claimed |= guess == Guess::Yes(side);
+        let expected = if claimed { Guess::Yes(side) } else { Guess::More };
+        assert_eq!(guess, expected, "{}", bytes[..length].escape_ascii());
     }
     assert!(claimed, "{}", bytes.escape_ascii());
-    assert_eq!(detect(bytes), Guess::Yes(side), "{}", bytes.escape_ascii());
 }
 
 #[test]
@@ -100,4 +94,22 @@ fn closing_a_statement_and_completing_one_are_told_apart() {
     is_claimed(Side::Request, &message(b'C', b"S__asyncpg_stmt_1__\0"));
     is_claimed(Side::Response, &complete("SELECT 1"));
     is_claimed(Side::Response, &complete("PREPARE TRANSACTION"));
+}
+
+#[test]
+fn a_claim_made_by_the_first_word_is_not_taken_back_whatever_follows() {
+    let prepared = parse("", "SELECT 7");
+    for bytes in [
+        prepared.clone(),
+        cat(&[prepared, b"garbage".to_vec()]),
+        cat(&[sync(), b"garbage".to_vec()]),
+        message(b'P', b"\0SELECT 7\0\0\x09"),
+        query("SELECT \x01"),
+    ] {
+        is_claimed(Side::Request, &bytes);
+    }
+    is_claimed(Side::Response, &cat(&[ready(b'I'), b"garbage".to_vec()]));
+    // A word that its text ends with proves nothing before the message does.
+    assert_eq!(detect(&message(b'P', b"\0COMMIT\0\0\x09")), Guess::No);
+    assert_eq!(detect(&message(b'P', b"\0COMMIT\0\0\x09")[..13]), Guess::More);
 }

@@ -236,23 +236,75 @@ fn a_notification_leaves_a_digest_and_not_its_payload() {
 }
 
 #[test]
-fn more_statements_than_the_text_seems_to_hold_have_the_whole_text() {
+fn the_statements_of_a_simple_query_are_one_exchange() {
+    let sql = "UPDATE t SET a = 1; SELECT 1; SELECT 2;";
+    let described = message(b'T', &[0, 0]);
     let events = play(&[
-        asks(query("SELECT 1; SELECT 2")),
-        answers(cat(&[complete("SELECT 1"), complete("SELECT 2"), complete("SELECT 3"), ready(b'I')])),
+        asks(query(sql)),
+        answers(cat(&[complete("UPDATE 7"), described.clone(), row(b"1"), complete("SELECT 1")])),
+        answers(cat(&[described, row(b"1"), row(b"2"), complete("SELECT 2")])),
+        answers(ready(b'I')),
     ]);
+    assert!(
+        matches!(&events[..], [Event::Begin { .. }, Event::Reply { at: reply, .. }, Event::End { at: end, .. }] if (*reply, *end) == (at(1), at(3))),
+        "{events:?}"
+    );
     let found = statements(&events);
-    assert_eq!(texts(&found), ["SELECT 1", "SELECT 2", "SELECT 1; SELECT 2"]);
+    assert_eq!((texts(&found), tags(&found)), (vec![sql], vec!["SELECT 2"]));
+    assert_eq!((found[0].rows, found[0].returns_rows, found[0].statements), (Some(3), true, Some(3)));
+    assert_eq!((found[0].batch, found[0].ended), (None, Ended::Complete));
 }
 
 #[test]
-fn a_script_of_very_many_statements_is_one_exchange_with_a_batch_size() {
+fn rows_that_statements_affect_count_where_none_returns_any() {
+    for (sql, tags, rows, returns) in [
+        ("UPDATE t; DELETE FROM t", &["UPDATE 2", "DELETE 3"][..], Some(5), false),
+        ("SELECT 1; UPDATE t", &["SELECT 1", "UPDATE 2"], Some(1), true),
+        ("BEGIN; COMMIT", &["BEGIN", "COMMIT"], None, false),
+        ("CLOSE ALL; SELECT 1; RESET ALL", &["CLOSE CURSOR ALL", "SELECT 1", "RESET"], Some(1), true),
+    ] {
+        let answer: Vec<Vec<u8>> = tags.iter().map(|tag| complete(tag)).collect();
+        let found = statements(&play(&[asks(query(sql)), answers(cat(&[cat(&answer), ready(b'I')]))]));
+        assert_eq!((found[0].rows, found[0].returns_rows), (rows, returns), "{sql}");
+        assert_eq!(found[0].statements, Some(tags.len() as u32));
+    }
+}
+
+#[test]
+fn a_simple_query_ends_with_the_error_of_one_of_its_statements() {
+    let answer = cat(&[complete("SELECT 1"), failure("22012")]);
+    for rest in [ready(b'I'), Vec::new()] {
+        let events =
+            play(&[asks(query("SELECT 1; SELECT 1/0; SELECT 3")), answers(answer.clone()), answers(rest)]);
+        let found = statements(&events);
+        assert_eq!((found.len(), found[0].ended, found[0].rows), (1, Ended::Complete, None));
+        assert_eq!(found[0].error.as_ref().map(|error| error.sqlstate.as_str()), Some("22012"));
+        assert_eq!(found[0].statements, Some(2));
+    }
+}
+
+#[test]
+fn a_copy_among_other_statements_is_a_simple_query() {
+    let copied =
+        cat(&[message(b'H', &[0, 0, 0]), message(b'd', b"1\n"), message(b'c', b""), complete("COPY 1")]);
+    for (sql, answer, kind) in [
+        ("COPY t TO STDOUT", copied.clone(), Kind::Copy),
+        ("COPY t TO STDOUT; BEGIN", cat(&[copied.clone(), complete("BEGIN")]), Kind::Simple),
+        ("BEGIN; COPY t TO STDOUT", cat(&[complete("BEGIN"), copied]), Kind::Simple),
+    ] {
+        let found = statements(&play(&[asks(query(sql)), answers(cat(&[answer, ready(b'T')]))]));
+        assert_eq!((found.len(), &found[0].kind), (1, &kind), "{sql}");
+    }
+}
+
+#[test]
+fn a_script_of_very_many_statements_is_one_exchange() {
     let script = "INSERT INTO t VALUES (1);".repeat(100);
     let answer = complete("INSERT 0 1").repeat(100);
     let events = play(&[asks(query(&script)), answers(cat(&[answer, ready(b'I')]))]);
     let found = statements(&events);
     assert_eq!(found.len(), 1);
-    assert_eq!((found[0].batch, found[0].rows), (Some(100), Some(100)));
+    assert_eq!((found[0].batch, found[0].statements, found[0].rows), (None, Some(100), Some(100)));
 }
 
 #[test]

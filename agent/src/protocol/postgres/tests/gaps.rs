@@ -124,6 +124,87 @@ fn requests_are_found_again_behind_a_sync() {
     assert_eq!((after[0].ended, after[0].rows), (Ended::Complete, None));
 }
 
+/// Plays calls, each marked with its number, in pieces of at most this size, and closes.
+fn play_calls(calls: &[Chunk], size: usize) -> Vec<Event> {
+    let (mut parser, mut out) = (Postgres::new(), Vec::new());
+    for (time, (side, bytes)) in calls.iter().enumerate() {
+        for piece in bytes.chunks(size) {
+            parser.data(*side, piece, at(time), &mut out);
+        }
+    }
+    parser.close(at(calls.len()), &mut out);
+    out
+}
+
+#[test]
+fn requests_are_found_again_at_the_beginning_of_a_write_however_it_is_cut() {
+    let calls =
+        [asks(b"MMIT\0".to_vec()), asks(query("COMMIT")), answers(cat(&[complete("COMMIT"), ready(b'I')]))];
+    for size in [1, 2, 3, 7, usize::MAX] {
+        let events = play_calls(&calls, size);
+        assert_eq!(tags(&statements(&events)), ["COMMIT"], "in pieces of {size}");
+        assert_eq!(lost(&events), 5);
+        assert!(events.iter().any(
+            |event| matches!(event, Event::Begin { first, at: end, .. } if *first == at(1) && *end == at(1))
+        ));
+    }
+}
+
+#[test]
+fn a_write_is_begun_by_its_first_byte_only() {
+    // What follows the malformed bytes of the same write is in the midst of something.
+    let calls = [asks(cat(&[b"MMIT\0".to_vec(), query("COMMIT")]))];
+    for size in [1, 5, usize::MAX] {
+        let events = play_calls(&calls, size);
+        assert_eq!((statements(&events).len(), lost(&events)), (0, 17), "in pieces of {size}");
+    }
+}
+
+#[test]
+fn requests_are_found_again_behind_a_sync_however_they_are_cut() {
+    let text = b"xyzzyS\0\0\0\x04no message".to_vec();
+    for calls in [
+        vec![asks(cat(&[text.clone(), sync()])), asks(query("zzz"))],
+        vec![asks(cat(&[text.clone(), sync(), query("zzz")]))],
+        vec![asks(text.clone()), asks(cat(&[text, sync(), query("zzz")]))],
+    ] {
+        let answered = [&calls[..], &[answers(cat(&[ready(b'I'), complete("ZZZ"), ready(b'I')]))]].concat();
+        for size in [1, 3, 7, usize::MAX] {
+            let events = play_calls(&answered, size);
+            assert_eq!(tags(&statements(&events)), ["ZZZ"], "in pieces of {size}");
+            assert_eq!(play_calls(&answered, 2), events);
+        }
+    }
+}
+
+#[test]
+fn a_message_cut_short_behind_a_loss_is_counted_the_same_however_it_is_cut() {
+    for short in [&b"Q\0\0\0\x20SELECT 1"[..], b"Q\0\0", b"S\0\0\0\x04Q", b"P\0\0\0\x40name"] {
+        let calls = [asks(b"MMIT\0".to_vec()), asks(short.to_vec()), answers(b"HTTP/1.1".to_vec())];
+        let whole = play_calls(&calls, usize::MAX);
+        for size in [1, 3] {
+            assert_eq!(play_calls(&calls, size), whole, "{} in pieces of {size}", short.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn skipped_bytes_are_reported_in_portions_however_they_are_cut() {
+    for side in [Side::Request, Side::Response] {
+        let play = |size: usize| {
+            let (mut parser, mut out) = (Postgres::new(), Vec::new());
+            for piece in vec![b'x'; 200_000].chunks(size) {
+                parser.data(side, piece, at(0), &mut out);
+            }
+            let before = lost(&out);
+            parser.close(at(1), &mut out);
+            (before, lost(&out))
+        };
+        assert_eq!(play(usize::MAX), (5 + 3 * (1 << 16), 200_000));
+        assert_eq!(play(1), play(usize::MAX));
+    }
+}
+
 #[test]
 fn hidden_answers_of_several_batches_end_them_as_gap_and_not_with_another_ones_tag() {
     let (mut parser, mut out) = (Postgres::new(), Vec::new());
@@ -135,6 +216,38 @@ fn hidden_answers_of_several_batches_end_them_as_gap_and_not_with_another_ones_t
     let found = statements(&out);
     assert_eq!(found.iter().map(|statement| statement.ended).collect::<Vec<_>>(), [Ended::Gap; 3]);
     assert!(found.iter().all(|statement| statement.tag.is_none()));
+}
+
+#[test]
+fn of_a_simple_query_with_hidden_answers_only_what_is_certain_is_told() {
+    let rows: Vec<u8> = (0..500_u32).flat_map(|number| row(format!("row {number}").as_bytes())).collect();
+    let one = cat(&[rows.clone(), complete("SELECT 500"), ready(b'I')]);
+    let two = cat(&[complete("UPDATE 3"), one.clone()]);
+    for (sql, answer, rows) in
+        [("SELECT a FROM t;", &one, Some(500)), ("UPDATE t; SELECT a FROM t", &two, None)]
+    {
+        let events = play_clipped(&[asks(query(sql)), answers(answer.clone())], Side::Response, 3, 30);
+        let found = statements(&events);
+        assert_eq!(
+            (found.len(), found[0].ended, found[0].tag.as_deref()),
+            (1, Ended::Complete, Some("SELECT 500"))
+        );
+        assert_eq!((found[0].rows, found[0].statements), (rows, None), "{sql}");
+        // All that is seen is that it is over.
+        let events = play_clipped(&[asks(query(sql)), answers(answer.clone())], Side::Response, 30, 6);
+        let found = statements(&events);
+        assert_eq!((found.len(), found[0].ended), (1, Ended::Gap), "{sql}");
+    }
+}
+
+#[test]
+fn hidden_answers_to_an_execution_and_a_simple_query_are_not_told_apart() {
+    let calls = [
+        asks(cat(&[bind("", "s"), execute("", 0), query("SELECT 2")])),
+        answers(cat(&[bound(), row(b"x"), complete("SELECT 1"), complete("SELECT 2"), ready(b'I')])),
+    ];
+    let found = statements(&play_clipped(&calls, Side::Response, 2, 30));
+    assert_eq!(found.iter().map(|statement| statement.ended).collect::<Vec<_>>(), [Ended::Gap; 2]);
 }
 
 #[test]

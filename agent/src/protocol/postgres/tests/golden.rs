@@ -40,6 +40,7 @@ fn outcome(statement: &Statement) -> String {
         session,
         ended,
         batch,
+        statements,
         transaction,
     } = statement;
     let mut line = format!("{kind:?} {ended:?}");
@@ -52,6 +53,7 @@ fn outcome(statement: &Statement) -> String {
     put("rows", rows.map(|rows| rows.to_string()));
     put("returns", returns_rows.then(|| "yes".to_owned()));
     put("batch", batch.map(|batch| batch.to_string()));
+    put("statements", statements.map(|statements| statements.to_string()));
     put("error", error.as_ref().map(|error| format!("{}/{}", error.severity, error.sqlstate)));
     put("in", transaction.map(|status| format!("{status:?}")));
     put("name", name.as_ref().map(ToString::to_string));

@@ -119,6 +119,46 @@ proptest! {
     }
 
     #[test]
+    fn calls_with_losses_give_the_same_events_however_they_are_cut(
+        chunks in nearly_messages(),
+        gaps in prop::collection::vec((0..60_usize, any::<bool>(), 0..200_u64), 0..4),
+        sizes in prop::collection::vec(1..12_usize, 1..20),
+    ) {
+        let play = |sizes: &[usize]| {
+            let (mut parser, mut out) = (Postgres::new(), Vec::new());
+            let mut sizes = sizes.iter().cycle();
+            for (time, (side, bytes)) in chunks.iter().enumerate() {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let (piece, tail) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
+                    parser.data(*side, piece, at(time), &mut out);
+                    rest = tail;
+                }
+                for (_, request, length) in gaps.iter().filter(|gap| gap.0 == time) {
+                    let side = if *request { Side::Request } else { Side::Response };
+                    parser.gap(side, *length, at(time), &mut out);
+                }
+            }
+            parser.close(at(chunks.len()), &mut out);
+            out
+        };
+        let whole = play(&[usize::MAX]);
+        prop_assert_eq!(&play(&[1]), &whole);
+        prop_assert_eq!(&play(&sizes), &whole);
+    }
+
+    #[test]
+    fn no_prefix_takes_back_a_decision(chunks in nearly_messages()) {
+        for side in [Side::Request, Side::Response] {
+            let bytes = chunks.iter().filter(|chunk| chunk.0 == side).flat_map(|chunk| chunk.1.clone());
+            let bytes: Vec<u8> = bytes.take(300).collect();
+            let guesses: Vec<_> = (0..=bytes.len()).map(|end| detect(&bytes[..end])).collect();
+            let decided = guesses.iter().skip_while(|guess| **guess == crate::protocol::Guess::More);
+            prop_assert!(decided.clone().all(|guess| Some(guess) == decided.clone().next()), "{:?}", bytes);
+        }
+    }
+
+    #[test]
     fn no_input_panics_and_every_exchange_ends_once(
         chunks in nearly_messages(),
         gaps in prop::collection::vec((0..60_usize, any::<bool>(), 0..200_u64), 0..4),
@@ -167,7 +207,7 @@ proptest! {
         let joined: String = Tokens::new(&sql).map(|token| token.text).collect();
         prop_assert_eq!(&joined, &sql);
         let _ = analyse(&sql);
-        let _ = split(&sql, 8);
+        let _ = split(&sql);
         let clean = sanitize(&sql);
         prop_assert_eq!(sanitize(&clean).is_empty(), clean.is_empty());
     }

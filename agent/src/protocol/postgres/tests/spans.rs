@@ -99,8 +99,16 @@ fn a_statement_of_unknown_text_is_named_by_its_tag() {
 fn statements_that_never_ran_or_were_cut_are_errors() {
     let found = describe_all(
         &[
-            asks(query("SELECT 1/0; SELECT 2")),
-            answers(cat(&[failure("22012"), ready(b'I')])),
+            asks(cat(&[
+                parse("", "SELECT 1/0"),
+                bind("", ""),
+                execute("", 0),
+                parse("", "SELECT 2"),
+                bind("", ""),
+                execute("", 0),
+                sync(),
+            ])),
+            answers(cat(&[parsed(), bound(), failure("22012"), ready(b'I')])),
             asks(query("SELECT 3")),
         ],
         TextMode::Sanitized,
@@ -113,6 +121,36 @@ fn statements_that_never_ran_or_were_cut_are_errors() {
         })
         .collect();
     assert_eq!(types, [true; 3]);
+}
+
+#[test]
+fn several_statements_of_one_query_are_one_span() {
+    let reset = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+    let answer = ["SELECT 1", "CLOSE CURSOR ALL", "UNLISTEN", "RESET"].map(complete).concat();
+    let found =
+        describe_all(&[asks(query(reset)), answers(cat(&[answer, ready(b'I')]))], TextMode::Sanitized);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].name, "SELECT; CLOSE; UNLISTEN; RESET");
+    assert_eq!(
+        shown(&found[0])[..5],
+        [
+            "db.system.name=postgresql",
+            "db.query.summary=SELECT; CLOSE; UNLISTEN; RESET",
+            "db.query.text=SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;",
+            "db.response.returned_rows=1",
+            "server.address=10.0.0.9",
+        ]
+    );
+    assert!(has(&found[0], "adder.db.query.statements=4"));
+}
+
+#[test]
+fn statements_that_do_the_same_have_their_operation_and_table() {
+    let sql = "UPDATE games SET a = 1;UPDATE games SET a = 2";
+    let answer = cat(&[complete("UPDATE 1").repeat(2), ready(b'I')]);
+    let found = describe_all(&[asks(query(sql)), answers(answer)], TextMode::Off);
+    assert_eq!(found[0].name, "UPDATE games; UPDATE games");
+    assert!(has(&found[0], "db.operation.name=UPDATE") && has(&found[0], "db.collection.name=games"));
 }
 
 #[test]

@@ -1,0 +1,251 @@
+//! A single measurement: one service, bare or watched or instrumented, under one load.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use adder_tests::{
+    agent::Agent,
+    collector::{Collector, Protocol},
+    folder,
+    postgres::Postgres,
+    python::{App, Environment, EventLoop},
+    redis::Redis,
+    wrk::{self, Ids, Measurement},
+};
+use anyhow::{Result, ensure};
+
+use crate::{
+    kernel::{KernelCost, StatsGuard, Status, map_memory},
+    machine::{self, MachineTime, Memory},
+};
+
+/// Load before each measurement: imports are done, statements prepared, connections open, code specialised.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// How a service is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Variant {
+    /// Not at all.
+    Bare,
+    /// By Adder, from outside.
+    Adder,
+    /// By the OpenTelemetry SDK, from inside.
+    Sdk,
+}
+
+impl Variant {
+    pub(crate) const ALL: [Self; 3] = [Self::Bare, Self::Adder, Self::Sdk];
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Bare => "bare",
+            Self::Adder => "Adder",
+            Self::Sdk => "SDK",
+        })
+    }
+}
+
+/// What is asked of the service.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) name: &'static str,
+    path: &'static str,
+    ids: Ids,
+}
+
+/// A cached answer, and a miss. An id of its own makes each request miss, since it is in the key; `plain` keeps it
+/// out of the SQL text, so that statements are prepared once, as in most programs.
+pub(crate) const ENDPOINTS: [Endpoint; 2] = [
+    Endpoint { name: "hit (1 Redis command)", path: "/hit/7", ids: Ids::None },
+    Endpoint { name: "miss (3 queries, 2 Redis commands)", path: "/games/7?plain=1", ids: Ids::Unique },
+];
+
+/// An endpoint under a number of connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) endpoint: &'static Endpoint,
+    pub(crate) connections: u32,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.connections == 1 { "" } else { "s" };
+        write!(f, "{}, {} connection{plural}", self.endpoint.name, self.connections)
+    }
+}
+
+/// What one measurement gave.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub(crate) wrk: Measurement,
+    /// CPU time of the service; what BPF programs do in its system calls is in it.
+    pub(crate) service: Duration,
+    /// CPU time of the collector, which competes for the same processors.
+    pub(crate) collector: Duration,
+    /// Share of the machine that went to processes of others, or away.
+    pub(crate) foreign: f64,
+    /// Spans per request, as the collector got them.
+    pub(crate) spans: f64,
+    pub(crate) agent: Option<AgentSample>,
+}
+
+/// What the agent used meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentSample {
+    /// CPU time.
+    pub(crate) cpu: Duration,
+    /// Memory at the end of the load.
+    pub(crate) memory: Memory,
+    /// Memory of the BPF maps.
+    pub(crate) maps: u64,
+    /// How the system calls were seen, and what was lost.
+    pub(crate) status: Status,
+}
+
+/// The servers that all measurements share.
+pub(crate) struct Rig {
+    venv: PathBuf,
+    sdk_venv: PathBuf,
+    duration: Duration,
+    postgres: Postgres,
+    redis: Redis,
+    dir: PathBuf,
+}
+
+/// Fields end in this order: the agent first, what it exports to last.
+struct Subject {
+    agent: Option<Agent>,
+    app: App,
+    collector: Option<Collector>,
+}
+
+impl Rig {
+    pub(crate) fn start(venv: &Path, sdk_venv: &Path, duration: Duration) -> Result<Self> {
+        let dir = folder("bench")?;
+        let (postgres, redis) = (Postgres::start_unlogged(&dir)?, Redis::start_unlogged(&dir)?);
+        Ok(Self { venv: venv.into(), sdk_venv: sdk_venv.into(), duration, postgres, redis, dir })
+    }
+
+    /// Measures one case of one variant.
+    pub(crate) fn measure(&mut self, variant: Variant, case: &Case) -> Result<Sample> {
+        let subject = self.subject(variant)?;
+        let warm_up = self.load(&subject, case, WARM_UP)?;
+        let before = self.times(&subject);
+        let wrk = self.load(&subject, case, self.duration)?;
+        let after = self.times(&subject);
+        ensure!(wrk.errors == 0, "{case}, {variant}: {} of {} requests failed", wrk.errors, wrk.requests);
+
+        let used = |time: fn(&Times) -> Duration| time(&after).saturating_sub(time(&before));
+        let foreign = used(|times| times.machine.busy).saturating_sub(used(Times::known));
+        let agent = match &subject.agent {
+            Some(agent) => {
+                let pid = agent.process().pid();
+                let (memory, maps) = (Memory::of(pid), map_memory(pid));
+                let status = Status::fresh(&self.socket())?;
+                Some(AgentSample { cpu: used(|times| times.agent), memory, maps, status })
+            }
+            None => None,
+        };
+        Ok(Sample {
+            wrk,
+            service: used(|times| times.service),
+            collector: if subject.collector.is_some() { used(|times| times.rig) } else { Duration::ZERO },
+            foreign: foreign.as_secs_f64() / used(|times| times.machine.all).as_secs_f64().max(1e-9),
+            spans: subject.finish()? as f64 / (warm_up.requests + wrk.requests) as f64,
+            agent,
+        })
+    }
+
+    /// Run times of Adder's programs under a load; `None` where the kernel may not be asked to count them. Apart
+    /// from the measurements, since counting takes time of its own.
+    pub(crate) fn kernel_cost(&mut self, case: &Case) -> Result<Option<KernelCost>> {
+        let Some(_guard) = StatsGuard::enable() else { return Ok(None) };
+        let subject = self.subject(Variant::Adder)?;
+        self.load(&subject, case, WARM_UP)?;
+        let before = Status::fresh(&self.socket())?;
+        let wrk = self.load(&subject, case, self.duration)?;
+        let after = Status::fresh(&self.socket())?;
+        let title = format!("{case}, attached by {}", after.attached_by);
+        subject.finish()?;
+        Ok(Some(KernelCost::new(title, &before, &after, wrk.requests)))
+    }
+
+    fn subject(&self, variant: Variant) -> Result<Subject> {
+        let environment = Environment::new("games-api").servers(&self.postgres, &self.redis);
+        let collector = if variant == Variant::Bare { None } else { Some(Collector::start()?) };
+        let (venv, environment) = match (&collector, variant) {
+            (Some(collector), Variant::Sdk) => (&self.sdk_venv, environment.sdk(collector)),
+            _ => (&self.venv, environment),
+        };
+        let app = App::uvicorn(venv, &self.dir, "games:app", EventLoop::Uvloop, 1, &environment)?;
+        let agent = match (&collector, variant) {
+            (Some(collector), Variant::Adder) => {
+                let config = self.dir.join("adder.toml");
+                fs::write(
+                    &config,
+                    format!("[status]\nsocket = {:?}\n", self.socket().display().to_string()),
+                )?;
+                let arguments =
+                    ["run", "--config", &config.display().to_string(), "--pid", &app.pid().to_string()];
+                Some(Agent::start(&self.dir, &arguments, collector.env(Protocol::Grpc))?)
+            }
+            _ => None,
+        };
+        Ok(Subject { agent, app, collector })
+    }
+
+    fn load(&self, subject: &Subject, case: &Case, duration: Duration) -> Result<Measurement> {
+        let Endpoint { path, ids, .. } = case.endpoint;
+        wrk::run(&self.dir, subject.app.port(), path, *ids, case.connections, duration)
+    }
+
+    fn times(&mut self, subject: &Subject) -> Times {
+        let sum = |pids: Vec<u32>| pids.into_iter().filter_map(machine::cpu_time).sum::<Duration>();
+        let servers = [self.postgres.process().pid(), self.redis.process().pid()];
+        Times {
+            machine: MachineTime::now(),
+            service: sum(subject.app.process().group()),
+            agent: subject.agent.as_ref().map_or(Duration::ZERO, |agent| sum(agent.process().group())),
+            servers: servers.into_iter().map(|pid| sum(machine::family(pid))).sum(),
+            load: machine::ended_children_cpu_time(),
+            rig: machine::own_cpu_time(),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("adder.sock")
+    }
+}
+
+impl Subject {
+    /// Ends agent and service, upon which they send what they have; the number of spans.
+    fn finish(mut self) -> Result<usize> {
+        if let Some(agent) = self.agent.take() {
+            let (status, lines) = agent.stop()?;
+            ensure!(status.success(), "adder ended with {status}: {}", lines.join("\n"));
+        }
+        self.app.stop()?;
+        Ok(self.collector.map_or(0, |collector| collector.spans().len()))
+    }
+}
+
+/// CPU times at a moment.
+struct Times {
+    machine: MachineTime,
+    service: Duration,
+    agent: Duration,
+    servers: Duration,
+    load: Duration,
+    rig: Duration,
+}
+
+impl Times {
+    fn known(&self) -> Duration {
+        self.service + self.agent + self.servers + self.load + self.rig
+    }
+}

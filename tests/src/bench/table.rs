@@ -1,0 +1,215 @@
+//! What all measurements together say.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::rig::{AgentSample, Case, Sample, Variant};
+
+const MEGABYTE: f64 = 1e6;
+
+/// The samples of all rounds.
+pub(crate) struct Results {
+    cases: Vec<Case>,
+    /// By case and variant, one sample for each round.
+    samples: BTreeMap<(usize, Variant), Vec<Sample>>,
+}
+
+/// A number that was measured once in each round.
+#[derive(Clone, Copy, Debug)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            at(middle)
+        } else {
+            f64::midpoint(at(middle.wrapping_sub(1)), at(middle))
+        };
+        Self { median, min: at(0), max: at(values.len().wrapping_sub(1)) }
+    }
+
+    /// Distance of the extremes, as a share of the median.
+    fn width(self) -> f64 {
+        (self.max - self.min) / self.median
+    }
+}
+
+impl Results {
+    pub(crate) fn new(cases: Vec<Case>) -> Self {
+        Self { cases, samples: BTreeMap::new() }
+    }
+
+    /// The next round's sample of a case, by its index.
+    pub(crate) fn push(&mut self, case: usize, variant: Variant, sample: Sample) {
+        self.samples.entry((case, variant)).or_default().push(sample);
+    }
+
+    /// One line: what Adder may cost, and whether it stays within that. The worst case counts.
+    pub(crate) fn aims(&self) -> String {
+        let worst = |name: &str, at_least: bool, limit: f64, unit: &str, value: &dyn Fn(usize) -> f64| {
+            let values = (0..self.cases.len()).map(|case| (value(case), case));
+            let ordered = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0);
+            let found = if at_least { values.min_by(ordered) } else { values.max_by(ordered) };
+            let Some((value, case)) = found else { return format!("{name}: not measured") };
+            let (sign, reached) = if at_least { (">=", value >= limit) } else { ("<=", value <= limit) };
+            let verdict = if reached { "reached" } else { "MISSED" };
+            let digits = if unit.is_empty() { 2 } else { 1 };
+            format!("{name} {sign} {limit}{unit}: {verdict} ({value:.digits$}{unit}, {})", self.cases[case])
+        };
+        let adder = |case: usize, value: fn(&Sample) -> f64| self.ratio(case, Variant::Adder, value).median;
+        [
+            worst("throughput ratio", true, 0.95, "", &|case| adder(case, rate)),
+            worst("p50 ratio", false, 1.05, "", &|case| adder(case, p50)),
+            worst("agent CPU per service CPU", false, 0.1, "", &|case| {
+                self.spread(case, Variant::Adder, share).median
+            }),
+            worst("agent RSS", false, 60.0, " MB", &|case| self.spread(case, Variant::Adder, resident).max),
+            worst("BPF maps", false, 32.0, " MB", &|case| self.spread(case, Variant::Adder, maps).max),
+        ]
+        .join("; ")
+    }
+
+    fn of(&self, case: usize, variant: Variant) -> &[Sample] {
+        self.samples.get(&(case, variant)).map_or(&[], Vec::as_slice)
+    }
+
+    fn spread(&self, case: usize, variant: Variant, value: impl Fn(&Sample) -> f64) -> Spread {
+        Spread::of(self.of(case, variant).iter().map(value))
+    }
+
+    /// A value as a multiple of the bare service's in the same round.
+    fn ratio(&self, case: usize, variant: Variant, value: impl Fn(&Sample) -> f64) -> Spread {
+        let pairs = self.of(case, variant).iter().zip(self.of(case, Variant::Bare));
+        Spread::of(pairs.map(|(sample, bare)| value(sample) / value(bare)))
+    }
+
+    fn case(&self, f: &mut fmt::Formatter<'_>, index: usize) -> fmt::Result {
+        writeln!(f, "\n{}", self.cases[index])?;
+        writeln!(
+            f,
+            "  {:<6} {:>8} {:>17} {:>8} {:>6} {:>8} {:>6} {:>11} {:>6} {:>9} {:>7} {:>9} {:>6} {:>8}",
+            "",
+            "req/s",
+            "ratio [min, max]",
+            "p50 µs",
+            "ratio",
+            "p99 µs",
+            "ratio",
+            "service µs",
+            "ratio",
+            "agent µs",
+            "share",
+            "coll. µs",
+            "spans",
+            "foreign"
+        )?;
+        for variant in Variant::ALL {
+            let median = |value: fn(&Sample) -> f64| self.spread(index, variant, value).median;
+            let ratio = |value: fn(&Sample) -> f64| self.ratio(index, variant, value).median;
+            let throughput = self.ratio(index, variant, rate);
+            let [agent, share] = match variant {
+                Variant::Adder => [format!("{:.1}", median(agent)), format!("{:.3}", median(share))],
+                Variant::Bare | Variant::Sdk => [String::new(), String::new()],
+            };
+            writeln!(
+                f,
+                "  {variant:<6} {:>8.0} {:>17} {:>8.0} {:>6.2} {:>8.0} {:>6.2} {:>11.1} {:>6.2} {agent:>9} {share:>7} {:>9.1} {:>6.1} {:>7.0}%",
+                median(rate),
+                format!("{:.3} [{:.2}, {:.2}]", throughput.median, throughput.min, throughput.max),
+                median(p50),
+                ratio(p50),
+                median(p99),
+                ratio(p99),
+                median(service),
+                ratio(service),
+                median(collector),
+                median(|sample| sample.spans),
+                100.0 * median(|sample| sample.foreign),
+            )?;
+        }
+        let width = |variant| 100.0 * self.spread(index, variant, rate).width();
+        writeln!(
+            f,
+            "  noise: (max - min) / median of req/s over rounds: bare {:.0}%, Adder {:.0}%, SDK {:.0}%",
+            width(Variant::Bare),
+            width(Variant::Adder),
+            width(Variant::Sdk)
+        )
+    }
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Medians over rounds; a ratio is to the bare service of the same round. CPU is per request. `share` is \
+             the agent's CPU per service CPU, `coll.` the CPU of the collector (an Adder or SDK user runs it \
+             elsewhere), `spans` what it got per request, `foreign` the part of the machine that others used."
+        )?;
+        for index in 0..self.cases.len() {
+            self.case(f, index)?;
+        }
+        let agents: Vec<_> =
+            self.samples.values().flatten().filter_map(|sample| sample.agent.as_ref()).collect();
+        let Some(first) = agents.first() else { return Ok(()) };
+        let largest = |value: fn(&AgentSample) -> u64| {
+            agents.iter().map(|agent| value(agent)).max().unwrap_or(0) as f64 / MEGABYTE
+        };
+        writeln!(
+            f,
+            "\nAdder (attached by {}): RSS at most {:.1} MB, of it anonymous {:.1} MB; BPF maps {:.1} MB; \
+             facts dropped {}, spans dropped {}",
+            first.status.attached_by,
+            largest(|agent| agent.memory.resident),
+            largest(|agent| agent.memory.anonymous),
+            largest(|agent| agent.maps),
+            agents.iter().map(|agent| agent.status.dropped_facts).sum::<u64>(),
+            agents.iter().map(|agent| agent.status.dropped_spans).sum::<u64>(),
+        )
+    }
+}
+
+fn rate(sample: &Sample) -> f64 {
+    sample.wrk.rate()
+}
+
+fn p50(sample: &Sample) -> f64 {
+    sample.wrk.median.as_secs_f64() * 1e6
+}
+
+fn p99(sample: &Sample) -> f64 {
+    sample.wrk.p99.as_secs_f64() * 1e6
+}
+
+/// CPU of the service per request, µs.
+fn service(sample: &Sample) -> f64 {
+    sample.service.as_secs_f64() * 1e6 / sample.wrk.requests as f64
+}
+
+fn collector(sample: &Sample) -> f64 {
+    sample.collector.as_secs_f64() * 1e6 / sample.wrk.requests as f64
+}
+
+/// CPU of the agent per request, µs.
+fn agent(sample: &Sample) -> f64 {
+    sample.agent.as_ref().map_or(0.0, |agent| agent.cpu.as_secs_f64() * 1e6 / sample.wrk.requests as f64)
+}
+
+fn share(sample: &Sample) -> f64 {
+    agent(sample) / service(sample)
+}
+
+fn resident(sample: &Sample) -> f64 {
+    sample.agent.as_ref().map_or(0.0, |agent| agent.memory.resident as f64 / MEGABYTE)
+}
+
+fn maps(sample: &Sample) -> f64 {
+    sample.agent.as_ref().map_or(0.0, |agent| agent.maps as f64 / MEGABYTE)
+}

@@ -1,0 +1,87 @@
+//! `cargo xtask bench`: what watching costs a service, beside the same service bare and under the OpenTelemetry SDK.
+//!
+//! Each measurement has a service process of its own, warmed up, on servers that all share; nothing else of the rig
+//! runs meanwhile. That matters for Adder: where it hooks the exit of every system call, a service that is not
+//! watched pays too, so a bare one must not be measured beside it. A round measures everything once, in an order that
+//! turns from round to round, and results are compared within their round only: what else the machine does changes
+//! by the minute.
+
+#[path = "../bench/kernel.rs"]
+mod kernel;
+#[path = "../bench/machine.rs"]
+mod machine;
+#[path = "../bench/rig.rs"]
+mod rig;
+#[path = "../bench/table.rs"]
+mod table;
+
+use std::{
+    env, path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    rig::{ENDPOINTS, Rig, Variant},
+    table::Results,
+};
+
+/// Connections of the load.
+const CONNECTIONS: [u32; 2] = [1, 16];
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn main() -> Result<()> {
+    const USAGE: &str = "usage: bench VENV SDK_VENV SECONDS ROUNDS";
+    let mut arguments = env::args().skip(1);
+    let mut next = || arguments.next().context(USAGE);
+    // The services start in a folder of their own.
+    let (venv, sdk) = (path::absolute(next()?)?, path::absolute(next()?)?);
+    let seconds: u64 = next()?.parse().context(USAGE)?;
+    let rounds: usize = next()?.parse().context(USAGE)?;
+    ensure!(seconds > 0 && rounds > 0, USAGE);
+    on_signal();
+
+    let mut rig = Rig::start(&venv, &sdk, Duration::from_secs(seconds))?;
+    let cases: Vec<_> = ENDPOINTS
+        .iter()
+        .flat_map(|endpoint| CONNECTIONS.map(|connections| rig::Case { endpoint, connections }))
+        .collect();
+    let mut results = Results::new(cases.clone());
+    for round in 0..rounds {
+        for (index, case) in cases.iter().enumerate() {
+            let mut order = Variant::ALL;
+            order.rotate_left((round + index) % Variant::ALL.len());
+            for variant in order {
+                let sample = rig.measure(variant, case)?;
+                ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
+                eprintln!("round {} of {rounds}: {case}, {variant}: {:.0}/s", round + 1, sample.wrk.rate());
+                results.push(index, variant, sample);
+            }
+        }
+    }
+    print!("{results}");
+    for endpoint in &ENDPOINTS {
+        let case = rig::Case { endpoint, connections: CONNECTIONS[1] };
+        match rig.kernel_cost(&case)? {
+            Some(cost) => print!("\n{cost}"),
+            None => println!("\nBPF run times: not permitted to count them here"),
+        }
+        ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
+    }
+    println!("\n{}", results.aims());
+    Ok(())
+}
+
+/// An interrupt ends the run between two steps, so that processes are ended and settings put back.
+fn on_signal() {
+    extern "C" fn stop(_: libc::c_int) {
+        STOP.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic.
+        unsafe { libc::signal(signal, stop as *const () as libc::sighandler_t) };
+    }
+}

@@ -1,0 +1,233 @@
+//! The smoke test of a kernel: each way of attaching, a few requests with SQL and Redis below them, and the judge.
+//!
+//! `smoke VENV [WAY …]`: every WAY that is named must work; without any, at least one of all must. It is made to run in
+//! an emulated machine too (`cargo xtask test --kernel`), where everything takes ten to twenty times as long: hence
+//! limits of its own, and a start of its own for the service.
+
+use std::{
+    collections::BTreeMap,
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    thread,
+    time::Duration,
+};
+
+use adder_tests::{
+    agent::Agent,
+    collector::{Collector, Protocol},
+    folder, free_port,
+    judge::judge,
+    load::Load,
+    postgres::Postgres,
+    process::Process,
+    python::Counts,
+    redis::Redis,
+    root, wait_until,
+};
+use anyhow::{Context as _, Result, ensure};
+
+/// The ways of attaching, by the agent's names for them.
+const WAYS: [&str; 3] = ["fexit", "tp_btf", "raw_tp"];
+
+const SERVICE: &str = "games-api";
+
+/// What is asked, and what the service then does: SQL statements, and whether Redis commands. Between them they run
+/// every program: asyncpg under uvloop, psycopg2 in threads that are reached by a copied context and by a queue, work
+/// after the response.
+const ASKED: [(&str, usize, bool); 8] = [
+    ("/hit/{n}", 0, true),
+    ("/games/{n}", 3, true),
+    ("/gather", 3, true),
+    ("/sync", 2, true),
+    ("/tothread", 2, true),
+    ("/executor", 2, true),
+    ("/task", 1, true),
+    ("/error", 1, false),
+];
+
+/// Requests for each way.
+const REQUESTS: usize = 3 * ASKED.len();
+const CONNECTIONS: usize = 3;
+
+/// How long the service may take to answer, and the agent to attach and to end.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Time in which work after the last responses ends.
+const AFTERWARDS: Duration = Duration::from_secs(4);
+
+/// Lines at the end of the agent's log that are shown where a way should have worked; a verifier says last what it
+/// does not like.
+const LOG_TAIL: usize = 120;
+
+/// What the agent says where the kernel has refused it.
+const REFUSALS: [&str; 2] = ["this kernel cannot run", "not allowed to load BPF programs"];
+
+/// What became of one way.
+enum Finding {
+    Works(String),
+    NotOffered(String),
+    Broken(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Works(what) => write!(out, "works: {what}"),
+            Self::NotOffered(why) => write!(out, "not offered by this kernel: {why}"),
+            Self::Broken(how) => write!(out, "broken: {how}"),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match smoke() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("smoke: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all is as it should be.
+fn smoke() -> Result<bool> {
+    let mut arguments = env::args().skip(1);
+    let venv = PathBuf::from(arguments.next().context("usage: smoke VENV [WAY …]")?);
+    let expected: Vec<String> = arguments.collect();
+    for way in &expected {
+        ensure!(WAYS.contains(&way.as_str()), "no way {way}: there are {}", WAYS.join(", "));
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    println!("smoke: Linux {}: starting Postgres, Redis and a uvicorn service …", release.trim());
+    let dir = folder("smoke")?;
+    let postgres = Postgres::start_unlogged(&dir)?;
+    let redis = Redis::start_unlogged(&dir)?;
+    let service = Service::start(&venv, &dir, &postgres, &redis)?;
+
+    let mut working = 0;
+    let mut good = true;
+    for way in WAYS {
+        let finding = service.watch(&dir, way, expected.iter().any(|name| name == way))?;
+        println!("smoke: {way:<6} {finding}");
+        match finding {
+            Finding::Works(_) => working += 1,
+            Finding::NotOffered(_) => good &= !expected.iter().any(|name| name == way),
+            Finding::Broken(_) => good = false,
+        }
+    }
+    Ok(good && working > 0)
+}
+
+struct Service {
+    process: Process,
+    port: u16,
+}
+
+impl Service {
+    fn start(venv: &Path, dir: &Path, postgres: &Postgres, redis: &Redis) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(venv.join("bin/python"));
+        command
+            .args(["-m", "uvicorn", "games:app", "--loop", "uvloop", "--log-level", "warning"])
+            .args(["--port", &port.to_string()])
+            .current_dir(root().join("tests/apps"))
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("OTEL_SERVICE_NAME", SERVICE)
+            .env("PG_DSN", postgres.dsn())
+            .env("REDIS_URL", redis.url());
+        let process = Process::start(&mut command, &dir.join("service.log"), libc::SIGTERM)?;
+        let service = Self { process, port };
+        wait_until(PATIENCE, || service.process.has_ended() || service.answers());
+        ensure!(service.answers(), "the service does not answer; its log: {}", service.process.log_tail());
+        Ok(service)
+    }
+
+    fn answers(&self) -> bool {
+        let load = Load { port: self.port, connections: 1, requests: 1, paths: vec!["/health".to_owned()] };
+        load.run().is_ok_and(|report| report.count(200) == 1)
+    }
+
+    /// Watches the service in one way, during a load.
+    fn watch(&self, dir: &Path, way: &str, expected: bool) -> Result<Finding> {
+        let dir = dir.join(way);
+        fs::create_dir(&dir)?;
+        let config = dir.join("adder.toml");
+        fs::write(
+            &config,
+            format!("[status]\nsocket = {:?}\n", dir.join("status.sock").display().to_string()),
+        )?;
+        let config = config.display().to_string();
+        let pid = self.process.pid().to_string();
+        let collector = Collector::start()?;
+        let mut variables = collector.env(Protocol::Grpc);
+        let own = [
+            ("ADDER_ATTACH", way),
+            ("ADDER_LOG", "debug"),
+            ("ADDER_SQL_TEXT", "raw"),
+            ("ADDER_REDIS_TEXT", "raw"),
+        ];
+        variables.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let agent = Agent::spawn(&dir, &["run", "--config", &config, "--pid", &pid], variables)?;
+        let is_ready = || agent.lines().iter().any(|line| line.starts_with("ready"));
+        wait_until(PATIENCE, || agent.process().has_ended() || is_ready());
+        if !is_ready() {
+            let (_, lines) = agent.wait(Duration::ZERO)?;
+            if expected {
+                print_tail(&lines);
+            }
+            let said = lines.iter().rev().find_map(|line| line.strip_prefix("adder: "));
+            let said = said.unwrap_or("it did not become ready").to_owned();
+            let refused = REFUSALS.iter().any(|refusal| said.starts_with(refusal));
+            return Ok(if refused { Finding::NotOffered(said) } else { Finding::Broken(said) });
+        }
+
+        let paths = ASKED.iter().map(|(path, ..)| (*path).to_owned()).collect();
+        let report = Load { port: self.port, connections: CONNECTIONS, requests: REQUESTS, paths }.run()?;
+        thread::sleep(AFTERWARDS);
+        // Here, because `Agent::stop` is not as patient.
+        agent.process().signal(libc::SIGTERM);
+        let (status, lines) = agent.wait(PATIENCE)?;
+        let verdict = judge(&collector.spans());
+        let mut wrong = Vec::new();
+        if !status.success() {
+            wrong.push(format!("adder ended with {status}"));
+        }
+        if report.failed() > 0 {
+            wrong.push(format!("{} requests were not answered", report.failed()));
+        }
+        if verdict.right != verdict.marked() || verdict.repeated > 0 {
+            wrong.push("the trees are wrong".to_owned());
+        }
+        let truth: BTreeMap<String, Counts> = report
+            .outcomes
+            .iter()
+            .filter_map(|outcome| {
+                let (_, sql, redis) = ASKED.iter().find(|(path, ..)| is_instance(&outcome.path, path))?;
+                Some((outcome.rid.clone(), Counts { sql: *sql, redis: usize::from(*redis), http: 0 }))
+            })
+            .collect();
+        ensure!(truth.len() == REQUESTS, "the load asked for something else: {:?}", report.outcomes);
+        wrong.extend(verdict.differences(SERVICE, &truth));
+        if wrong.is_empty() {
+            return Ok(Finding::Works(format!("{REQUESTS} requests, {verdict}")));
+        }
+        print_tail(&lines);
+        Ok(Finding::Broken(format!("{}; {verdict}", wrong.join("; "))))
+    }
+}
+
+/// Whether a path, as sent with its query, comes from this one of [`ASKED`].
+fn is_instance(sent: &str, asked: &str) -> bool {
+    let fixed = asked.trim_end_matches("{n}");
+    sent.strip_prefix(fixed).is_some_and(|rest| fixed != asked || rest.starts_with('?'))
+}
+
+fn print_tail(lines: &[String]) {
+    for line in &lines[lines.len().saturating_sub(LOG_TAIL)..] {
+        println!("  adder: {line}");
+    }
+}

@@ -1,0 +1,80 @@
+//! One watched load: the agent, the requests, and what came out.
+
+use std::{path::Path, thread, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    agent::Agent,
+    collector::{CollectedSpan, Collector, Protocol},
+    judge::{Verdict, judge},
+    load::{Load, Report},
+};
+
+/// Time in which background work of the last requests ends.
+const AFTERWARDS: Duration = Duration::from_secs(3);
+
+/// What came out.
+#[derive(Debug)]
+pub struct Watched {
+    /// The requests.
+    pub report: Report,
+    /// The spans.
+    pub spans: Vec<CollectedSpan>,
+    /// What the judge says of them.
+    pub verdict: Verdict,
+    /// What the agent has said.
+    pub lines: Vec<String>,
+}
+
+/// `adder` on these processes with texts shown, so that the judge can read the ids in them.
+///
+/// `ADDER_RECORD=FOLDER` keeps the facts of each run there, to be looked at with `adder replay`.
+pub fn attach(dir: &Path, pids: &[u32], collector: &Collector) -> Result<(Agent, Option<Agent>)> {
+    let pids: Vec<String> = pids.iter().flat_map(|pid| ["--pid".into(), pid.to_string()]).collect();
+    let raw = [("ADDER_SQL_TEXT", "raw"), ("ADDER_REDIS_TEXT", "raw")];
+    let mut variables = collector.env(Protocol::Grpc);
+    variables.extend(raw.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let mut arguments = vec!["run"];
+    arguments.extend(pids.iter().map(String::as_str));
+    let agent = Agent::start(dir, &arguments, variables)?;
+    let Some(folder) = std::env::var_os("ADDER_RECORD") else { return Ok((agent, None)) };
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = Path::new(&folder).join(format!("{name}.rec")).display().to_string();
+    let mut arguments = vec!["record", &file];
+    arguments.extend(pids.iter().map(String::as_str));
+    let recorder = Agent::start(&crate::folder("record")?, &arguments, raw)?;
+    Ok((agent, Some(recorder)))
+}
+
+/// Watches processes during a load.
+pub fn watch(dir: &Path, pids: &[u32], load: &Load) -> Result<Watched> {
+    let collector = Collector::start()?;
+    let (agent, recorder) = attach(dir, pids, &collector)?;
+    let report = load.run()?;
+    thread::sleep(AFTERWARDS);
+    let (status, lines) = agent.stop()?;
+    ensure!(status.success(), "adder ended with {status}: {lines:#?}");
+    if let Some(recorder) = recorder {
+        recorder.stop()?;
+    }
+    let spans = collector.spans();
+    let verdict = judge(&spans);
+    println!("{}: {} requests\n{verdict}\n{}", dir.display(), report.outcomes.len(), lines.join("\n"));
+    Ok(Watched { report, spans, verdict, lines })
+}
+
+impl Watched {
+    /// No span under a wrong request, at least 99.9 % under the right one, no fact dropped.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not so.
+    pub fn expect_right_parents(&self) {
+        assert_eq!(self.verdict.wrong, 0, "no span under a wrong request");
+        let share = self.verdict.right as f64 / self.verdict.marked() as f64;
+        assert!(share >= 0.999, "{share:.4} of the spans are under the right request");
+        let full = self.lines.iter().any(|line| line.contains("ring buffer was full"));
+        assert!(!full, "no fact was dropped");
+    }
+}

@@ -1,0 +1,136 @@
+//! Claims 1 and 4 on other servers than uvicorn with one worker: connection tasks that outlive requests, threads,
+//! several processes; and an agent that comes late, goes, and comes again.
+
+use std::{path::PathBuf, thread, time::Duration};
+
+use adder_tests::{
+    collector::Collector,
+    folder,
+    judge::judge,
+    load::Load,
+    postgres::Postgres,
+    python::{App, Environment, EventLoop},
+    redis::Redis,
+    stack::venv,
+    watch::{attach, watch},
+};
+
+struct Servers {
+    environment: Environment,
+    dir: PathBuf,
+    venv: PathBuf,
+    _postgres: Postgres,
+    _redis: Redis,
+}
+
+fn servers(name: &str, python: &str) -> Servers {
+    let dir = folder(name).expect("a folder");
+    let postgres = Postgres::start_unlogged(&dir).expect("Postgres starts");
+    let redis = Redis::start_unlogged(&dir).expect("Redis starts");
+    let environment = Environment::new(name).servers(&postgres, &redis);
+    let venv = venv(python).expect("a virtual environment");
+    Servers { environment, dir, venv, _postgres: postgres, _redis: redis }
+}
+
+fn load(app: &App, connections: usize, requests: usize, paths: &[&str]) -> Load {
+    let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+    Load { port: app.port(), connections, requests, paths }
+}
+
+const AIOHTTP: [&str; 4] = ["/games/{n}", "/gather", "/stream", "/error"];
+const FLASK: [&str; 4] = ["/games/{n}", "/stream", "/pipeline", "/error"];
+const FASTAPI: [&str; 5] = ["/hit/{n}", "/games/{n}", "/sync", "/gather", "/executor"];
+
+fn aiohttp(name: &str, python: &str, event_loop: EventLoop) {
+    let servers = servers(name, python);
+    let app = App::script(&servers.venv, &servers.dir, "web_aiohttp.py", event_loop, &servers.environment);
+    let app = app.expect("the service starts");
+    let watched =
+        watch(&servers.dir, &[app.pid()], &load(&app, 64, 1_600, &AIOHTTP)).expect("a watched load");
+    watched.expect_right_parents();
+    assert_eq!(watched.verdict.servers, 1_600, "a server span for each request");
+}
+
+#[test]
+fn a_connection_task_of_aiohttp_serves_one_request_after_the_other_on_asyncio() {
+    aiohttp("aiohttp-asyncio", "3.13", EventLoop::Asyncio);
+}
+
+#[test]
+fn a_connection_task_of_aiohttp_serves_one_request_after_the_other_on_uvloop() {
+    aiohttp("aiohttp-uvloop", "3.11", EventLoop::Uvloop);
+}
+
+fn gunicorn(name: &str, workers: u32, threads: u32) {
+    let servers = servers(name, "3.13");
+    let app =
+        App::gunicorn(&servers.venv, &servers.dir, "web_flask:app", workers, threads, &servers.environment);
+    let app = app.expect("the service starts");
+    let watched = watch(&servers.dir, &[app.pid()], &load(&app, 16, 800, &FLASK)).expect("a watched load");
+    watched.expect_right_parents();
+    assert_eq!(watched.verdict.servers, 800, "a server span for each request");
+}
+
+#[test]
+fn sync_workers_of_gunicorn_are_watched_through_their_parent() {
+    gunicorn("gunicorn-sync", 2, 1);
+}
+
+#[test]
+fn threads_of_gunicorn_work_for_what_they_have_read() {
+    gunicorn("gunicorn-gthread", 2, 4);
+}
+
+#[test]
+fn a_thread_for_each_request_works_for_it_alone() {
+    let servers = servers("flask", "3.11");
+    let app = App::flask(&servers.venv, &servers.dir, "web_flask", &servers.environment)
+        .expect("the service starts");
+    let watched = watch(&servers.dir, &[app.pid()], &load(&app, 16, 800, &FLASK)).expect("a watched load");
+    watched.expect_right_parents();
+    assert_eq!(watched.verdict.servers, 800, "a server span for each request");
+}
+
+#[test]
+fn several_workers_of_uvicorn_are_watched_through_their_parent() {
+    let servers = servers("uvicorn-workers", "3.11");
+    let app =
+        App::uvicorn(&servers.venv, &servers.dir, "games:app", EventLoop::Uvloop, 2, &servers.environment);
+    let app = app.expect("the service starts");
+    let watched =
+        watch(&servers.dir, &[app.pid()], &load(&app, 32, 1_600, &FASTAPI)).expect("a watched load");
+    watched.expect_right_parents();
+    assert_eq!(watched.verdict.servers, 1_600, "a server span for each request");
+}
+
+#[test]
+fn an_agent_that_comes_late_or_again_is_right_from_its_first_complete_request() {
+    let servers = servers("late", "3.11");
+    let app =
+        App::uvicorn(&servers.venv, &servers.dir, "games:app", EventLoop::Uvloop, 1, &servers.environment);
+    let app = app.expect("the service starts");
+    let load = load(&app, 32, 8_000, &FASTAPI);
+    let (verdicts, report) = thread::scope(|scope| {
+        let running = scope.spawn(|| load.run().expect("the load runs"));
+        let mut verdicts = Vec::new();
+        for _ in 0..2 {
+            thread::sleep(Duration::from_secs(1));
+            let collector = Collector::start().expect("a collector");
+            let (agent, _) = attach(&servers.dir, &[app.pid()], &collector).expect("adder starts");
+            thread::sleep(Duration::from_secs(3));
+            let (status, _) = agent.stop().expect("adder stops");
+            assert!(status.success());
+            verdicts.push(judge(&collector.spans()));
+        }
+        (verdicts, running.join().expect("the load ends"))
+    });
+    assert_eq!(report.failed(), 0, "the service is not disturbed");
+    for verdict in verdicts {
+        println!("{verdict}");
+        assert_eq!(verdict.wrong, 0, "no span under a wrong request");
+        assert!(verdict.servers > 200, "it saw requests: {}", verdict.servers);
+        // Requests under way when the agent came have no server span; there are at most as many as connections.
+        let excused = 32 * 4 * 2;
+        assert!(verdict.orphan <= excused, "{} operations without their request", verdict.orphan);
+    }
+}
