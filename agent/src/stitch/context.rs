@@ -155,6 +155,8 @@ pub(super) struct Inbound {
     pub(super) context: ContextId,
     /// Read by the event loop for whoever it concerns (uvloop), not by the code that handles it.
     pub(super) by_loop: bool,
+    /// [`Thread::facts`] when it was read.
+    pub(super) facts: u64,
 }
 
 /// Who is behind a piece of work that went through a queue, noted when it was put there.
@@ -173,9 +175,10 @@ pub(super) struct Cause {
 pub(super) struct Work {
     /// Who is behind it; `None` where its way into the queue was not seen.
     pub(super) cause: Option<Cause>,
-    /// Context in which it was taken: the thread's own. What runs in it runs for the piece of work, whatever the
-    /// address of the context belonged to before.
+    /// Context in which it was taken: the thread's own, 0 where it had none yet.
     pub(super) context: ContextId,
+    /// When it was taken.
+    pub(super) time: u64,
 }
 
 /// What is known of a thread.
@@ -185,6 +188,8 @@ pub(super) struct Thread {
     pub(super) inbound: Option<Inbound>,
     /// The piece of work that it took from a queue.
     pub(super) work: Option<Work>,
+    /// How many facts came from it.
+    pub(super) facts: u64,
     /// When it was last heard of.
     pub(super) last: u64,
 }

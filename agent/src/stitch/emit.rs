@@ -83,14 +83,13 @@ impl Engine {
             return Some((unit, true));
         }
         let queued = operation.work.and_then(|work| self.cause(&work.cause?));
-        if operation.work.is_some_and(|work| work.context == operation.context) {
+        if operation.work.is_some_and(|work| self.is_of_work(&work, operation.context)) {
             return queued.map(|unit| (unit, true));
         }
-        if let Some(owner) = self.owner(operation.context, operation.start) {
-            let tentative = self.contexts.find(operation.context).is_some_and(|context| context.tentative);
-            return Some((owner, !tentative));
+        match self.owner(operation.context, operation.start) {
+            Some((owner, tentative)) => Some((owner, !tentative)),
+            None => queued.map(|unit| (unit, true)),
         }
-        queued.map(|unit| (unit, true))
     }
 
     /// Trace id, and parent of a request.

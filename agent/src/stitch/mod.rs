@@ -226,6 +226,12 @@ impl Engine {
         self.counters.facts += 1;
         let header = *fact.header();
         self.now = self.now.max(header.time);
+        // What the fact tells of the thread is compared with the facts before it.
+        let before = (header.tid != 0).then(|| {
+            let thread = self.thread(&header);
+            thread.facts += 1;
+            thread.facts - 1
+        });
         match fact {
             Fact::Data { data, head, tail } => {
                 let mark = self.mark(&header);
@@ -246,7 +252,9 @@ impl Engine {
                 self.connections.close(close.fd, mark, &mut self.happened);
                 self.handle(0);
             }
-            Fact::Task(lineage) | Fact::Copy(lineage) => self.lineage(&header, lineage.child),
+            Fact::Task(lineage) | Fact::Copy(lineage) => {
+                self.lineage(&header, lineage.child, before.unwrap_or_default())
+            }
             Fact::Put(item) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 let unit = self.by_thread(&header, context);
@@ -256,7 +264,7 @@ impl Engine {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 let cause = self.queued.remove(&(header.pid, item.item));
                 let thread = self.thread(&header);
-                thread.work = Some(Work { cause, context });
+                thread.work = Some(Work { cause, context, time: header.time });
                 thread.inbound = None;
             }
             Fact::Fork(child) => {
@@ -319,72 +327,75 @@ impl Engine {
         }
     }
 
-    /// A context has come to be out of the current one.
-    fn lineage(&mut self, header: &Header, child: u64) {
+    /// A context has come to be out of the current one. `facts` came from this thread before.
+    fn lineage(&mut self, header: &Header, child: u64, facts: u64) {
         if child == header.context {
             return;
         }
         let parent = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.create(header.pid, child, parent, header.time);
-        // In a thread's own context, the piece of work at hand says more than what the address belonged to before.
-        let work = self.threads.get(&(header.pid, header.tid)).and_then(|thread| thread.work);
-        let own_work = work.is_some_and(|work| work.context == parent);
-        let owner = if own_work { self.by_queue(header) } else { self.owner(parent, header.time) };
-        let fresh = self.fresh(header, parent);
+        if let Some(claim) = self.by_thread(header, parent).or_else(|| self.by_work(header, parent)?) {
+            self.claim(child, claim, false);
+            return;
+        }
+        let owner = self.owner(parent, header.time).map(|(owner, _)| owner);
         let stale = owner.is_some_and(|owner| self.has_ended(owner));
-        if let Some(inbound) = fresh
-            && (owner.is_none() || stale)
-        {
-            // An announced context without an owner is some task's own; it has nothing to do with what the loop
-            // has read for others.
-            let announced = self.contexts.find(parent).is_some_and(|context| context.announced);
-            let own = inbound.context == parent;
-            if (own || !announced || stale)
-                && let Some(unit) = self.units.get_mut(&inbound.unit)
-                && unit.claimed_by == 0
-            {
-                unit.claimed_by = child;
-                if let Some(context) = self.contexts.find_mut(child) {
-                    context.claim = Some(inbound.unit);
-                    context.tentative = stale;
+        if owner.is_none() || stale {
+            if let Some(inbound) = self.fresh(header, parent, facts, stale) {
+                // Read by the loop, or against an older owner: the response has the last word.
+                self.claim(child, inbound.unit, inbound.by_loop || stale);
+                if let Some(unit) = self.units.get_mut(&inbound.unit) {
+                    unit.claimed_by = child;
                 }
-                return;
+            } else if owner.is_none() {
+                let unit = self.by_queue(header);
+                if let Some(unit) = unit {
+                    self.claim(child, unit, false);
+                }
             }
         }
-        // Work that a thread hands on belongs to what the thread works for.
-        if owner.is_none() || own_work {
-            let unit = self.by_thread(header, parent).or_else(|| self.by_queue(header));
-            if let Some(context) = self.contexts.find_mut(child) {
-                context.claim = unit;
-            }
+    }
+
+    fn claim(&mut self, context: ContextId, unit: UnitId, tentative: bool) {
+        if let Some(context) = self.contexts.find_mut(context) {
+            context.claim = Some(unit);
+            context.tentative = tentative;
         }
     }
 
     /// The request that this thread has just read and that nothing has claimed, if a context made out of `parent` can
     /// have been made for it.
-    fn fresh(&self, header: &Header, parent: ContextId) -> Option<Inbound> {
+    fn fresh(&self, header: &Header, parent: ContextId, facts: u64, stale: bool) -> Option<Inbound> {
         let inbound = self.threads.get(&(header.pid, header.tid))?.inbound?;
         let unit = self.units.get(&inbound.unit)?;
-        let readable = inbound.context == parent || inbound.by_loop;
-        (readable && unit.claimed_by == 0 && unit.replied.is_none()).then_some(inbound)
+        if unit.claimed_by != 0 || unit.replied.is_some() {
+            return None;
+        }
+        if inbound.context == parent {
+            return Some(inbound);
+        }
+        // A loop that reads for all calls the protocol at once, in the connection's own context, which nobody has
+        // announced: nothing of this thread lies between. An announced one without an owner is some task's own.
+        let announced = self.contexts.find(parent).is_some_and(|context| context.announced);
+        (inbound.by_loop && inbound.facts == facts && (!announced || stale)).then_some(inbound)
     }
 
     fn has_ended(&self, unit: UnitId) -> bool {
         self.units.get(&unit).is_none_or(|unit| unit.end.is_some())
     }
 
-    /// What a context worked for at some time.
-    fn owner(&self, context: ContextId, time: u64) -> Option<UnitId> {
+    /// What a context worked for at some time, and whether that wants the response's confirmation.
+    fn owner(&self, context: ContextId, time: u64) -> Option<(UnitId, bool)> {
         let (mut at, mut time) = (context, time);
         for _ in 0..DEPTH_MAX {
             let context = self.contexts.find(at)?;
             if let Some(connection) = context.serves
                 && let Some(unit) = self.served(connection, time)
             {
-                return Some(unit);
+                return Some((unit, false));
             }
-            if context.claim.is_some() {
-                return context.claim;
+            if let Some(unit) = context.claim {
+                return Some((unit, context.tentative));
             }
             if context.parent == 0 {
                 return None;
@@ -401,10 +412,11 @@ impl Engine {
         served.iter().rev().find(|(start, _)| *start <= time).map(|(_, unit)| *unit)
     }
 
-    /// What a thread works for because it has read it itself, in this context.
+    /// What a thread works for because it has read it itself, in this context or when it had none yet.
     fn by_thread(&self, header: &Header, context: ContextId) -> Option<UnitId> {
         let inbound = self.threads.get(&(header.pid, header.tid))?.inbound?;
-        (inbound.context == context && !inbound.by_loop).then_some(inbound.unit)
+        let own = inbound.context == context || inbound.context == 0;
+        (own && !inbound.by_loop).then_some(inbound.unit)
     }
 
     /// What a thread works for because it has taken it from a queue.
@@ -412,8 +424,21 @@ impl Engine {
         self.cause(&self.threads.get(&(header.pid, header.tid))?.work?.cause?)
     }
 
+    /// Likewise, if `context` is the thread's own; the inner `None` where nothing is behind the piece of work.
+    fn by_work(&self, header: &Header, context: ContextId) -> Option<Option<UnitId>> {
+        let work = self.threads.get(&(header.pid, header.tid))?.work?;
+        self.is_of_work(&work, context).then(|| self.by_queue(header))
+    }
+
+    /// Whether a context is the thread's own while it does a piece of work: the one in which it was taken, or, where
+    /// there was none, one that was there before (a copy that the work brought along, or a dead one's address).
+    fn is_of_work(&self, work: &Work, context: ContextId) -> bool {
+        let older = || self.contexts.find(context).is_none_or(|context| context.created < work.time);
+        work.context == context || work.context == 0 && older()
+    }
+
     fn cause(&self, cause: &Cause) -> Option<UnitId> {
-        self.owner(cause.context, cause.time).or(cause.unit)
+        self.owner(cause.context, cause.time).map(|(unit, _)| unit).or(cause.unit)
     }
 
     /// Works through what the connections have understood from one fact.
@@ -467,7 +492,7 @@ impl Engine {
             exchanges.served.pop_front();
         }
         let thread = self.threads.entry((at.pid, at.tid)).or_default();
-        thread.inbound = Some(Inbound { unit: id, context: at.context, by_loop });
+        thread.inbound = Some(Inbound { unit: id, context: at.context, by_loop, facts: thread.facts });
         thread.last = at.time;
         if let Some(peer) = peer {
             self.join_unit(id, peer, happened.connection);
@@ -568,7 +593,7 @@ impl Engine {
             }
             return;
         }
-        let owner = self.owner(at.context, at.time);
+        let owner = self.owner(at.context, at.time).map(|(owner, _)| owner);
         if owner == Some(id) {
             return;
         }
@@ -584,8 +609,17 @@ impl Engine {
             }
             _ => context.serves = Some(connection),
         }
+        // Whatever it was believed to have been made for.
+        let refuted = context.claim.take();
+        context.tentative = false;
+        let announced = context.announced;
+        if let Some(unit) = refuted.and_then(|unit| self.units.get_mut(&unit))
+            && unit.claimed_by == at.context
+        {
+            unit.claimed_by = 0;
+        }
         // Another context was believed to have been made for this request.
-        if claimed_by != 0 && claimed_by != at.context && context.announced {
+        if claimed_by != 0 && claimed_by != at.context && announced {
             self.counters.refuted += 1;
             if let Some(context) = self.contexts.find_mut(claimed_by) {
                 context.claim = None;

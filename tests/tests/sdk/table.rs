@@ -221,6 +221,13 @@ pub const ROWS: &[Row] = &[
             more(d, &keys, |s| is(s, "db.system.name", "redis"))
         },
     },
+    Row {
+        place: "attributes `adder.…`",
+        adder: "what the conventions have no name for, such as the number of statements in one text",
+        sdk: "none",
+        reason: "Under a name of our own they are in nobody's way.",
+        fits: |d| matches!(d.what, What::Attribute(key) if key.starts_with("adder.") && more(d, &[key], |_| true)),
+    },
     // Attributes that only the SDK has, or has otherwise.
     Row {
         place: "Postgres: `db.namespace`",
