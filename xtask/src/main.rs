@@ -1,6 +1,7 @@
 //! The project's own commands. Each installs what it needs and says so; a second run finds it all there.
 
 mod bpf;
+mod kernel;
 mod setup;
 
 use std::{
@@ -43,6 +44,9 @@ enum Task {
         /// Only the live tests whose name contains this.
         #[arg(long)]
         only: Option<String>,
+        /// Only the smoke test, in a stock Debian kernel of this series, in an emulator.
+        #[arg(long, conflicts_with = "only", value_parser = kernel::SERIES)]
+        kernel: Option<String>,
     },
     /// Measure bare services, Adder and the OpenTelemetry SDK side by side.
     Bench {
@@ -81,7 +85,14 @@ fn dispatch(task: Task) -> Result<()> {
             build()?;
             run(Command::new(root().join("target/release/adder")).args(arguments))
         }
-        Task::Test { only } => test(only.as_deref()),
+        Task::Test { only, kernel: None } => test(only.as_deref()),
+        Task::Test { kernel: Some(series), .. } => {
+            build()?;
+            servers()?;
+            let venv = environments(1)?.remove(0);
+            run(&mut cargo(&["build", "--release", "--package", "adder-tests", "--bin", "smoke"]))?;
+            kernel::test(&series, &main_python()?, &venv)
+        }
         Task::Bench { seconds, rounds } => {
             build()?;
             servers()?;

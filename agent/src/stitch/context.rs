@@ -32,6 +32,9 @@ pub(super) struct Context {
     pub(super) tentative: bool,
     /// The connection whose requests it serves one after the other, by the evidence of a response.
     pub(super) serves: Option<ConnectionId>,
+    /// The connection on which it has answered once, where nobody has announced it: the task of one request does that
+    /// too, and its address may be another's soon.
+    pub(super) answered: Option<ConnectionId>,
     /// It has answered on several connections, or reads for all of them: it belongs to none.
     pub(super) common: bool,
     /// Its address now belongs to another.
@@ -82,6 +85,7 @@ impl Contexts {
             claim: None,
             tentative: false,
             serves: None,
+            answered: None,
             common: false,
             replaced: false,
             last: time,

@@ -602,6 +602,12 @@ impl Engine {
             // A loop's own context flushes for everybody: no evidence.
             return;
         }
+        if !context.announced
+            && context.serves.is_none()
+            && context.answered.replace(connection) != Some(connection)
+        {
+            return;
+        }
         match context.serves {
             Some(other) if other != connection => {
                 context.serves = None;

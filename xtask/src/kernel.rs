@@ -1,0 +1,279 @@
+//! The smoke test (`tests/src/bin/smoke.rs`) in a stock Debian kernel, booted on this machine's files in an emulator.
+//!
+//! Nothing of the kernel package is installed: it is unpacked under `target/kernels`, and virtme-ng boots it with this
+//! machine's root file system, which the guest sees and cannot change. There is no KVM where tests run, so everything
+//! in the guest takes ten to twenty times as long.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, ErrorKind},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::setup::{self, root};
+
+/// Kernels that can be booted, by the name of their series.
+pub(crate) const SERIES: [&str; 3] = ["5.10", "6.1", "6.12"];
+
+/// The Debian releases that they come from, in the same order.
+const SUITES: [&str; 3] = ["bullseye", "bookworm", "trixie"];
+
+/// Ways of attaching that a stock Debian kernel offers.
+const WAYS: [&str; 3] = ["fexit", "tp_btf", "raw_tp"];
+
+const REQUIREMENTS: &str = "virtme-ng==1.42\n";
+
+/// The keys of Debian's releases (package `debian-archive-keyring`).
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+const CPUS: &str = "2";
+const MEMORY: &str = "3G";
+
+/// Seconds that the smoke test may take in the guest.
+const LIMIT: u32 = 2400;
+
+/// Folders below `/lib/modules/VERSION/kernel` with the modules that virtme-ng puts into its initial file system, whose
+/// `insmod` reads no compressed ones.
+const EARLY_MODULES: [&str; 8] = [
+    "drivers/char",
+    "drivers/input",
+    "drivers/virtio",
+    "fs/9p",
+    "fs/fscache",
+    "fs/fuse",
+    "fs/netfs",
+    "net/9p",
+];
+
+/// The guest's last line, with the exit code of the smoke test behind it.
+const VERDICT: &str = "guest: exit code ";
+
+/// Boots a kernel and runs the smoke test in it, with the services in the virtual environment `venv`; `python` runs
+/// virtme-ng.
+pub(crate) fn test(series: &str, python: &Path, venv: &Path) -> Result<()> {
+    let suite = SERIES.iter().position(|known| *known == series).map(|at| SUITES[at]);
+    let suite = suite.with_context(|| format!("no kernel {series}: there are {}", SERIES.join(", ")))?;
+    setup::debian(
+        &[
+            ("qemu-system-x86_64", "qemu-system-x86"),
+            // The dynamic one of the package `busybox` would not run in an initial file system.
+            ("/usr/share/doc/busybox-static", "busybox-static"),
+            ("depmod", "kmod"),
+            ("xz", "xz-utils"),
+            ("zstd", "zstd"),
+            ("ip", "iproute2"),
+            (KEYS, "debian-archive-keyring"),
+        ],
+        "the emulator for other kernels, and what unpacks them",
+    )?;
+    let home = root().join("target/kernels");
+    fs::create_dir_all(&home)?;
+    let requirements = home.join("requirements.txt");
+    fs::write(&requirements, REQUIREMENTS)?;
+    let virtme = setup::venv(python, "virtme", &requirements)?;
+    let image = image(&home.join(series), suite)?;
+    let script = guest_files(&home, venv)?;
+    boot(&virtme, &image, &script, &home.join(series).join("console.log"))
+}
+
+/// The kernel's image in `folder/root/boot`, downloaded where it is not there yet.
+fn image(folder: &Path, suite: &str) -> Result<PathBuf> {
+    let unpacked = folder.join("root");
+    if !unpacked.exists() {
+        remove(folder)?;
+        fs::create_dir_all(folder)?;
+        let package = download(folder, suite)?;
+        let unfinished = folder.join("unfinished");
+        run(Command::new("dpkg").arg("-x").arg(&package).arg(&unfinished))?;
+        fs::remove_file(package)?;
+        decompress(&unfinished)?;
+        fs::rename(unfinished, &unpacked)?;
+    }
+    let images = fs::read_dir(unpacked.join("boot"))?.flatten().map(|entry| entry.path());
+    let mut images = images.filter(|path| name(path).starts_with("vmlinuz-"));
+    images.next().with_context(|| format!("no kernel in {}", unpacked.display()))
+}
+
+/// Fetches the newest kernel of a Debian release into `folder`, with apt's own files there too: this machine's package
+/// lists are left alone.
+fn download(folder: &Path, suite: &str) -> Result<PathBuf> {
+    let (lists, cache, sources) = (folder.join("lists"), folder.join("cache"), folder.join("sources.list"));
+    fs::create_dir_all(lists.join("partial"))?;
+    fs::create_dir_all(cache.join("archives/partial"))?;
+    fs::write(&sources, format!("deb [signed-by={KEYS}] {} {suite} main\n", mirror()?))?;
+    let options = [
+        format!("Dir::Etc::SourceList={}", sources.display()),
+        "Dir::Etc::SourceParts=/dev/null".to_owned(),
+        "Dir::State::Status=/dev/null".to_owned(),
+        format!("Dir::State::Lists={}", lists.display()),
+        format!("Dir::Cache={}", cache.display()),
+        // It could not write below a home folder that is closed to others.
+        "APT::Sandbox::User=root".to_owned(),
+    ];
+    let apt = |program: &str| {
+        let mut command = Command::new(program);
+        command.arg("-q").args(options.iter().flat_map(|option| ["-o", option])).current_dir(folder);
+        command
+    };
+    output(apt("apt-get").arg("update"))?;
+    // The package that always depends on the newest kernel.
+    let newest = output(apt("apt-cache").args(["depends", "linux-image-amd64"]))?;
+    let newest = newest.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    let newest = newest.with_context(|| format!("{suite} has no linux-image-amd64"))?;
+    println!("setup: Debian package {newest} into target/kernels (booted in an emulator, not installed)");
+    output(apt("apt-get").args(["download", newest]))?;
+    for folder in [lists, cache] {
+        remove(&folder)?;
+    }
+    let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    let package = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
+    package.context("apt-get has downloaded nothing")
+}
+
+/// Where this machine gets Debian from.
+fn mirror() -> Result<String> {
+    let format = "$(ORIGIN) $(RELEASE) $(REPO_URI)";
+    let targets =
+        output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    let uri = targets.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+        // Updates and security are archives beside the release.
+        ["Debian", release, uri] if !release.contains('-') => Some(uri.to_owned()),
+        _ => None,
+    });
+    uri.context("this machine's package sources name no Debian release")
+}
+
+/// Decompresses what [`EARLY_MODULES`] has, where it is compressed (Debian 13 does that).
+fn decompress(unpacked: &Path) -> Result<()> {
+    let modules = ["lib/modules", "usr/lib/modules"].map(|folder| unpacked.join(folder));
+    let versions = modules.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let mut folders: Vec<PathBuf> = versions
+        .flat_map(|version| EARLY_MODULES.map(|folder| version.path().join("kernel").join(folder)))
+        .collect();
+    let mut compressed = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "xz") {
+                compressed.push(path);
+            }
+        }
+    }
+    if compressed.is_empty() { Ok(()) } else { run(Command::new("xz").arg("-d").args(compressed)) }
+}
+
+/// Writes what the guest runs; the path of the script.
+///
+/// The guest reads this machine's files one message at a time, too slowly for a Python that opens thousands. Those that
+/// matter go into one archive, which the guest unpacks into its memory and puts in their places.
+fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
+    let release = root().join("target/release");
+    let (adder, smoke) = (release.join("adder"), release.join("smoke"));
+    let places = "import os, sys, sysconfig as s\n\
+                  library = os.path.join(s.get_config_var('LIBDIR'), s.get_config_var('INSTSONAME'))\n\
+                  print(s.get_path('stdlib'), os.path.realpath(sys.executable), library, sep='\\n')";
+    let places = output(Command::new(venv.join("bin/python")).args(["-c", places]))?;
+    let places: Vec<PathBuf> = places.lines().map(PathBuf::from).filter(|path| path.exists()).collect();
+    let mut copied = vec![venv.to_path_buf(), adder, smoke.clone()];
+    copied.extend(places);
+    let archive = home.join("guest.tar");
+    let mut tar = Command::new("tar");
+    tar.arg("--create").arg("--file").arg(&archive).args(["--directory", "/"]);
+    tar.args(["--exclude=site-packages/pip", "--exclude=python3.*/test", "--exclude=python3.*/config-*"]);
+    run(tar.args(copied.iter().map(|path| path.strip_prefix("/").unwrap_or(path))))?;
+
+    // In its place the guest has a memory file system.
+    let rig = root().join("target/rig");
+    fs::create_dir_all(&rig)?;
+    let copied = copied.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(" ");
+    let script = home.join("guest.sh");
+    let text = format!(
+        "mkdir /run/copy && tar -xf {archive} -C /run/copy &&\n\
+         for path in {copied}; do mount --bind \"/run/copy$path\" \"$path\" || exit 1; done\n\
+         mount -t tmpfs rig {rig} && timeout {LIMIT} {smoke} {venv} {ways}\n\
+         echo \"{VERDICT}$?\"\n",
+        archive = quoted(&archive),
+        rig = quoted(&rig),
+        smoke = quoted(&smoke),
+        venv = quoted(venv),
+        ways = WAYS.join(" "),
+    );
+    fs::write(&script, text)?;
+    Ok(script)
+}
+
+/// Boots `image` and runs `script` in it. What that prints goes to standard output, what the kernel says into the file
+/// `console`.
+fn boot(virtme: &Path, image: &Path, script: &Path, console: &Path) -> Result<()> {
+    println!("kernel: booting {} in an emulator; the test takes some minutes", name(image));
+    let programs = virtme.join("bin");
+    // `vng` starts programs of its environment, and of the system's folders that are not on every user's PATH.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = [programs.clone()].into_iter().chain(env::split_paths(&path)).chain(["/usr/sbin".into()]);
+    let mut guest = Command::new(programs.join("vng"))
+        .args(["--verbose", "--disable-kvm", "--user", "root", "--cpus", CPUS, "--memory", MEMORY, "--run"])
+        .arg(image)
+        .arg("--")
+        .arg(format!("sh {}", quoted(script)))
+        .env("PATH", env::join_paths(path)?)
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(console)?)
+        .spawn()
+        .context("starting vng")?;
+    let mut verdict = None;
+    for line in BufReader::new(guest.stdout.take().context("vng without output")?).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        match line.strip_prefix(VERDICT) {
+            Some(code) => verdict = Some(code.to_owned()),
+            None => println!("{line}"),
+        }
+    }
+    guest.wait()?;
+    match verdict.as_deref() {
+        Some("0") => Ok(()),
+        Some(code) => bail!("the smoke test failed in {} (exit code {code})", name(image)),
+        None => {
+            bail!("{} has ended before the smoke test; its log is {}", name(image), console.display())
+        }
+    }
+}
+
+/// A path as one word of a shell command.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Removes a folder with all in it, where there is one.
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    output(command).map(|_| ())
+}
+
+/// Runs a command; its standard output.
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("starting {}", command.get_program().display()))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}: {}", output.status, errors.trim_end());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
