@@ -1,12 +1,12 @@
 //! Claims 1 and 4 on other servers than uvicorn with one worker: connection tasks that outlive requests, threads,
 //! several processes; and an agent that comes late, goes, and comes again.
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{collections::HashSet, path::PathBuf, thread, time::Duration};
 
 use adder_tests::{
-    collector::Collector,
+    collector::{CollectedSpan, Collector},
     folder,
-    judge::judge,
+    judge::{find_rid, judge},
     load::Load,
     postgres::Postgres,
     python::{App, Environment, EventLoop},
@@ -120,17 +120,40 @@ fn an_agent_that_comes_late_or_again_is_right_from_its_first_complete_request() 
             thread::sleep(Duration::from_secs(3));
             let (status, _) = agent.stop().expect("adder stops");
             assert!(status.success());
-            verdicts.push(judge(&collector.spans()));
+            let spans = collector.spans();
+            verdicts.push((judge(&spans), unexplained(&spans)));
         }
         (verdicts, running.join().expect("the load ends"))
     });
     assert_eq!(report.failed(), 0, "the service is not disturbed");
-    for verdict in verdicts {
+    for (verdict, unexplained) in verdicts {
         println!("{verdict}");
         assert_eq!(verdict.wrong, 0, "no span under a wrong request");
         assert!(verdict.servers > 200, "it saw requests: {}", verdict.servers);
-        // Requests under way when the agent came have no server span; there are at most as many as connections.
-        let excused = 32 * 4 * 2;
-        assert!(verdict.orphan <= excused, "{} operations without their request", verdict.orphan);
+        assert_eq!(unexplained, Vec::<String>::new(), "an orphan is of a request that had begun before");
     }
+}
+
+/// Threads of the default executor on a machine of up to 28 cores (`min(32, cores + 4)`).
+const POOL_THREADS: usize = 32;
+
+/// Operations without a parent although their request, which the agent saw from its beginning, has a span.
+///
+/// A pool thread that was idle when the agent came waits inside `SimpleQueue.get`, whose return is not seen this once:
+/// its first piece of work has no parent. No more than one for each thread is excused.
+fn unexplained(spans: &[CollectedSpan]) -> Vec<String> {
+    let rid = |span: &CollectedSpan, key: &str| {
+        span.attribute(key).and_then(|text| find_rid(&text).map(str::to_owned))
+    };
+    let by_path = |pooled: bool| -> HashSet<String> {
+        let of_path = spans
+            .iter()
+            .filter(|span| span.attribute("url.path").is_some_and(|path| (path == "/executor") == pooled));
+        of_path.filter_map(|span| rid(span, "url.query")).collect()
+    };
+    let (pooled, others) = (by_path(true), by_path(false));
+    let orphans = spans.iter().filter(|span| span.span.parent_span_id.is_empty());
+    let orphans: HashSet<String> = orphans.filter_map(|span| rid(span, "db.query.text")).collect();
+    let excused = orphans.intersection(&pooled).count() <= POOL_THREADS;
+    orphans.into_iter().filter(|rid| others.contains(rid) || !excused && pooled.contains(rid)).collect()
 }

@@ -171,10 +171,6 @@ impl Watcher {
         if self.watched.contains_key(&pid) || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
             return;
         }
-        if let Err(error) = self.bpf.watch(pid, Process::default()) {
-            tracing::warn!(pid, "cannot watch this process: {error:#}");
-            return;
-        }
         let service = self.introduce(pid, facts);
         let report = AttachReport {
             pid,
@@ -188,6 +184,11 @@ impl Watcher {
         };
         self.watched.insert(pid, Watched { report, proof: None, due: None, tries: 0 });
         self.look(pid, facts);
+        let proven = self.watched.get(&pid).is_some_and(|watched| watched.proof.is_some());
+        if !proven && let Err(error) = self.bpf.watch(pid, Process::default()) {
+            tracing::warn!(pid, "cannot watch this process: {error:#}");
+            self.watched.remove(&pid);
+        }
     }
 
     /// Tells the engine who a process is; returns its service name.
@@ -233,10 +234,6 @@ impl Watcher {
         if same {
             return;
         }
-        if let Err(error) = self.bpf.watch(pid, proof.process) {
-            tracing::warn!(pid, "cannot configure this process: {error:#}");
-            return;
-        }
         let known: Vec<_> = before.map(|before| before.probes.clone()).unwrap_or_default();
         let mut notes = proof.notes.clone();
         for probe in proof.probes.iter().filter(|probe| !known.contains(probe)) {
@@ -244,6 +241,11 @@ impl Watcher {
                 Ok(()) => watched.report.probes.push(probe.program),
                 Err(error) => notes.push(format!("{} cannot be attached: {error:#}", probe.program)),
             }
+        }
+        // The probes first: a request whose bytes are seen must have its task seen too.
+        if let Err(error) = self.bpf.watch(pid, proof.process) {
+            tracing::warn!(pid, "cannot configure this process: {error:#}");
+            return;
         }
         watched.report.probes.sort_unstable();
         watched.report.probes.dedup();
