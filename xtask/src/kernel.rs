@@ -5,8 +5,9 @@
 //! in the guest takes ten to twenty times as long.
 
 use std::{
-    env, fs,
-    io::{BufRead as _, BufReader, ErrorKind},
+    env,
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -51,6 +52,9 @@ const EARLY_MODULES: [&str; 8] = [
 /// The guest's last line, with the exit code of the smoke test behind it.
 const VERDICT: &str = "guest: exit code ";
 
+/// How the smoke test's own lines begin.
+const SAID: [&str; 2] = ["smoke: ", "  "];
+
 /// Boots a kernel and runs the smoke test in it, with the services in the virtual environment `venv`; `python` runs
 /// virtme-ng.
 pub(crate) fn test(series: &str, python: &Path, venv: &Path) -> Result<()> {
@@ -76,7 +80,7 @@ pub(crate) fn test(series: &str, python: &Path, venv: &Path) -> Result<()> {
     let virtme = setup::venv(python, "virtme", &requirements)?;
     let image = image(&home.join(series), suite)?;
     let script = guest_files(&home, venv)?;
-    boot(&virtme, &image, &script, &home.join(series).join("console.log"))
+    boot(&virtme, &image, &script, &home.join(series).join("log"))
 }
 
 /// The kernel's image in `folder/root/boot`, downloaded where it is not there yet.
@@ -174,18 +178,23 @@ fn decompress(unpacked: &Path) -> Result<()> {
 fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
     let release = root().join("target/release");
     let (adder, smoke) = (release.join("adder"), release.join("smoke"));
-    let places = "import os, sys, sysconfig as s\n\
-                  library = os.path.join(s.get_config_var('LIBDIR'), s.get_config_var('INSTSONAME'))\n\
-                  print(s.get_path('stdlib'), os.path.realpath(sys.executable), library, sep='\\n')";
-    let places = output(Command::new(venv.join("bin/python")).args(["-c", places]))?;
-    let places: Vec<PathBuf> = places.lines().map(PathBuf::from).filter(|path| path.exists()).collect();
+    let python = "import os, sys, sysconfig as s\n\
+                  print(s.get_path('stdlib'), os.path.realpath(sys.executable), \
+                  os.path.join(s.get_config_var('LIBDIR'), s.get_config_var('INSTSONAME')), sep='\\n')";
+    let python = output(Command::new(venv.join("bin/python")).args(["-c", python]))?;
+    let python: Vec<PathBuf> = python.lines().map(PathBuf::from).collect();
+    let library = python.first().context("Python does not know where its library is")?;
+    // Nothing that a virtual environment uses.
+    let left_out = ["site-packages", "dist-packages", "test"].map(|folder| library.join(folder));
     let mut copied = vec![venv.to_path_buf(), adder, smoke.clone()];
-    copied.extend(places);
+    // Debian's interpreter has its library inside.
+    copied.extend(python.iter().filter(|path| path.exists()).cloned());
+    let inside = |path: &PathBuf| path.strip_prefix("/").unwrap_or(path).to_path_buf();
     let archive = home.join("guest.tar");
     let mut tar = Command::new("tar");
-    tar.arg("--create").arg("--file").arg(&archive).args(["--directory", "/"]);
-    tar.args(["--exclude=site-packages/pip", "--exclude=python3.*/test", "--exclude=python3.*/config-*"]);
-    run(tar.args(copied.iter().map(|path| path.strip_prefix("/").unwrap_or(path))))?;
+    tar.arg("--create").arg("--file").arg(&archive).args(["--directory", "/", "--anchored"]);
+    tar.args(left_out.iter().flat_map(|path| ["--exclude".into(), inside(path)]));
+    run(tar.args(copied.iter().map(inside)))?;
 
     // In its place the guest has a memory file system.
     let rig = root().join("target/rig");
@@ -207,15 +216,18 @@ fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
     Ok(script)
 }
 
-/// Boots `image` and runs `script` in it. What that prints goes to standard output, what the kernel says into the file
-/// `console`.
-fn boot(virtme: &Path, image: &Path, script: &Path, console: &Path) -> Result<()> {
+/// Boots `image` and runs `script` in it. All that the guest says goes into the file `log`, what is not the kernel's to
+/// standard output too.
+fn boot(virtme: &Path, image: &Path, script: &Path, log: &Path) -> Result<()> {
     println!("kernel: booting {} in an emulator; the test takes some minutes", name(image));
     let programs = virtme.join("bin");
     // `vng` starts programs of its environment, and of the system's folders that are not on every user's PATH.
     let path = env::var_os("PATH").unwrap_or_default();
     let path = [programs.clone()].into_iter().chain(env::split_paths(&path)).chain(["/usr/sbin".into()]);
-    let mut guest = Command::new(programs.join("vng"))
+    // Of the two streams the script's output comes on one or the other, as the kernel has devices for it.
+    let (reader, writer) = io::pipe()?;
+    let mut command = Command::new(programs.join("vng"));
+    command
         .args(["--verbose", "--disable-kvm", "--user", "root", "--cpus", CPUS, "--memory", MEMORY, "--run"])
         .arg(image)
         .arg("--")
@@ -223,27 +235,30 @@ fn boot(virtme: &Path, image: &Path, script: &Path, console: &Path) -> Result<()
         .env("PATH", env::join_paths(path)?)
         .current_dir(root())
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(fs::File::create(console)?)
-        .spawn()
-        .context("starting vng")?;
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
+    let mut guest = command.spawn().context("starting vng")?;
+    // It holds ends of the pipe for writing.
+    drop(command);
+    let mut written = File::create(log)?;
     let mut verdict = None;
-    for line in BufReader::new(guest.stdout.take().context("vng without output")?).split(b'\n') {
+    for line in BufReader::new(reader).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end();
-        match line.strip_prefix(VERDICT) {
-            Some(code) => verdict = Some(code.to_owned()),
-            None => println!("{line}"),
+        writeln!(written, "{line}")?;
+        if let Some(code) = line.strip_prefix(VERDICT) {
+            verdict = Some(code.to_owned());
+        } else if SAID.iter().any(|start| line.starts_with(start)) {
+            println!("{line}");
         }
     }
     guest.wait()?;
+    let log = log.display();
     match verdict.as_deref() {
         Some("0") => Ok(()),
-        Some(code) => bail!("the smoke test failed in {} (exit code {code})", name(image)),
-        None => {
-            bail!("{} has ended before the smoke test; its log is {}", name(image), console.display())
-        }
+        Some(code) => bail!("the smoke test failed in {} (exit code {code}); see {log}", name(image)),
+        None => bail!("{} has ended before the smoke test; see {log}", name(image)),
     }
 }
 

@@ -103,7 +103,7 @@ impl Results {
             "p99 µs",
             "ratio",
             "service µs",
-            "ratio",
+            "ratio [min, max]",
             "agent µs",
             "share",
             "coll. µs",

@@ -5,21 +5,21 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use super::tree::{Difference, Node, What, without_parameters};
 
 /// One accepted difference. The texts are those of the documentation, as Markdown.
-pub struct Row {
+pub(crate) struct Row {
     /// Where.
-    pub place: &'static str,
+    pub(crate) place: &'static str,
     /// What Adder says there.
-    pub adder: &'static str,
+    pub(crate) adder: &'static str,
     /// What the SDK says there.
-    pub sdk: &'static str,
+    pub(crate) sdk: &'static str,
     /// Why that is right, or cannot be otherwise.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// Whether a difference is this one.
-    pub fits: fn(&Difference<'_>) -> bool,
+    pub(crate) fits: fn(&Difference<'_>) -> bool,
 }
 
 /// The rows in the form in which they stand in the documentation.
-pub fn markdown() -> String {
+pub(crate) fn markdown() -> String {
     let mut text = "| Where | Adder | SDK | Why |\n|---|---|---|---|\n".to_owned();
     for Row { place, adder, sdk, reason, fits: _ } in ROWS {
         text.push_str(&format!("| {place} | {adder} | {sdk} | {reason} |\n"));
@@ -28,7 +28,7 @@ pub fn markdown() -> String {
 }
 
 /// Every accepted difference. Of several rows that fit, the first counts.
-pub const ROWS: &[Row] = &[
+pub(crate) const ROWS: &[Row] = &[
     // Spans.
     Row {
         place: "ASGI",
@@ -55,7 +55,7 @@ pub const ROWS: &[Row] = &[
         place: "work given to a bare executor",
         adder: "under its request",
         sdk: "root spans, each a trace of its own",
-        reason: "`run_in_executor` carries no context over to the thread. Adder sees who woke the thread.",
+        reason: "`run_in_executor` carries no context over to the thread. Adder follows the work through the executor's queue.",
         fits: |d| d.what == What::Parent && d.request == "GET /executor" && both(d, |a, s| a.kind == s.kind),
     },
     Row {
@@ -124,8 +124,8 @@ pub const ROWS: &[Row] = &[
     // Texts.
     Row {
         place: "psycopg2: `db.query.text`",
-        adder: "what was sent, values replaced by `?` unless `ADDER_SQL_TEXT=raw`",
-        sdk: "the program's text with `%s`",
+        adder: "what was sent: `WHERE id = 11`",
+        sdk: "the program's text: `WHERE id = %s`",
         reason: "psycopg2 puts the values into the text before it sends it.",
         fits: |d| is_text(d, |s| s.scope == "psycopg2"),
     },

@@ -7,54 +7,54 @@ use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode};
 
 /// A span with what is below it.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// `service.name`.
-    pub service: String,
+    pub(crate) service: String,
     /// Last part of the scope's name: `adder`, or the library that the SDK instruments.
-    pub scope: String,
+    pub(crate) scope: String,
     /// Kind.
-    pub kind: SpanKind,
+    pub(crate) kind: SpanKind,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
     /// Description of the status, where that is an error.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Attributes, free of what differs from run to run.
-    pub attributes: BTreeMap<String, String>,
+    pub(crate) attributes: BTreeMap<String, String>,
     /// Names of the span's events.
-    pub events: Vec<String>,
+    pub(crate) events: Vec<String>,
     /// Of a root span: trace and parent that came from outside, where they did.
-    pub remote: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) remote: Option<(Vec<u8>, Vec<u8>)>,
     /// Start, for the order of siblings.
     start: u64,
     /// Spans below, in the order of their start.
-    pub children: Vec<Node>,
+    pub(crate) children: Vec<Node>,
 }
 
 /// The spans of one run.
 #[derive(Debug, Default)]
-pub struct Run {
+pub(crate) struct Run {
     /// The root span of each request, by the request's number.
-    pub requests: BTreeMap<usize, Vec<Node>>,
+    pub(crate) requests: BTreeMap<usize, Vec<Node>>,
     /// Trees that do not begin with a request to `games-api`.
-    pub strays: Vec<Node>,
+    pub(crate) strays: Vec<Node>,
 }
 
 /// A difference between Adder and the SDK in one place.
 #[derive(Clone, Copy, Debug)]
-pub struct Difference<'a> {
+pub(crate) struct Difference<'a> {
     /// Method and path of the request, without the query.
-    pub request: &'a str,
+    pub(crate) request: &'a str,
     /// What differs.
-    pub what: What<'a>,
+    pub(crate) what: What<'a>,
     /// Adder's span.
-    pub adder: Option<&'a Node>,
+    pub(crate) adder: Option<&'a Node>,
     /// The SDK's span.
-    pub sdk: Option<&'a Node>,
+    pub(crate) sdk: Option<&'a Node>,
 }
 
 /// What differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What<'a> {
+pub(crate) enum What<'a> {
     /// Only one of the two has the span.
     Span,
     /// The span is below the request at one of the two, a root at the other.
@@ -71,7 +71,7 @@ pub enum What<'a> {
 
 impl Node {
     /// An attribute.
-    pub fn attribute(&self, key: &str) -> Option<&str> {
+    pub(crate) fn attribute(&self, key: &str) -> Option<&str> {
         self.attributes.get(key).map(String::as_str)
     }
 
@@ -87,12 +87,12 @@ impl Node {
     }
 
     /// Spans of the tree.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         1 + self.children.iter().map(Self::size).sum::<usize>()
     }
 
     /// Takes out the spans below that `is_extra` names; what is below them moves up.
-    pub fn strip(&mut self, is_extra: &mut impl FnMut(&Self) -> bool) {
+    pub(crate) fn strip(&mut self, is_extra: &mut impl FnMut(&Self) -> bool) {
         let mut kept = Vec::with_capacity(self.children.len());
         for mut child in self.children.drain(..) {
             child.strip(is_extra);
@@ -109,7 +109,7 @@ impl Node {
 
 impl Run {
     /// Orders spans. The ports of this run's servers are replaced by names.
-    pub fn new(spans: &[CollectedSpan], ports: &[(u16, &str)]) -> Self {
+    pub(crate) fn new(spans: &[CollectedSpan], ports: &[(u16, &str)]) -> Self {
         let known: HashSet<_> = spans.iter().map(|span| (&span.span.trace_id, &span.span.span_id)).collect();
         let mut below: HashMap<_, Vec<&CollectedSpan>> = HashMap::new();
         let mut roots = Vec::new();
@@ -141,7 +141,7 @@ impl Run {
 }
 
 /// Names for the ports of a stack.
-pub fn ports(stack: &Stack) -> [(u16, &'static str); 4] {
+pub(crate) fn ports(stack: &Stack) -> [(u16, &'static str); 4] {
     [
         (stack.games.port(), "GAMES"),
         (stack.players.port(), "PLAYERS"),
@@ -193,7 +193,7 @@ fn node(
 }
 
 /// A statement with one sign for all parameters and literal numbers, and one separator for all pipelines.
-pub fn without_parameters(text: &str) -> String {
+pub(crate) fn without_parameters(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.trim();
     while let Some(first) = rest.chars().next() {
@@ -221,7 +221,7 @@ pub fn without_parameters(text: &str) -> String {
 
 /// Tells of every difference between two trees of the request `request`. Spans that only Adder shows are given to
 /// `strays` first: it may take them for spans that the SDK shows elsewhere.
-pub fn compare(
+pub(crate) fn compare(
     request: &str,
     adder: &Node,
     sdk: &Node,
