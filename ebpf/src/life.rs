@@ -30,7 +30,7 @@ fn fork(ctx: &impl EbpfContext) {
         return;
     }
     let _ = PROCESSES.insert(child, process, 0);
-    if let Some(mut entry) = reserve::<Child>(pid) {
+    if let Some(mut entry) = reserve::<Child>() {
         let fact = entry.as_mut_ptr();
         unsafe {
             write_header(&raw mut (*fact).header, kind::FORK, 0, 0);
@@ -47,9 +47,9 @@ fn exec() {
     let (pid, _) = current();
     if let Some(process) = PROCESSES.get_ptr_mut(pid) {
         unsafe { (&raw mut (*process).context_type).write(0) };
-        report_head(pid, kind::EXEC);
+        report_head(kind::EXEC);
     } else if setting!(report_every_exec) != 0 {
-        report_head(pid, kind::EXEC);
+        report_head(kind::EXEC);
     }
 }
 
@@ -62,7 +62,7 @@ fn exit() {
     }
     let _ = PENDING.remove(tid);
     if pid == tid {
-        report_head(pid, kind::EXIT);
+        report_head(kind::EXIT);
         let _ = PROCESSES.remove(pid);
         let _ = DROPPED.remove(pid);
     }

@@ -38,14 +38,11 @@ pub static SOCKETS: LruHashMap<u64, Stream> = LruHashMap::with_max_entries(SOCKE
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Pending {
-    /// The task object.
+    /// Address of the task object and, in the 16 bits that addresses of user space leave free, the low bits of its
+    /// `ob_type`, to see that it is still the same: see `python::tagged`.
     pub task: u64,
-    /// Its `ob_type` at that time.
-    pub task_type: u64,
     /// The context that was current.
     pub parent: u64,
-    /// When.
-    pub time: u64,
 }
 
 /// The pending task of each thread, by kernel `pid`.

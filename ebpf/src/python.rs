@@ -5,7 +5,7 @@
 
 use adder_ebpf::{Process, kind};
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_task, bpf_ktime_get_ns},
+    helpers::generated::bpf_get_current_task,
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
@@ -18,6 +18,8 @@ use crate::{
 
 /// Offset of `PyObject.ob_type` (Include/object.h; the same on every build with the GIL).
 const OB_TYPE: u64 = 8;
+/// The bits of an address of user space (`Documentation/arch/x86/x86_64/mm.rst`, four-level page tables).
+const ADDRESS: u64 = (1 << 48) - 1;
 
 /// Address of the context that is current on this thread, 0 where there is none.
 ///
@@ -47,45 +49,48 @@ fn proven_context(process: &Process, context: u64) -> u64 {
     if context != 0 && user::<u64>(context + OB_TYPE) == process.context_type { context } else { 0 }
 }
 
+/// The address of a task, with the low bits of its type in the bits that addresses leave free. Two words instead of
+/// three in a pending task are what keeps [`task_init`] within its stack.
+#[inline(always)]
+fn tagged(task: u64) -> u64 {
+    // Types are aligned to 16 bytes.
+    task & ADDRESS | user::<u64>(task + OB_TYPE) >> 4 << 48
+}
+
 /// Reports the task that this thread has created, now that its `__init__` has run. Every program calls this before
 /// it reports anything, so that facts keep their order.
 #[inline(always)]
-pub fn flush_pending(process: &Process, pid: u32, tid: u32) {
+pub fn flush_pending(process: &Process) {
+    let (_, tid) = current();
     let Some(pending) = (unsafe { PENDING.get(tid) }) else { return };
-    let task = pending.task;
-    if task == 0 {
-        return;
-    }
-    let alive = user::<u64>(task + OB_TYPE) == pending.task_type;
+    let task = pending.task & ADDRESS;
+    let alive = tagged(task) == pending.task;
     let child = proven_context(process, user(task + u64::from(process.task_context)));
     if alive
         && child != 0
-        && let Some(mut entry) = reserve::<adder_ebpf::Lineage>(pid)
+        && let Some(mut entry) = reserve::<adder_ebpf::Lineage>()
     {
         let fact = entry.as_mut_ptr();
         unsafe {
             write_header(&raw mut (*fact).header, kind::TASK, 0, pending.parent);
-            (&raw mut (*fact).header.time).write(pending.time);
             (&raw mut (*fact).child).write(child);
         }
         entry.submit(wake_flags());
     }
+    let (_, tid) = current();
     let _ = PENDING.remove(tid);
 }
 
 /// Entry of `_asyncio.Task.__init__(self, …)`.
 #[uprobe]
 pub fn task_init(ctx: ProbeContext) -> u32 {
-    let (pid, tid) = current();
+    let (pid, _) = current();
     let Some(process) = watched(pid) else { return 0 };
-    flush_pending(process, pid, tid);
+    flush_pending(process);
     let task: u64 = ctx.arg(0).unwrap_or(0);
-    let pending = Pending {
-        task,
-        task_type: user(task + OB_TYPE),
-        parent: current_context(process),
-        time: unsafe { bpf_ktime_get_ns() },
-    };
+    let pending = Pending { task: tagged(task), parent: current_context(process) };
+    // Asked for here: what is kept over all of the above lies on the stack.
+    let (_, tid) = current();
     let _ = PENDING.insert(tid, pending, 0);
     0
 }
@@ -93,12 +98,12 @@ pub fn task_init(ctx: ProbeContext) -> u32 {
 /// Return of `contextvars.copy_context()`, which `asyncio.to_thread` and anyio call for work in another thread.
 #[uretprobe]
 pub fn copy_context(ctx: RetProbeContext) -> u32 {
-    let (pid, tid) = current();
+    let (pid, _) = current();
     let Some(process) = watched(pid) else { return 0 };
-    flush_pending(process, pid, tid);
+    flush_pending(process);
     let child = proven_context(process, ctx.ret());
     if child != 0 {
-        report_number(pid, kind::COPY, current_context(process), child);
+        report_number(kind::COPY, current_context(process), child);
     }
     0
 }
@@ -106,23 +111,23 @@ pub fn copy_context(ctx: RetProbeContext) -> u32 {
 /// Entry of `queue.SimpleQueue.put(self, args, …)`: a fast call, the item is the first of `args`.
 #[uprobe]
 pub fn queue_put(ctx: ProbeContext) -> u32 {
-    let (pid, tid) = current();
+    let (pid, _) = current();
     let Some(process) = watched(pid) else { return 0 };
-    flush_pending(process, pid, tid);
+    flush_pending(process);
     let arguments: u64 = ctx.arg(1).unwrap_or(0);
-    report_number(pid, kind::PUT, current_context(process), user(arguments));
+    report_number(kind::PUT, current_context(process), user(arguments));
     0
 }
 
 /// Return of `queue.SimpleQueue.get` and `get_nowait`.
 #[uretprobe]
 pub fn queue_get(ctx: RetProbeContext) -> u32 {
-    let (pid, tid) = current();
+    let (pid, _) = current();
     let Some(process) = watched(pid) else { return 0 };
-    flush_pending(process, pid, tid);
+    flush_pending(process);
     let item: u64 = ctx.ret();
     if item != 0 {
-        report_number(pid, kind::GET, current_context(process), item);
+        report_number(kind::GET, current_context(process), item);
     }
     0
 }

@@ -34,7 +34,8 @@ pub fn wake_flags() -> u64 {
 
 /// Counts a fact of this process that found no room.
 #[inline(always)]
-pub fn count_drop(pid: u32) {
+pub fn count_drop() {
+    let (pid, _) = current();
     if let Some(count) = DROPPED.get_ptr_mut(pid) {
         // `core::sync::atomic` hides its read-modify-write methods on this target; the instruction exists since 4.x.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1) };
@@ -45,10 +46,10 @@ pub fn count_drop(pid: u32) {
 
 /// Reserves room for a fact without payload.
 #[inline(always)]
-pub fn reserve<T: 'static>(pid: u32) -> Option<RingBufEntry<T>> {
+pub fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
     let entry = FACTS.reserve::<T>(0);
     if entry.is_none() {
-        count_drop(pid);
+        count_drop();
     }
     entry
 }
@@ -71,8 +72,8 @@ pub unsafe fn write_header(at: *mut Header, kind: u16, flags: u16, context: u64)
 
 /// Reports a fact that is a head and one number behind it ([`Lineage`](adder_ebpf::Lineage) and its like).
 #[inline(always)]
-pub fn report_number(pid: u32, kind: u16, context: u64, number: u64) {
-    if let Some(mut entry) = reserve::<Lineage>(pid) {
+pub fn report_number(kind: u16, context: u64, number: u64) {
+    if let Some(mut entry) = reserve::<Lineage>() {
         let fact = entry.as_mut_ptr();
         unsafe {
             write_header(&raw mut (*fact).header, kind, 0, context);
@@ -84,8 +85,8 @@ pub fn report_number(pid: u32, kind: u16, context: u64, number: u64) {
 
 /// Reports a fact that is a head alone.
 #[inline(always)]
-pub fn report_head(pid: u32, kind: u16) {
-    if let Some(mut entry) = reserve::<Header>(pid) {
+pub fn report_head(kind: u16) {
+    if let Some(mut entry) = reserve::<Header>() {
         unsafe { write_header(entry.as_mut_ptr(), kind, 0, 0) };
         entry.submit(wake_flags());
     }

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use crate::{
     kernel::kernel,
     maps::{FACTS, SOCKETS, Stream, offset, setting},
-    record::{count_drop, current, reserve, wake_flags, write_header},
+    record::{count_drop, reserve, wake_flags, write_header},
 };
 
 const AF_UNIX: u16 = 1;
@@ -32,8 +32,8 @@ fn inode_of(sk: u64) -> u64 {
 
 /// Reports that a descriptor was closed.
 #[inline(always)]
-pub fn report_close(pid: u32, context: u64, fd: i32) {
-    if let Some(mut entry) = reserve::<Close>(pid) {
+pub fn report_close(context: u64, fd: i32) {
+    if let Some(mut entry) = reserve::<Close>() {
         let fact = entry.as_mut_ptr();
         unsafe {
             write_header(&raw mut (*fact).header, kind::CLOSE, 0, context);
@@ -48,10 +48,9 @@ pub fn report_close(pid: u32, context: u64, fd: i32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_socket(sk: u64, packed: u64, context: u64) -> u32 {
-    let (pid, _) = current();
     let inode = inode_of(sk);
     let _ = SOCKETS.insert(sk, Stream { inode, sent: 0, received: 0 }, 0);
-    let Some(mut entry) = reserve::<Socket>(pid) else { return 0 };
+    let Some(mut entry) = reserve::<Socket>() else { return 0 };
     let fact = entry.as_mut_ptr();
     unsafe {
         clear(fact);
@@ -136,7 +135,6 @@ unsafe fn write_unix(fact: *mut Socket, sk: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_bytes(sk: u64, buffer: u64, length: u64, packed: u64, context: u64) -> u32 {
-    let (pid, _) = current();
     let inode = inode_of(sk);
     let mut stream = SOCKETS.get_ptr_mut(sk);
     let known = match stream {
@@ -148,7 +146,7 @@ pub extern "C" fn report_bytes(sk: u64, buffer: u64, length: u64, packed: u64, c
         stream = SOCKETS.get_ptr_mut(sk);
     }
     let Some(stream) = stream else {
-        count_drop(pid);
+        count_drop();
         return 0;
     };
     let received = packed as u16 & flag::RECEIVED != 0;
@@ -166,7 +164,7 @@ pub extern "C" fn report_bytes(sk: u64, buffer: u64, length: u64, packed: u64, c
     } else {
         wanted
     };
-    let call = Call { inode, offset, buffer, length, head, packed, context, pid };
+    let call = Call { inode, offset, buffer, length, head, packed, context };
     // The ring buffer wants constant sizes: the smallest class that holds the head; only the last has room for a tail.
     if length > head && buffer != 0 {
         capture::<HEAD_MAX, TAIL_MAX>(&call);
@@ -191,14 +189,13 @@ struct Call {
     head: u64,
     packed: u64,
     context: u64,
-    pid: u32,
 }
 
 /// Reports bytes with room for `HEAD` bytes of the front and `TAIL` of the end.
 #[inline(always)]
 fn capture<const HEAD: usize, const TAIL: usize>(call: &Call) {
     let Some(mut entry) = FACTS.reserve_bytes(size_of::<Data>() + HEAD + TAIL, 0) else {
-        count_drop(call.pid);
+        count_drop();
         return;
     };
     let start = entry.as_mut_ptr();

@@ -90,17 +90,32 @@ enum Buffer {
     None,
 }
 
-/// The process filter stays in the program itself, the rest is one function that they all share.
+/// The process filter stays in the program itself, the rest is one function that they all share. `registers` finds
+/// the address of the `pt_regs`.
 #[inline(always)]
-fn on_exit(ctx: &impl EbpfContext) {
-    let (pid, tid) = current();
+fn on_exit<C: EbpfContext>(ctx: &C, registers: impl FnOnce(&C) -> u64) {
+    let (pid, _) = current();
     if let Some(process) = watched(pid) {
-        on_watched_exit(argument(ctx, 0), argument(ctx, 1) as i64, process, pid, tid);
+        on_watched_exit(registers(ctx), argument(ctx, 1) as i64, process);
     }
 }
 
+/// The first argument of a tracepoint.
+#[inline(always)]
+fn first(ctx: &impl EbpfContext) -> u64 {
+    argument(ctx, 0)
+}
+
+/// The first argument of a traced function, read as memory. A plain load is refused (`btf_ctx_access`,
+/// `kernel/bpf/btf.c`: "type FWD is not a struct") where a kernel's types know `struct pt_regs` only as a forward
+/// declaration at that function, as Debian's 5.10 does at `__x64_sys_connect`.
+#[inline(always)]
+fn first_of_function(ctx: &FExitContext) -> u64 {
+    kernel(ctx.as_ptr() as u64)
+}
+
 #[inline(never)]
-fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid: u32) {
+fn on_watched_exit(registers: u64, result: i64, process: &Process) {
     let number: u64 = kernel(registers + register::ORIG_RAX);
 
     let (buffer, mut flags) = match number {
@@ -119,21 +134,21 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
         number::SENDFILE | number::SPLICE => (Buffer::None, 0),
         number::CLOSE => {
             if result == 0 {
-                flush_pending(process, pid, tid);
-                report_close(pid, current_context(process), kernel::<u64>(registers + register::RDI) as i32);
+                flush_pending(process);
+                report_close(current_context(process), kernel::<u64>(registers + register::RDI) as i32);
             }
             return;
         }
         number::CONNECT => {
             if result == 0 || result == EINPROGRESS {
                 let fd: u64 = kernel(registers + register::RDI);
-                on_socket(process, pid, tid, fd as u32, flag::CONNECTED);
+                on_socket(process, fd as u32, flag::CONNECTED);
             }
             return;
         }
         number::ACCEPT | number::ACCEPT4 => {
             if result >= 0 {
-                on_socket(process, pid, tid, result as u32, flag::ACCEPTED);
+                on_socket(process, result as u32, flag::ACCEPTED);
             }
             return;
         }
@@ -141,7 +156,7 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
             let protection: u64 = kernel(registers + register::RDX);
             let file = kernel::<u64>(registers + register::R8) as i32;
             if protection & PROT_EXEC != 0 && file >= 0 {
-                report_head(pid, kind::MAP);
+                report_head(kind::MAP);
             }
             return;
         }
@@ -164,7 +179,7 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
     if message_flags & MSG_OOB != 0 || (flags & flag::RECEIVED != 0 && message_flags & MSG_PEEK != 0) {
         return;
     }
-    flush_pending(process, pid, tid);
+    flush_pending(process);
     let context = current_context(process);
     let (vector, count) = match buffer {
         Buffer::Plain => {
@@ -206,9 +221,9 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process, pid: u32, tid
 
 /// A socket was connected or accepted.
 #[inline(always)]
-fn on_socket(process: &Process, pid: u32, tid: u32, fd: u32, flags: u16) {
+fn on_socket(process: &Process, fd: u32, flags: u16) {
     let Some(sk) = stream_socket(fd) else { return };
-    flush_pending(process, pid, tid);
+    flush_pending(process);
     let context = current_context(process);
     report_socket(sk, pack(fd, flags), context);
 }
@@ -238,13 +253,13 @@ fn report_vector(sk: u64, vector: u64, count: u64, length: u64, packed: u64, con
 
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit_btf(ctx: BtfTracePointContext) -> i32 {
-    on_exit(&ctx);
+    on_exit(&ctx, first);
     0
 }
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_raw(ctx: RawTracePointContext) -> i32 {
-    on_exit(&ctx);
+    on_exit(&ctx, first);
     0
 }
 
@@ -253,7 +268,7 @@ macro_rules! fexit_programs {
     ($($name:ident $function:literal)*) => {$(
         #[fexit(function = $function)]
         pub fn $name(ctx: FExitContext) -> i32 {
-            on_exit(&ctx);
+            on_exit(&ctx, first_of_function);
             0
         }
     )*};

@@ -73,14 +73,13 @@ impl Request {
     /// The bytes. Each third request comes with a trace of its own.
     fn bytes(&self, port: u16) -> String {
         let Self { number, line } = self;
-        let mut text =
-            format!("{line}?rid=r{number} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: adder-sdk\r\n");
-        if number % 3 == 0 {
-            let number = number + 1;
-            text.push_str(&format!("traceparent: 00-{number:032x}-{number:016x}-01\r\n"));
-        }
-        text.push_str(if line.starts_with("POST") { "Content-Length: 5\r\n\r\nhello" } else { "\r\n" });
-        text
+        let trace = match number % 3 {
+            0 => format!("traceparent: 00-{:032x}-{:016x}-01\r\n", number + 1, number + 1),
+            _ => String::new(),
+        };
+        let body = if line.starts_with("POST") { "Content-Length: 5\r\n\r\nhello" } else { "\r\n" };
+        let head = "User-Agent: adder-sdk\r\n";
+        format!("{line}?rid=r{number} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{head}{trace}{body}")
     }
 }
 

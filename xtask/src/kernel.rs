@@ -52,9 +52,6 @@ const EARLY_MODULES: [&str; 8] = [
 /// The guest's last line, with the exit code of the smoke test behind it.
 const VERDICT: &str = "guest: exit code ";
 
-/// How the smoke test's own lines begin.
-const SAID: [&str; 2] = ["smoke: ", "  "];
-
 /// Boots a kernel and runs the smoke test in it, with the services in the virtual environment `venv`; `python` runs
 /// virtme-ng.
 pub(crate) fn test(series: &str, python: &Path, venv: &Path) -> Result<()> {
@@ -216,7 +213,7 @@ fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
     Ok(script)
 }
 
-/// Boots `image` and runs `script` in it. All that the guest says goes into the file `log`, what is not the kernel's to
+/// Boots `image` and runs `script` in it. All that the guest says goes into the file `log`, the test's own lines to
 /// standard output too.
 fn boot(virtme: &Path, image: &Path, script: &Path, log: &Path) -> Result<()> {
     println!("kernel: booting {} in an emulator; the test takes some minutes", name(image));
@@ -242,6 +239,7 @@ fn boot(virtme: &Path, image: &Path, script: &Path, log: &Path) -> Result<()> {
     drop(command);
     let mut written = File::create(log)?;
     let mut verdict = None;
+    let mut has_begun = false;
     for line in BufReader::new(reader).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
@@ -249,8 +247,11 @@ fn boot(virtme: &Path, image: &Path, script: &Path, log: &Path) -> Result<()> {
         writeln!(written, "{line}")?;
         if let Some(code) = line.strip_prefix(VERDICT) {
             verdict = Some(code.to_owned());
-        } else if SAID.iter().any(|start| line.starts_with(start)) {
-            println!("{line}");
+        } else {
+            has_begun |= line.starts_with("smoke: ");
+            if has_begun && !line.starts_with('[') {
+                println!("{line}");
+            }
         }
     }
     guest.wait()?;

@@ -99,6 +99,8 @@ pub(crate) struct Sample {
 pub(crate) struct AgentSample {
     /// CPU time.
     pub(crate) cpu: Duration,
+    /// Requests that it has seen, in the warm-up too.
+    pub(crate) requests: u64,
     /// Memory at the end of the load.
     pub(crate) memory: Memory,
     /// Memory of the BPF maps.
@@ -147,7 +149,8 @@ impl Rig {
                 let pid = agent.process().pid();
                 let (memory, maps) = (Memory::of(pid), map_memory(pid));
                 let status = Status::fresh(&self.socket())?;
-                Some(AgentSample { cpu: used(|times| times.agent), memory, maps, status })
+                let requests = warm_up.requests + wrk.requests;
+                Some(AgentSample { cpu: used(|times| times.agent), requests, memory, maps, status })
             }
             None => None,
         };

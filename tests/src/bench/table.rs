@@ -6,6 +6,10 @@ use crate::rig::{AgentSample, Case, Sample, Variant};
 
 const MEGABYTE: f64 = 1e6;
 
+/// Share of the machine that others may use, and of the bare rate by which rounds may differ, before the results are
+/// called noisy.
+const QUIET: f64 = 0.1;
+
 /// The samples of all rounds.
 pub(crate) struct Results {
     cases: Vec<Case>,
@@ -76,6 +80,22 @@ impl Results {
         .join("; ")
     }
 
+    /// A line that says how far throughput and latency can be trusted, where that is not far.
+    pub(crate) fn noise(&self) -> Option<String> {
+        let foreign = Spread::of(self.samples.values().flatten().map(|sample| sample.foreign));
+        let cases = 0..self.cases.len();
+        let width = cases.map(|case| self.spread(case, Variant::Bare, rate).width()).fold(0.0, f64::max);
+        (foreign.median > QUIET || width > QUIET).then(|| {
+            format!(
+                "The machine was not quiet: others used {:.0}% of it (median; up to {:.0}%), bare services differed by \
+                 up to {:.0}% between rounds. CPU per request says more here than throughput and latency.",
+                100.0 * foreign.median,
+                100.0 * foreign.max,
+                100.0 * width
+            )
+        })
+    }
+
     fn of(&self, case: usize, variant: Variant) -> &[Sample] {
         self.samples.get(&(case, variant)).map_or(&[], Vec::as_slice)
     }
@@ -94,7 +114,7 @@ impl Results {
         writeln!(f, "\n{}", self.cases[index])?;
         writeln!(
             f,
-            "  {:<6} {:>8} {:>17} {:>8} {:>6} {:>8} {:>6} {:>11} {:>6} {:>9} {:>7} {:>9} {:>6} {:>8}",
+            "  {:<6} {:>8} {:>17} {:>8} {:>6} {:>8} {:>6} {:>11} {:>17} {:>9} {:>7} {:>9} {:>6} {:>8}",
             "",
             "req/s",
             "ratio [min, max]",
@@ -113,22 +133,25 @@ impl Results {
         for variant in Variant::ALL {
             let median = |value: fn(&Sample) -> f64| self.spread(index, variant, value).median;
             let ratio = |value: fn(&Sample) -> f64| self.ratio(index, variant, value).median;
-            let throughput = self.ratio(index, variant, rate);
+            let with_extremes = |value: fn(&Sample) -> f64| {
+                let Spread { median, min, max } = self.ratio(index, variant, value);
+                format!("{median:.3} [{min:.2}, {max:.2}]")
+            };
             let [agent, share] = match variant {
                 Variant::Adder => [format!("{:.1}", median(agent)), format!("{:.3}", median(share))],
                 Variant::Bare | Variant::Sdk => [String::new(), String::new()],
             };
             writeln!(
                 f,
-                "  {variant:<6} {:>8.0} {:>17} {:>8.0} {:>6.2} {:>8.0} {:>6.2} {:>11.1} {:>6.2} {agent:>9} {share:>7} {:>9.1} {:>6.1} {:>7.0}%",
+                "  {variant:<6} {:>8.0} {:>17} {:>8.0} {:>6.2} {:>8.0} {:>6.2} {:>11.1} {:>17} {agent:>9} {share:>7} {:>9.1} {:>6.1} {:>7.0}%",
                 median(rate),
-                format!("{:.3} [{:.2}, {:.2}]", throughput.median, throughput.min, throughput.max),
+                with_extremes(rate),
                 median(p50),
                 ratio(p50),
                 median(p99),
                 ratio(p99),
                 median(service),
-                ratio(service),
+                with_extremes(service),
                 median(collector),
                 median(|sample| sample.spans),
                 100.0 * median(|sample| sample.foreign),
@@ -164,11 +187,12 @@ impl fmt::Display for Results {
         };
         writeln!(
             f,
-            "\nAdder (attached by {}): RSS at most {:.1} MB, of it anonymous {:.1} MB; BPF maps {:.1} MB; \
-             facts dropped {}, spans dropped {}",
+            "\nAdder (attached by {}): RSS at most {:.1} MB, of it anonymous {:.1} MB, after at most {} requests; \
+             BPF maps {:.1} MB; facts dropped {}, spans dropped {}",
             first.status.attached_by,
             largest(|agent| agent.memory.resident),
             largest(|agent| agent.memory.anonymous),
+            agents.iter().map(|agent| agent.requests).max().unwrap_or(0),
             largest(|agent| agent.maps),
             agents.iter().map(|agent| agent.status.dropped_facts).sum::<u64>(),
             agents.iter().map(|agent| agent.status.dropped_spans).sum::<u64>(),

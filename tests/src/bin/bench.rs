@@ -71,7 +71,10 @@ fn main() -> Result<()> {
         }
         ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
     }
-    println!("\n{}", results.aims());
+    if let Some(noise) = results.noise() {
+        println!("\n{noise}");
+    }
+    println!("\nAims: {}", results.aims());
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Where Adder and the SDK are allowed to differ, and why.
 
+use std::iter;
+
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 use super::tree::{Difference, Node, What, without_parameters};
@@ -20,11 +22,11 @@ pub(crate) struct Row {
 
 /// The rows in the form in which they stand in the documentation.
 pub(crate) fn markdown() -> String {
-    let mut text = "| Where | Adder | SDK | Why |\n|---|---|---|---|\n".to_owned();
-    for Row { place, adder, sdk, reason, fits: _ } in ROWS {
-        text.push_str(&format!("| {place} | {adder} | {sdk} | {reason} |\n"));
-    }
-    text
+    let head = "| Where | Adder | SDK | Why |\n|---|---|---|---|\n";
+    let rows = ROWS.iter().map(|Row { place, adder, sdk, reason, fits: _ }| {
+        format!("| {place} | {adder} | {sdk} | {reason} |\n")
+    });
+    iter::once(head.to_owned()).chain(rows).collect()
 }
 
 /// Every accepted difference. Of several rows that fit, the first counts.

@@ -173,7 +173,7 @@ fn node(
         }
         // The client's own port is another in each run.
         if kind == SpanKind::Server && matches!(key.as_str(), "client.port" | "network.peer.port") {
-            value = "CLIENT".to_owned();
+            value = String::from("CLIENT");
         }
         (key, value)
     });
