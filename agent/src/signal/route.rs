@@ -33,6 +33,8 @@ struct Node {
     children: BTreeMap<Box<str>, Node>,
     words: usize,
     folded: bool,
+    /// A path has ended here.
+    is_end: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,7 @@ impl Routes {
         let Some(path) = path.strip_prefix('/') else { return ANY.to_owned() };
         let mut template = String::with_capacity(path.len() + 1);
         let mut node = &mut self.root;
+        let last = path.split('/').count() - 1;
         for (depth, segment) in path.split('/').enumerate() {
             template.push('/');
             let next = if depth < DEPTH_LIMIT { node.next(segment, &mut self.nodes) } else { None };
@@ -76,13 +79,53 @@ impl Routes {
                 break;
             };
             template.push_str(shown);
+            next.is_end |= depth == last;
             node = next;
         }
         template
     }
 }
 
+impl Routes {
+    /// The template of a path that was refused (`4xx`), where it leads to a route that is already known; nothing is
+    /// learned. With `lenient`, what is no identifier may stand where only identifiers were seen: `/games/x` was
+    /// refused because of its `x` (`422`), not because there is no such route (`404`).
+    pub fn known(&self, path: &str, lenient: bool) -> Option<String> {
+        let path = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
+        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(path)) {
+            return Some(pattern.text.clone());
+        }
+        let mut template = String::with_capacity(path.len());
+        let mut node = &self.root;
+        for (depth, segment) in path.strip_prefix('/')?.split('/').enumerate() {
+            template.push('/');
+            if depth >= DEPTH_LIMIT {
+                template.push_str(ANY);
+                return Some(template);
+            }
+            let (shown, next) = node.known(segment, lenient)?;
+            template.push_str(shown);
+            node = next;
+        }
+        // The beginning of a longer route is none itself.
+        node.is_end.then_some(template)
+    }
+}
+
 impl Node {
+    /// How a segment is shown here, and what may follow it, where it was seen before.
+    fn known<'a>(&'a self, segment: &'a str, lenient: bool) -> Option<(&'a str, &'a Self)> {
+        let shown = placeholder(segment).unwrap_or(if self.folded { ANY } else { segment });
+        if let Some(next) = self.children.get(shown) {
+            return Some((shown, next));
+        }
+        let mut children = self.children.iter();
+        match (children.next(), children.next()) {
+            (Some((shown, next)), None) if lenient && shown.starts_with('{') => Some((shown, next)),
+            _ => None,
+        }
+    }
+
     /// How a segment is shown here, and what may follow it; `None` where nothing more can be remembered.
     fn next<'a>(&mut self, segment: &'a str, nodes: &mut usize) -> Option<(&'a str, &mut Self)> {
         let placeholder = placeholder(segment);

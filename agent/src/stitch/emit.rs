@@ -214,9 +214,14 @@ impl Engine {
     fn describe(&mut self, detail: &Detail, role: Role, endpoints: &Endpoints) -> Description {
         match detail {
             Detail::Http(exchange) => {
-                // A path that leads nowhere is no route, and a scanner's paths must not crowd out the real ones.
-                let routed = role == Role::Server && exchange.status != Some(404);
-                let route = routed.then(|| self.routes.template(exchange.path()));
+                // Nothing is learned from what was refused: a scanner's paths must not crowd out the real ones.
+                let route = match (role, exchange.status) {
+                    (Role::Client, _) => None,
+                    (Role::Server, Some(status @ 400..=499)) => {
+                        self.routes.known(exchange.path(), status != 404)
+                    }
+                    (Role::Server, _) => Some(self.routes.template(exchange.path())),
+                };
                 http::describe(exchange, role, endpoints, route.as_deref())
             }
             Detail::Postgres(statement) => postgres::describe(statement, role, endpoints, self.options.sql),

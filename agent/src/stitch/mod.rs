@@ -549,7 +549,11 @@ impl Engine {
         if let Some(waiting) = waiting {
             // The server's side came first by a few microseconds; an older one is of a request that was not seen here.
             while let Some(unit) = waiting.unjoined_units.pop_front() {
-                if self.units.get(&unit).is_some_and(|unit| unit.start + JOIN_WINDOW > first.time) {
+                // One that has ended before this began is an earlier exchange of a connection that is kept open.
+                let fits = |unit: &Unit| {
+                    unit.start + JOIN_WINDOW > first.time && unit.end.is_none_or(|end| end > first.time)
+                };
+                if self.units.get(&unit).is_some_and(fits) {
                     joined = Some(unit);
                     break;
                 }
@@ -559,7 +563,8 @@ impl Engine {
         exchanges.operations.push_back((*exchange, id));
         if let Some(unit) = joined {
             self.join(unit, id);
-        } else if peer.is_some() {
+        } else {
+            // The other end of a new connection is seen only when it is accepted, after the first request has left.
             exchanges.unjoined_operations.push_back(id);
             if exchanges.unjoined_operations.len() > UNJOINED_MAX {
                 exchanges.unjoined_operations.pop_front();

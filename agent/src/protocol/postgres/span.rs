@@ -24,8 +24,6 @@ pub fn describe(statement: &Statement, role: Role, endpoints: &Endpoints, text: 
         attributes.extend(value.map(|value| Attribute::new(key, value)));
     };
     put("db.namespace", database);
-    put("db.collection.name", analysis.collection);
-    put("db.operation.name", operation);
     put("db.stored_procedure.name", analysis.procedure);
     put("db.query.summary", summary);
     put("db.query.text", shown(statement, text));

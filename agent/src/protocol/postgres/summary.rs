@@ -8,7 +8,7 @@ use super::sql::{Kind, Token, Tokens, split};
 /// Longest summary, in bytes.
 const MAX_SUMMARY: usize = 255;
 /// What stands between the summaries of statements.
-const SEPARATOR: &str = "; ";
+const SEPARATOR: &str = " ";
 /// Deepest nesting of parentheses that is followed.
 const MAX_DEPTH: usize = 64;
 

@@ -129,3 +129,28 @@ fn the_same_paths_give_the_same_templates() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_refused_path_has_the_route_that_others_have_shown_and_teaches_none() {
+    let mut routes = routes(&["/teams/{team_id}"]);
+    for path in ["/games/7", "/games/7/players", "/hit/1", "/hit/best", "/health"] {
+        routes.template(path);
+    }
+    let nodes = routes.nodes;
+    for (path, strict, lenient) in [
+        ("/games/100000", Some("/games/{id}"), Some("/games/{id}")),
+        ("/games/x", None, Some("/games/{id}")),
+        ("/games/x/players", None, Some("/games/{id}/players")),
+        ("/games", None, None),
+        ("/games/7/owner", None, None),
+        ("/hit/x", None, None),
+        ("/nowhere", None, None),
+        ("/health?deep=1", Some("/health"), Some("/health")),
+        ("/teams/x", Some("/teams/{team_id}"), Some("/teams/{team_id}")),
+        ("*", None, None),
+    ] {
+        assert_eq!(routes.known(path, false).as_deref(), strict, "{path}");
+        assert_eq!(routes.known(path, true).as_deref(), lenient, "{path}");
+    }
+    assert_eq!(routes.nodes, nodes);
+}
