@@ -253,7 +253,7 @@ impl Engine {
                 self.handle(0);
             }
             Fact::Task(lineage) | Fact::Copy(lineage) => {
-                self.lineage(&header, lineage.child, before.unwrap_or_default())
+                self.lineage(&header, lineage.child, before.unwrap_or_default());
             }
             Fact::Put(item) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
@@ -334,11 +334,13 @@ impl Engine {
         }
         let parent = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.create(header.pid, child, parent, header.time);
-        if let Some(claim) = self.by_thread(header, parent).or_else(|| self.by_work(header, parent)?) {
+        let own_work = self.works(header, parent);
+        let by_queue = || if own_work { self.by_queue(header) } else { None };
+        if let Some(claim) = self.by_thread(header, parent).or_else(by_queue) {
             self.claim(child, claim, false);
             return;
         }
-        let owner = self.owner(parent, header.time).map(|(owner, _)| owner);
+        let owner = if own_work { None } else { self.owner(parent, header.time).map(|(owner, _)| owner) };
         let stale = owner.is_some_and(|owner| self.has_ended(owner));
         if owner.is_none() || stale {
             if let Some(inbound) = self.fresh(header, parent, facts, stale) {
@@ -424,10 +426,10 @@ impl Engine {
         self.cause(&self.threads.get(&(header.pid, header.tid))?.work?.cause?)
     }
 
-    /// Likewise, if `context` is the thread's own; the inner `None` where nothing is behind the piece of work.
-    fn by_work(&self, header: &Header, context: ContextId) -> Option<Option<UnitId>> {
-        let work = self.threads.get(&(header.pid, header.tid))?.work?;
-        self.is_of_work(&work, context).then(|| self.by_queue(header))
+    /// Whether this thread does a piece of work from a queue, and `context` is its own meanwhile.
+    fn works(&self, header: &Header, context: ContextId) -> bool {
+        let work = self.threads.get(&(header.pid, header.tid)).and_then(|thread| thread.work);
+        work.is_some_and(|work| self.is_of_work(&work, context))
     }
 
     /// Whether a context is the thread's own while it does a piece of work: the one in which it was taken, or, where

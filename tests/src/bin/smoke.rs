@@ -51,7 +51,7 @@ const REQUESTS: usize = 3 * ASKED.len();
 const CONNECTIONS: usize = 3;
 
 /// How long the service may take to answer, and the agent to attach and to end.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Time in which work after the last responses ends.
 const AFTERWARDS: Duration = Duration::from_secs(4);
@@ -174,7 +174,7 @@ impl Service {
             ("ADDER_REDIS_TEXT", "raw"),
         ];
         variables.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let agent = Agent::spawn(&dir, &["run", "--config", &config, "--pid", &pid], variables)?;
+        let agent = Agent::spawn(dir, &["run", "--config", &config, "--pid", &pid], variables)?;
         let is_ready = || agent.lines().iter().any(|line| line.starts_with("ready"));
         wait_until(PATIENCE, || agent.process().has_ended() || is_ready());
         if !is_ready() {

@@ -100,8 +100,8 @@ fn a_summary_has_operations_and_targets_in_their_order() {
             "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
             "SELECT CLOSE UNLISTEN RESET",
         ),
-        ("zzz; SELECT 1; zzz; BEGIN", "SELECT; BEGIN"),
-        ("CREATE FUNCTION f() BEGIN ATOMIC SELECT 1; SELECT 2; END; CALL p()", "CREATE FUNCTION f; CALL p"),
+        ("zzz; SELECT 1; zzz; BEGIN", "SELECT BEGIN"),
+        ("CREATE FUNCTION f() BEGIN ATOMIC SELECT 1; SELECT 2; END; CALL p()", "CREATE FUNCTION f CALL p"),
         ("SELECT a INTO TEMP TABLE n FROM t", "SELECT n t"),
         ("(SELECT a FROM t) UNION (SELECT b FROM u)", "SELECT t SELECT u"),
     ];
