@@ -129,6 +129,7 @@ fn download(folder: &Path, suite: &str) -> Result<PathBuf> {
     for folder in [lists, cache] {
         remove(&folder)?;
     }
+    fs::remove_file(sources)?;
     let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
     let package = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
     package.context("apt-get has downloaded nothing")

@@ -22,6 +22,9 @@ use crate::{
 const TRIES_MAX: u32 = 32;
 /// Bytes kept while several protocols are possible.
 const UNDECIDED_MAX: usize = 1024;
+/// How late the report of a `close` may come after the number was given out again, nanoseconds: both are reported at
+/// the end of their system calls, by different threads.
+const CLOSE_DELAY: u64 = 20_000_000;
 /// Connections followed at once; beyond it the ones longest without traffic are given up.
 const CONNECTIONS_MAX: usize = 65_536;
 
@@ -108,6 +111,14 @@ pub struct Happened {
     pub event: Event,
 }
 
+/// What a descriptor stands for.
+#[derive(Clone, Copy)]
+struct Descriptor {
+    socket: u64,
+    /// When it was given out again although its close had not been reported.
+    reused: Option<u64>,
+}
+
 /// Counts of what could not be followed.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counters {
@@ -131,7 +142,7 @@ pub struct Counters {
 #[derive(Default)]
 pub struct Connections {
     by_socket: FxHashMap<u64, Connection>,
-    by_descriptor: FxHashMap<(u32, i32), u64>,
+    by_descriptor: FxHashMap<(u32, i32), Descriptor>,
     /// Socket by ends: namespace, local, remote. Finds the other end of a connection between watched processes.
     by_ends: FxHashMap<(u32, Address, Address), u64>,
     next: u64,
@@ -219,17 +230,24 @@ impl Connections {
 
     /// A descriptor was closed.
     pub fn close(&mut self, fd: i32, mark: Mark, out: &mut VecDeque<Happened>) {
-        if let Some(socket) = self.by_descriptor.remove(&(mark.pid, fd)) {
-            self.release(socket, mark.pid, fd, mark, out);
+        if let Some(descriptor) = self.by_descriptor.get_mut(&(mark.pid, fd))
+            && let Some(reused) = descriptor.reused.take()
+            && mark.time < reused + CLOSE_DELAY
+        {
+            // The close of the socket before: another thread was given the number before this one could report.
+            return;
+        }
+        if let Some(descriptor) = self.by_descriptor.remove(&(mark.pid, fd)) {
+            self.release(descriptor.socket, mark.pid, fd, mark, out);
         }
     }
 
     /// A process has ended.
     pub fn exit(&mut self, mark: Mark, out: &mut VecDeque<Happened>) {
-        let mut own: Vec<_> = self.by_descriptor.iter().filter(|(key, _)| key.0 == mark.pid).collect();
+        let own = self.by_descriptor.iter().filter(|(key, _)| key.0 == mark.pid);
+        let mut own: Vec<_> = own.map(|(key, descriptor)| (key.1, descriptor.socket)).collect();
         // The table's order is not the recording's: sort, or replays would differ.
         own.sort_unstable();
-        let own: Vec<_> = own.into_iter().map(|(key, socket)| (key.1, *socket)).collect();
         for (fd, socket) in own {
             self.by_descriptor.remove(&(mark.pid, fd));
             self.release(socket, mark.pid, fd, mark, out);
@@ -243,11 +261,15 @@ impl Connections {
     }
 
     fn descriptor(&mut self, pid: u32, fd: i32, socket: u64, mark: Mark, out: &mut VecDeque<Happened>) {
-        match self.by_descriptor.insert((pid, fd), socket) {
-            Some(before) if before == socket => return,
-            // The descriptor was closed unseen and given out again.
-            Some(before) => self.release(before, pid, fd, mark, out),
-            None => {}
+        match self.by_descriptor.get(&(pid, fd)).copied() {
+            Some(before) if before.socket == socket => return,
+            Some(before) => {
+                self.by_descriptor.insert((pid, fd), Descriptor { socket, reused: Some(mark.time) });
+                self.release(before.socket, pid, fd, mark, out);
+            }
+            None => {
+                self.by_descriptor.insert((pid, fd), Descriptor { socket, reused: None });
+            }
         }
         if let Some(connection) = self.by_socket.get_mut(&socket) {
             connection.descriptors.push((pid, fd));
@@ -272,7 +294,9 @@ impl Connections {
         }
         let Some(connection) = self.by_socket.remove(&socket) else { return };
         for key in &connection.descriptors {
-            self.by_descriptor.remove(key);
+            if self.by_descriptor.get(key).is_some_and(|descriptor| descriptor.socket == socket) {
+                self.by_descriptor.remove(key);
+            }
         }
         let ends =
             (connection.netns, connection.endpoints.local.clone(), connection.endpoints.remote.clone());

@@ -52,9 +52,9 @@ const JOIN_WINDOW: u64 = 50_000_000;
 /// How long a span waits for missing evidence at most, nanoseconds.
 const HOLD_MAX: u64 = 5_000_000_000;
 /// How long what is needed only for later work is kept after its end, nanoseconds.
-const ENDED_KEPT: u64 = 600_000_000_000;
+const ENDED_KEPT: u64 = 120_000_000_000;
 /// Units kept at most.
-const UNITS_MAX: usize = 100_000;
+const UNITS_MAX: usize = 20_000;
 /// Requests of one connection kept to tell which of them its task served at some time.
 const SERVED_MAX: usize = 32;
 /// Requests or operations of one connection that wait for their other side.
