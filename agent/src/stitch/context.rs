@@ -10,9 +10,9 @@ use super::unit::UnitId;
 use crate::conn::ConnectionId;
 
 /// Contexts kept at most; beyond it those longest unused are forgotten.
-const CONTEXTS_MAX: usize = 50_000;
+const CONTEXTS_MAX: usize = 200_000;
 /// How long a context whose address was given to another is kept for work that is still open, nanoseconds.
-const REPLACED_KEPT: u64 = 10_000_000_000;
+const REPLACED_KEPT: u64 = 30_000_000_000;
 
 /// Number of one generation of a context; 0 means that there was none.
 pub(super) type ContextId = u32;
