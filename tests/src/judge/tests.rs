@@ -61,7 +61,7 @@ fn right_wrong_orphan_and_unmarked_spans_are_told_apart() {
 
 #[test]
 fn a_service_that_did_more_than_the_spans_show_differs() {
-    let spans = [span(1, 0, SpanKind::Server, &[("url.query", "rid=a")]), sql(2, 1, "SELECT 1")];
+    let spans = [span(1, 0, SpanKind::Server, &[("url.query", "rid=a")]), sql(2, 1, "SELECT 1 /* rid=a */")];
     let verdict = judge(&spans);
     let told = |rid: &str, sql| BTreeMap::from([(rid.to_string(), Counts { sql, ..Counts::default() })]);
     assert!(verdict.differences("games-api", &told("a", 1)).is_empty());
