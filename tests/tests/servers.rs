@@ -37,6 +37,14 @@ fn load(app: &App, connections: usize, requests: usize, paths: &[&str]) -> Load 
     Load { port: app.port(), connections, requests, paths }
 }
 
+/// Watches a service under load: every operation under its request, a server span for each request.
+fn expect_all_right(servers: &Servers, app: &App, connections: usize, requests: usize, paths: &[&str]) {
+    let load = load(app, connections, requests, paths);
+    let watched = watch(&servers.dir, &[app.pid()], &load).expect("a watched load");
+    watched.expect_right_parents();
+    assert_eq!(watched.verdict.servers, requests, "a server span for each request");
+}
+
 const AIOHTTP: [&str; 4] = ["/games/{n}", "/gather", "/stream", "/error"];
 const FLASK: [&str; 4] = ["/games/{n}", "/stream", "/pipeline", "/error"];
 const FASTAPI: [&str; 5] = ["/hit/{n}", "/games/{n}", "/sync", "/gather", "/executor"];
@@ -45,10 +53,7 @@ fn aiohttp(name: &str, python: &str, event_loop: EventLoop) {
     let servers = servers(name, python);
     let app = App::script(&servers.venv, &servers.dir, "web_aiohttp.py", event_loop, &servers.environment);
     let app = app.expect("the service starts");
-    let watched =
-        watch(&servers.dir, &[app.pid()], &load(&app, 64, 1_600, &AIOHTTP)).expect("a watched load");
-    watched.expect_right_parents();
-    assert_eq!(watched.verdict.servers, 1_600, "a server span for each request");
+    expect_all_right(&servers, &app, 64, 1_600, &AIOHTTP);
 }
 
 #[test]
@@ -66,9 +71,7 @@ fn gunicorn(name: &str, workers: u32, threads: u32) {
     let app =
         App::gunicorn(&servers.venv, &servers.dir, "web_flask:app", workers, threads, &servers.environment);
     let app = app.expect("the service starts");
-    let watched = watch(&servers.dir, &[app.pid()], &load(&app, 16, 800, &FLASK)).expect("a watched load");
-    watched.expect_right_parents();
-    assert_eq!(watched.verdict.servers, 800, "a server span for each request");
+    expect_all_right(&servers, &app, 16, 800, &FLASK);
 }
 
 #[test]
@@ -86,9 +89,7 @@ fn a_thread_for_each_request_works_for_it_alone() {
     let servers = servers("flask", "3.11");
     let app = App::flask(&servers.venv, &servers.dir, "web_flask", &servers.environment)
         .expect("the service starts");
-    let watched = watch(&servers.dir, &[app.pid()], &load(&app, 16, 800, &FLASK)).expect("a watched load");
-    watched.expect_right_parents();
-    assert_eq!(watched.verdict.servers, 800, "a server span for each request");
+    expect_all_right(&servers, &app, 16, 800, &FLASK);
 }
 
 #[test]
@@ -97,10 +98,7 @@ fn several_workers_of_uvicorn_are_watched_through_their_parent() {
     let app =
         App::uvicorn(&servers.venv, &servers.dir, "games:app", EventLoop::Uvloop, 2, &servers.environment);
     let app = app.expect("the service starts");
-    let watched =
-        watch(&servers.dir, &[app.pid()], &load(&app, 32, 1_600, &FASTAPI)).expect("a watched load");
-    watched.expect_right_parents();
-    assert_eq!(watched.verdict.servers, 1_600, "a server span for each request");
+    expect_all_right(&servers, &app, 32, 1_600, &FASTAPI);
 }
 
 #[test]

@@ -162,8 +162,6 @@ impl Elf {
     pub(super) fn method(&self, wanted: &str, names: &[&str]) -> Option<u64> {
         let first = names.first()?;
         let row = names.iter().position(|name| *name == wanted)? as u64;
-        let mut zero = first.as_bytes().to_vec();
-        zero.push(0);
         for start in self.words_naming(first.as_bytes()) {
             let fits = names.iter().enumerate().all(|(i, name)| {
                 self.word(start + i as u64 * METHOD_DEF).is_some_and(|at| self.text_is(at, name.as_bytes()))

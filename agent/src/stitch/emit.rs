@@ -14,6 +14,19 @@ use crate::{
 /// How long an operation without an owner waits for one, nanoseconds.
 const OWNER_WAIT: u64 = 100_000_000;
 
+/// Where a span stands: all of it but what its protocol says.
+struct Place {
+    trace_id: [u8; 16],
+    span_id: [u8; 8],
+    parent_span_id: Option<[u8; 8]>,
+    parent_is_remote: bool,
+    trace_state: String,
+    pid: u32,
+    endpoints: Arc<Endpoints>,
+    start: u64,
+    end: u64,
+}
+
 impl Engine {
     /// Makes spans of what has finished and is settled, or of everything.
     pub(super) fn emit_settled(&mut self, all: bool) {
@@ -122,27 +135,18 @@ impl Engine {
         // From now on the trace stands, whatever becomes of the caller.
         unit.trace_id = trace_id;
         let Some(detail) = unit.detail.take() else { return };
-        let (start, end) = (unit.start, unit.end.unwrap_or(unit.start));
-        let (span_id, pid, endpoints) = (unit.span_id, unit.pid, unit.endpoints.clone());
-        let trace_state = unit.remote.as_ref().map(|remote| remote.trace_state.clone()).unwrap_or_default();
-        let description = self.describe(&detail, Role::Server, &endpoints);
-        self.counters.spans += 1;
-        self.spans.push(Span {
+        let place = Place {
             trace_id,
-            span_id,
+            span_id: unit.span_id,
             parent_span_id,
             parent_is_remote,
-            trace_state,
-            name: description.name,
-            kind: Kind::Server,
-            start: self.unix(start),
-            end: self.unix(end),
-            attributes: description.attributes,
-            events: Vec::new(),
-            links: Vec::new(),
-            status: description.status,
-            resource: self.resource_of(pid),
-        });
+            trace_state: unit.remote.as_ref().map(|remote| remote.trace_state.clone()).unwrap_or_default(),
+            pid: unit.pid,
+            endpoints: unit.endpoints.clone(),
+            start: unit.start,
+            end: unit.end.unwrap_or(unit.start),
+        };
+        self.push_span(place, Role::Server, &detail);
     }
 
     fn emit_operation(&mut self, id: OperationId) {
@@ -151,36 +155,49 @@ impl Engine {
         }
         let Some(operation) = self.operations.get(&id) else { return };
         let (trace_id, owner) = self.operation_trace(operation, 0);
-        let parent_span_id = owner.and_then(|owner| self.units.get(&owner)).map(|unit| unit.span_id);
-        let trace_state = owner
-            .and_then(|owner| self.units.get(&owner)?.remote.as_ref())
-            .map(|remote| remote.trace_state.clone())
-            .unwrap_or_default();
-        let (start, end) = (operation.start, operation.end.unwrap_or(operation.start));
-        let (span_id, pid, endpoints) = (operation.span_id, operation.pid, operation.endpoints.clone());
+        let owner = owner.and_then(|owner| self.units.get(&owner));
+        let remote = owner.and_then(|owner| owner.remote.as_ref());
+        let place = Place {
+            trace_id,
+            span_id: operation.span_id,
+            parent_span_id: owner.map(|owner| owner.span_id),
+            parent_is_remote: false,
+            trace_state: remote.map(|remote| remote.trace_state.clone()).unwrap_or_default(),
+            pid: operation.pid,
+            endpoints: operation.endpoints.clone(),
+            start: operation.start,
+            end: operation.end.unwrap_or(operation.start),
+        };
         let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else {
             return;
         };
-        let description = self.describe(&detail, Role::Client, &endpoints);
+        self.counters.roots += u64::from(place.parent_span_id.is_none());
+        self.push_span(place, Role::Client, &detail);
+        self.retire(id, trace_id);
+    }
+
+    fn push_span(&mut self, place: Place, role: Role, detail: &Detail) {
+        let description = self.describe(detail, role, &place.endpoints);
         self.counters.spans += 1;
-        self.counters.roots += u64::from(parent_span_id.is_none());
         self.spans.push(Span {
-            trace_id,
-            span_id,
-            parent_span_id,
-            parent_is_remote: false,
-            trace_state,
+            trace_id: place.trace_id,
+            span_id: place.span_id,
+            parent_span_id: place.parent_span_id,
+            parent_is_remote: place.parent_is_remote,
+            trace_state: place.trace_state,
             name: description.name,
-            kind: Kind::Client,
-            start: self.unix(start),
-            end: self.unix(end),
+            kind: match role {
+                Role::Client => Kind::Client,
+                Role::Server => Kind::Server,
+            },
+            start: self.unix(place.start),
+            end: self.unix(place.end),
             attributes: description.attributes,
             events: Vec::new(),
             links: Vec::new(),
             status: description.status,
-            resource: self.resource_of(pid),
+            resource: self.resource_of(place.pid),
         });
-        self.retire(id, trace_id);
     }
 
     /// Forgets an operation whose span is made; one that is a request in another watched process is kept for that.

@@ -1,0 +1,198 @@
+//! Evidence: which request a context, a thread or a piece of work belongs to. The rules are in the parent module.
+
+use adder_ebpf::Header;
+
+use super::{
+    DEPTH_MAX, Engine,
+    context::{Cause, ContextId, Inbound, Work},
+    unit::UnitId,
+};
+use crate::{conn::ConnectionId, protocol::Mark};
+
+impl Engine {
+    /// A context has come to be out of the current one. `facts` came from this thread before.
+    pub(super) fn lineage(&mut self, header: &Header, child: u64, facts: u64) {
+        if child == header.context {
+            return;
+        }
+        let parent = self.contexts.at(header.pid, header.context, header.time);
+        let child = self.contexts.create(header.pid, child, parent, header.time);
+        let own_work = self.works(header, parent);
+        let by_queue = || if own_work { self.by_queue(header) } else { None };
+        if let Some(claim) = self.by_thread(header, parent).or_else(by_queue) {
+            self.claim(child, claim, false);
+            return;
+        }
+        let owner = if own_work { None } else { self.owner(parent, header.time).map(|(owner, _)| owner) };
+        let stale = owner.is_some_and(|owner| self.has_ended(owner));
+        if owner.is_none() || stale {
+            if let Some(inbound) = self.fresh(header, parent, facts, stale) {
+                // Read by the loop, or against an older owner: the response has the last word.
+                self.claim(child, inbound.unit, inbound.by_loop || stale);
+                if let Some(unit) = self.units.get_mut(&inbound.unit) {
+                    unit.claimed_by = child;
+                }
+            } else if owner.is_none() {
+                let unit = self.by_queue(header);
+                if let Some(unit) = unit {
+                    self.claim(child, unit, false);
+                }
+            }
+        }
+    }
+
+    fn claim(&mut self, context: ContextId, unit: UnitId, tentative: bool) {
+        if let Some(context) = self.contexts.find_mut(context) {
+            context.claim = Some(unit);
+            context.tentative = tentative;
+        }
+    }
+
+    /// The request that this thread has just read and that nothing has claimed, if a context made out of `parent` can
+    /// have been made for it.
+    fn fresh(&self, header: &Header, parent: ContextId, facts: u64, stale: bool) -> Option<Inbound> {
+        let inbound = self.threads.get(&(header.pid, header.tid))?.inbound?;
+        let unit = self.units.get(&inbound.unit)?;
+        if unit.claimed_by != 0 || unit.replied.is_some() {
+            return None;
+        }
+        if inbound.context == parent {
+            return Some(inbound);
+        }
+        // A loop that reads for all calls the protocol at once, in the connection's own context, which nobody has
+        // announced: nothing of this thread lies between. An announced one without an owner is some task's own.
+        let announced = self.contexts.find(parent).is_some_and(|context| context.announced);
+        (inbound.by_loop && inbound.facts == facts && (!announced || stale)).then_some(inbound)
+    }
+
+    fn has_ended(&self, unit: UnitId) -> bool {
+        self.units.get(&unit).is_none_or(|unit| unit.end.is_some())
+    }
+
+    /// What a context worked for at some time, and whether that wants the response's confirmation.
+    pub(super) fn owner(&self, context: ContextId, time: u64) -> Option<(UnitId, bool)> {
+        let (mut at, mut time) = (context, time);
+        for _ in 0..DEPTH_MAX {
+            let context = self.contexts.find(at)?;
+            if let Some(connection) = context.serves
+                && let Some(unit) = self.served(connection, time)
+            {
+                return Some((unit, false));
+            }
+            if let Some(unit) = context.claim {
+                return Some((unit, context.tentative));
+            }
+            if context.parent == 0 {
+                return None;
+            }
+            time = context.created;
+            at = context.parent;
+        }
+        None
+    }
+
+    /// The request of a connection that was the last to arrive before `time`.
+    fn served(&self, connection: ConnectionId, time: u64) -> Option<UnitId> {
+        let served = &self.exchanges.get(&connection)?.served;
+        served.iter().rev().find(|(start, _)| *start <= time).map(|(_, unit)| *unit)
+    }
+
+    /// What a thread works for because it has read it itself, in this context or when it had none yet.
+    pub(super) fn by_thread(&self, header: &Header, context: ContextId) -> Option<UnitId> {
+        let inbound = self.threads.get(&(header.pid, header.tid))?.inbound?;
+        let own = inbound.context == context || inbound.context == 0;
+        (own && !inbound.by_loop).then_some(inbound.unit)
+    }
+
+    /// What a thread works for because it has taken it from a queue.
+    pub(super) fn by_queue(&self, header: &Header) -> Option<UnitId> {
+        self.cause(&self.threads.get(&(header.pid, header.tid))?.work?.cause?)
+    }
+
+    /// Whether this thread does a piece of work from a queue, and `context` is its own meanwhile.
+    fn works(&self, header: &Header, context: ContextId) -> bool {
+        let work = self.threads.get(&(header.pid, header.tid)).and_then(|thread| thread.work);
+        work.is_some_and(|work| self.is_of_work(&work, context))
+    }
+
+    /// Whether a context is the thread's own while it does a piece of work: the one in which it was taken, or, where
+    /// there was none, one that was there before (a copy that the work brought along, or a dead one's address).
+    pub(super) fn is_of_work(&self, work: &Work, context: ContextId) -> bool {
+        let older = || self.contexts.find(context).is_none_or(|context| context.created < work.time);
+        work.context == context || work.context == 0 && older()
+    }
+
+    pub(super) fn cause(&self, cause: &Cause) -> Option<UnitId> {
+        self.owner(cause.context, cause.time).map(|(unit, _)| unit).or(cause.unit)
+    }
+
+    /// The first byte of a response has left: its context is evidence.
+    pub(super) fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
+        let Some(exchanges) = self.exchanges.get(&connection) else { return };
+        let Some(id) = exchanges.units.iter().find(|(number, _)| *number == exchange).map(|(_, id)| *id)
+        else {
+            return;
+        };
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        unit.replied = Some(at.time);
+        let (pid, claimed_by) = (unit.pid, unit.claimed_by);
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.open.remove(&id);
+        }
+        let header = Header { pid: at.pid, tid: at.tid, ..Header::default() };
+        if at.context == 0
+            || self.by_thread(&header, at.context) == Some(id)
+            || self.by_queue(&header) == Some(id)
+        {
+            return;
+        }
+        if claimed_by != 0 && self.contexts.descends(at.context, claimed_by) {
+            if let Some(context) = self.contexts.find_mut(claimed_by) {
+                context.tentative = false;
+            }
+            return;
+        }
+        let owner = self.owner(at.context, at.time).map(|(owner, _)| owner);
+        if owner == Some(id) {
+            return;
+        }
+        let Some(context) = self.contexts.find_mut(at.context) else { return };
+        if context.common || !context.announced && owner.is_none() && claimed_by != 0 {
+            // A loop's own context flushes for everybody: no evidence.
+            return;
+        }
+        if !context.announced
+            && context.serves.is_none()
+            && context.answered.replace(connection) != Some(connection)
+        {
+            return;
+        }
+        match context.serves {
+            Some(other) if other != connection => {
+                context.serves = None;
+                context.common = true;
+            }
+            _ => context.serves = Some(connection),
+        }
+        // Whatever it was believed to have been made for.
+        let refuted = context.claim.take();
+        context.tentative = false;
+        let announced = context.announced;
+        if let Some(unit) = refuted.and_then(|unit| self.units.get_mut(&unit))
+            && unit.claimed_by == at.context
+        {
+            unit.claimed_by = 0;
+        }
+        // Another context was believed to have been made for this request.
+        if claimed_by != 0 && claimed_by != at.context && announced {
+            self.counters.refuted += 1;
+            if let Some(context) = self.contexts.find_mut(claimed_by) {
+                context.claim = None;
+                context.tentative = false;
+            }
+            if let Some(unit) = self.units.get_mut(&id) {
+                unit.claimed_by = 0;
+            }
+        }
+    }
+}
