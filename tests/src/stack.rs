@@ -106,7 +106,11 @@ pub const PATHS: [&str; 17] = [
 pub fn venv(prefix: &str) -> Result<PathBuf> {
     let venvs = venvs();
     let named = venvs.iter().find(|(name, _)| name.starts_with(prefix));
-    let plain = || venvs.iter().find(|(name, _)| !name.starts_with("sdk"));
+    let plain = || {
+        let found = venvs.iter().find(|(name, _)| !name.starts_with("sdk"))?;
+        println!("no environment with CPython {prefix} here: {} instead", found.0);
+        Some(found)
+    };
     let found = named.or_else(plain).map(|(_, path)| path.clone());
     found.context("no virtual environment yet: run `cargo xtask test` or `cargo xtask demo` once")
 }

@@ -147,8 +147,10 @@ fn servers() -> Result<()> {
 fn environments(most: usize) -> Result<Vec<PathBuf>> {
     let main = main_python()?;
     let mut chosen = vec![main.clone()];
-    let others = setup::pythons().into_iter().rev().map(|(_, path)| path).filter(|path| *path != main);
-    chosen.extend(others.take(most.saturating_sub(1)));
+    let mut others: Vec<_> = setup::pythons().into_iter().rev().filter(|(_, path)| *path != main).collect();
+    // Debian's own stands behind all others in that list whatever its version: here it is the last to be chosen.
+    others.sort_by_key(|(label, _)| label.starts_with("debian-"));
+    chosen.extend(others.into_iter().map(|(_, path)| path).take(most.saturating_sub(1)));
     let requirements = root().join("tests/requirements.txt");
     chosen.iter().map(|python| setup::venv(python, &label(python), &requirements)).collect()
 }
