@@ -28,7 +28,8 @@ pub fn doctor(pids: &[u32]) -> bool {
                     println!("{:<11} works", way.name());
                     any = true;
                 }
-                Err(LoadError::Denied(why) | LoadError::Unsupported(why)) => {
+                Err(LoadError::Denied(why) | LoadError::Confined(why) | LoadError::Unsupported(why)) => {
+                    let why = why.strip_prefix(&format!("{}: ", way.name())).unwrap_or(&why);
                     println!("{:<11} not here: {why}", way.name());
                 }
                 Err(error) => println!("{:<11} not here: {error}", way.name()),
@@ -36,7 +37,9 @@ pub fn doctor(pids: &[u32]) -> bool {
         }
     }
     if !any {
-        println!("result      Adder cannot run here");
+        // SAFETY: plain system call.
+        let advice = if unsafe { libc::geteuid() } == 0 { "" } else { " without more rights: run it as root" };
+        println!("result      Adder cannot run here{advice}");
         return false;
     }
     let pids = if pids.is_empty() {

@@ -4,8 +4,9 @@
 //! out, each with its length. Lengths are little-endian `u32`.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, BufReader, BufWriter, ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -43,6 +44,7 @@ pub struct Recorder {
     path: String,
     out: GzEncoder<BufWriter<File>>,
     buffer: Vec<u8>,
+    facts: u64,
 }
 
 impl Recorder {
@@ -50,22 +52,30 @@ impl Recorder {
     pub fn create(path: &Path, options: &Options) -> Result<Self, RecordError> {
         let name = path.display().to_string();
         let wrap = |error| RecordError::File { path: name.clone(), error };
-        let file = File::create(path).map_err(wrap)?;
+        // It holds what the services said, passwords and all.
+        let mut open = OpenOptions::new();
+        let file = open.write(true).create(true).truncate(true).mode(0o600).open(path).map_err(wrap)?;
         let mut out = GzEncoder::new(BufWriter::new(file), Compression::fast());
         let options = postcard::to_stdvec(options).map_err(|error| wrap(io::Error::other(error)))?;
         out.write_all(MAGIC).map_err(wrap)?;
         out.write_all(&(options.len() as u32).to_le_bytes()).map_err(wrap)?;
         out.write_all(&options).map_err(wrap)?;
-        Ok(Self { path: name, out, buffer: Vec::new() })
+        Ok(Self { path: name, out, buffer: Vec::new(), facts: 0 })
     }
 
     /// Adds a fact.
     pub fn write(&mut self, fact: &Fact<'_>) -> Result<(), RecordError> {
         self.buffer.clear();
+        self.facts += 1;
         fact.write(&mut self.buffer);
         let length = (self.buffer.len() as u32).to_le_bytes();
         let written = self.out.write_all(&length).and_then(|()| self.out.write_all(&self.buffer));
         written.map_err(|error| RecordError::File { path: self.path.clone(), error })
+    }
+
+    /// How many facts it holds.
+    pub fn facts(&self) -> u64 {
+        self.facts
     }
 
     /// Ends the recording.

@@ -40,8 +40,8 @@ pub mod flag {
     pub const CONNECTED: u16 = 4;
     /// [`Socket`](super::Socket): the process accepted it.
     pub const ACCEPTED: u16 = 8;
-    /// [`Data`](super::Data): a control message (`SCM_RIGHTS`) came with it.
-    pub const CONTROL: u16 = 16;
+    /// [`Data`](super::Data): descriptors went with it (`SCM_RIGHTS`).
+    pub const RIGHTS: u16 = 16;
 }
 
 /// The head of every fact.
@@ -239,6 +239,6 @@ pub const PROCESSES_MAX: u32 = 8192;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.
 pub const SOCKETS_MAX: u32 = 65_536;
 /// Size of the ring buffer in bytes.
-pub const RING_SIZE: u32 = 16 * 1024 * 1024;
+pub const RING_SIZE: u32 = 8 * 1024 * 1024;
 /// Unread bytes in the ring buffer at which user space is woken at once and not at its next turn.
 pub const RING_WAKE: u64 = 1024 * 1024;

@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::kernel,
-    maps::{DROPPED, PENDING, PROCESSES, offset, setting},
+    maps::{PENDING, PROCESSES, offset, setting},
     record::{current, report_head, reserve, wake_flags, watched, write_header},
 };
 
@@ -64,7 +64,6 @@ fn exit() {
     if pid == tid {
         report_head(kind::EXIT);
         let _ = PROCESSES.remove(pid);
-        let _ = DROPPED.remove(pid);
     }
 }
 

@@ -14,7 +14,7 @@ pub static FACTS: RingBuf = RingBuf::with_byte_size(RING_SIZE, 0);
 #[map]
 pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(PROCESSES_MAX, 0);
 
-/// Facts of each process that found no room, by `tgid`.
+/// Facts of each process that found no room, by `tgid`; user space clears it when the process has ended.
 #[map]
 pub static DROPPED: HashMap<u32, u64> = HashMap::with_max_entries(PROCESSES_MAX, 0);
 

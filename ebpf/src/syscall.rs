@@ -73,7 +73,12 @@ const MESSAGES_MAX: u64 = 8;
 /// Offsets in `struct msghdr`.
 const MSGHDR_VECTOR: u64 = 16;
 const MSGHDR_COUNT: u64 = 24;
+const MSGHDR_CONTROL: u64 = 32;
 const MSGHDR_CONTROL_LENGTH: u64 = 40;
+/// Offset of `cmsghdr.cmsg_level`, with `cmsg_type` behind it.
+const CMSGHDR_LEVEL: u64 = 8;
+/// `SOL_SOCKET` and `SCM_RIGHTS`, both 1, as they lie behind each other.
+const RIGHTS: u64 = 1 << 32 | 1;
 
 /// Where the bytes of a call are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,33 +95,107 @@ enum Buffer {
     None,
 }
 
-/// The process filter stays in the program itself, the rest is one function that they all share. `registers` finds
-/// the address of the `pt_regs`.
+/// The calls with numbers below 64 that matter.
+const LOW: u64 = 1 << number::READ
+    | 1 << number::WRITE
+    | 1 << number::CLOSE
+    | 1 << number::MMAP
+    | 1 << number::READV
+    | 1 << number::WRITEV
+    | 1 << number::SENDFILE
+    | 1 << number::CONNECT
+    | 1 << number::ACCEPT
+    | 1 << number::SENDTO
+    | 1 << number::RECVFROM
+    | 1 << number::SENDMSG
+    | 1 << number::RECVMSG;
+
+/// Whether a call matters; two thirds of what a Python service calls does not.
 #[inline(always)]
-fn on_exit<C: EbpfContext>(ctx: &C, registers: impl FnOnce(&C) -> u64) {
-    let (pid, _) = current();
-    if let Some(process) = watched(pid) {
-        on_watched_exit(registers(ctx), argument(ctx, 1) as i64, process);
+fn matters(number: u64) -> bool {
+    if number < 64 {
+        return LOW >> number & 1 != 0;
+    }
+    number >= number::SPLICE
+        && matches!(
+            number,
+            number::SPLICE
+                | number::ACCEPT4
+                | number::PREADV
+                | number::PWRITEV
+                | number::RECVMMSG
+                | number::SENDMMSG
+                | number::PREADV2
+                | number::PWRITEV2
+        )
+}
+
+/// The registers of a call.
+trait Registers: Copy {
+    /// The register at this offset of the `pt_regs`.
+    fn get(self, offset: u64) -> u64;
+}
+
+/// A `pt_regs` of which the verifier knows that it is one: fields are loaded as they are.
+#[derive(Clone, Copy)]
+struct Known(*const u8);
+
+impl Registers for Known {
+    #[inline(always)]
+    fn get(self, offset: u64) -> u64 {
+        unsafe { self.0.add(offset as usize).cast::<u64>().read_volatile() }
     }
 }
 
-/// The first argument of a tracepoint.
-#[inline(always)]
-fn first(ctx: &impl EbpfContext) -> u64 {
-    argument(ctx, 0)
+/// The address of a `pt_regs`: fields are read by helper.
+#[derive(Clone, Copy)]
+struct Address(u64);
+
+impl Registers for Address {
+    #[inline(always)]
+    fn get(self, offset: u64) -> u64 {
+        kernel(self.0 + offset)
+    }
 }
 
-/// The first argument of a traced function, read as memory. A plain load is refused (`btf_ctx_access`,
-/// `kernel/bpf/btf.c`: "type FWD is not a struct") where a kernel's types know `struct pt_regs` only as a forward
-/// declaration at that function, as Debian's 5.10 does at `__x64_sys_connect`.
+/// What is cheapest to know comes first: how the call went, then (where a load is enough) which it was, then whose.
 #[inline(always)]
-fn first_of_function(ctx: &FExitContext) -> u64 {
-    kernel(ctx.as_ptr() as u64)
+fn on_exit<C: EbpfContext, R: Registers>(
+    ctx: &C,
+    number_is_cheap: bool,
+    registers: impl FnOnce(&C) -> R,
+    body: fn(R, i64, &Process),
+) {
+    let result = argument(ctx, 1) as i64;
+    if result < 0 && result != EINPROGRESS {
+        return;
+    }
+    let registers = registers(ctx);
+    if number_is_cheap && !matters(registers.get(register::ORIG_RAX)) {
+        return;
+    }
+    let (pid, _) = current();
+    if let Some(process) = watched(pid) {
+        body(registers, result, process);
+    }
 }
 
 #[inline(never)]
-fn on_watched_exit(registers: u64, result: i64, process: &Process) {
-    let number: u64 = kernel(registers + register::ORIG_RAX);
+fn on_known(registers: Known, result: i64, process: &Process) {
+    on_watched_exit(registers, result, process);
+}
+
+#[inline(never)]
+fn on_address(registers: Address, result: i64, process: &Process) {
+    on_watched_exit(registers, result, process);
+}
+
+#[inline(always)]
+fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
+    let number = registers.get(register::ORIG_RAX);
+    if !matters(number) {
+        return;
+    }
 
     let (buffer, mut flags) = match number {
         number::READ => (Buffer::Plain, flag::RECEIVED | flag::FILE_CALL),
@@ -135,13 +214,13 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process) {
         number::CLOSE => {
             if result == 0 {
                 flush_pending(process);
-                report_close(current_context(process), kernel::<u64>(registers + register::RDI) as i32);
+                report_close(current_context(process), registers.get(register::RDI) as i32);
             }
             return;
         }
         number::CONNECT => {
             if result == 0 || result == EINPROGRESS {
-                let fd: u64 = kernel(registers + register::RDI);
+                let fd = registers.get(register::RDI);
                 on_socket(process, fd as u32, flag::CONNECTED);
             }
             return;
@@ -153,8 +232,8 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process) {
             return;
         }
         number::MMAP => {
-            let protection: u64 = kernel(registers + register::RDX);
-            let file = kernel::<u64>(registers + register::R8) as i32;
+            let protection = registers.get(register::RDX);
+            let file = registers.get(register::R8) as i32;
             if protection & PROT_EXEC != 0 && file >= 0 {
                 report_head(kind::MAP);
             }
@@ -166,13 +245,13 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process) {
         return;
     }
     // `splice` and `sendfile` name where the bytes went first or last; only what goes into a socket matters here.
-    let at = if number == number::SPLICE { register::RDX } else { register::RDI };
-    let fd: u64 = kernel(registers + at);
+    let fd =
+        if number == number::SPLICE { registers.get(register::RDX) } else { registers.get(register::RDI) };
     let Some(sk) = stream_socket(fd as u32) else { return };
-    let second: u64 = kernel(registers + register::RSI);
-    let third: u64 = kernel(registers + register::RDX);
+    let second = registers.get(register::RSI);
+    let third = registers.get(register::RDX);
     let message_flags: u64 = match number {
-        number::RECVFROM | number::SENDTO => kernel(registers + register::R10),
+        number::RECVFROM | number::SENDTO => registers.get(register::R10),
         number::RECVMSG | number::SENDMSG => third,
         _ => 0,
     };
@@ -194,8 +273,10 @@ fn on_watched_exit(registers: u64, result: i64, process: &Process) {
         // `mmsghdr` begins with a `msghdr`; on a stream socket the messages follow each other, and what is behind the
         // first is known by its length only.
         Buffer::Message | Buffer::Messages => {
-            if flags & flag::RECEIVED != 0 && user::<u64>(second + MSGHDR_CONTROL_LENGTH) != 0 {
-                flags |= flag::CONTROL;
+            if user::<u64>(second + MSGHDR_CONTROL_LENGTH) != 0
+                && user::<u64>(user::<u64>(second + MSGHDR_CONTROL) + CMSGHDR_LEVEL) == RIGHTS
+            {
+                flags |= flag::RIGHTS;
             }
             (user(second + MSGHDR_VECTOR), user(second + MSGHDR_COUNT))
         }
@@ -251,15 +332,23 @@ fn report_vector(sk: u64, vector: u64, count: u64, length: u64, packed: u64, con
     }
 }
 
+/// The first argument of a traced function, read as memory. A plain load is refused (`btf_ctx_access`,
+/// `kernel/bpf/btf.c`: "type FWD is not a struct") where a kernel's types know `struct pt_regs` only as a forward
+/// declaration at that function, as Debian's 5.10 does at `__x64_sys_connect`.
+#[inline(always)]
+fn first_of_function(ctx: &FExitContext) -> Address {
+    Address(kernel(ctx.as_ptr() as u64))
+}
+
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit_btf(ctx: BtfTracePointContext) -> i32 {
-    on_exit(&ctx, first);
+    on_exit(&ctx, true, |ctx| Known(argument(ctx, 0) as *const u8), on_known);
     0
 }
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_raw(ctx: RawTracePointContext) -> i32 {
-    on_exit(&ctx, first);
+    on_exit(&ctx, false, |ctx| Address(argument(ctx, 0)), on_address);
     0
 }
 
@@ -268,7 +357,7 @@ macro_rules! fexit_programs {
     ($($name:ident $function:literal)*) => {$(
         #[fexit(function = $function)]
         pub fn $name(ctx: FExitContext) -> i32 {
-            on_exit(&ctx, first_of_function);
+            on_exit(&ctx, false, first_of_function, on_address);
             0
         }
     )*};

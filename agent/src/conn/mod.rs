@@ -48,13 +48,14 @@ pub enum Protocol {
 }
 
 type Detect = fn(&[u8]) -> Guess;
-type Start = fn() -> Box<dyn Parser>;
+/// Starts a parser; true where the connection was seen to begin.
+type Start = fn(bool) -> Box<dyn Parser>;
 
 /// The one table of protocols: how to know one, how to start its parser.
 const PROTOCOLS: [(Protocol, Detect, Start); 3] = [
-    (Protocol::Http, http::detect, || Box::new(http::Http::new())),
-    (Protocol::Postgres, postgres::detect, || Box::new(postgres::Postgres::new())),
-    (Protocol::Redis, redis::detect, || Box::new(redis::Redis::new())),
+    (Protocol::Http, http::detect, |_| Box::new(http::Http::new())),
+    (Protocol::Postgres, postgres::detect, |_| Box::new(postgres::Postgres::new())),
+    (Protocol::Redis, redis::detect, |from_start| Box::new(redis::Redis::new(from_start))),
 ];
 
 /// Number of a connection; never reused in a run.
@@ -136,6 +137,8 @@ pub struct Counters {
     pub lost_bytes: [u64; 4],
     /// How often, likewise.
     pub lost: [u64; 4],
+    /// Messages with which descriptors were passed to another process (`SCM_RIGHTS`).
+    pub rights: u64,
 }
 
 /// All connections of the watched processes.
@@ -202,6 +205,7 @@ impl Connections {
 
     /// Bytes went through a socket.
     pub fn data(&mut self, data: &Data, head: &[u8], tail: &[u8], mark: Mark, out: &mut VecDeque<Happened>) {
+        self.counters.rights += u64::from(data.header.flags & flag::RIGHTS != 0);
         self.descriptor(mark.pid, data.fd, data.socket, mark, out);
         let Some(connection) = self.by_socket.get_mut(&data.socket) else {
             // Its first fact found no room in the ring buffer.
@@ -415,7 +419,8 @@ impl Connection {
                 // Whoever connects may be the one that is asked, but not in these protocols.
                 continue;
             }
-            let mut parser = start();
+            // Only who connects or accepts is known before the first bytes.
+            let mut parser = start(self.role.is_some());
             for (direction, bytes, mark) in kept.drain(..) {
                 parser.data(side(role, direction), &bytes, mark, events);
             }

@@ -84,6 +84,12 @@ pub enum LoadError {
          CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and CAP_NET_ADMIN"
     )]
     Denied(String),
+    /// Root, and refused all the same.
+    #[error(
+        "the kernel refuses BPF programs even to root ({0}): give the container `privileged: true`; outside a \
+         container, look whether /sys/kernel/security/lockdown says `confidentiality`"
+    )]
+    Confined(String),
     /// The kernel lacks something that Adder cannot do without.
     #[error(
         "this kernel cannot run Adder's programs: {0} (Linux 5.10 or later is needed; see `adder doctor`)"
@@ -162,8 +168,11 @@ impl Bpf {
             .map(|(way, error)| format!("{}: {}", way.name(), brief(error)))
             .collect::<Vec<_>>();
         let text = text.join("; ");
-        if !root || text.contains("Operation not permitted") && !text.contains("verifier") {
+        if !root {
             return Err(LoadError::Denied(text));
+        }
+        if text.contains("os error 1)") {
+            return Err(LoadError::Confined(text));
         }
         Err(LoadError::Unsupported(text))
     }
@@ -281,6 +290,17 @@ impl Bpf {
         self.dropped.iter().filter_map(Result::ok).collect()
     }
 
+    /// Forgets the count of a process that has ended.
+    pub fn clear_dropped(&mut self, pid: u32) {
+        // It is there only if something was dropped since the last look.
+        let _ = self.dropped.remove(&pid);
+    }
+
+    /// The processes that the kernel side watches.
+    pub fn watched(&self) -> Vec<u32> {
+        self.processes.keys().filter_map(Result::ok).collect()
+    }
+
     /// Run counts and times of the loaded programs.
     pub fn stats(&self) -> Vec<ProgramStat> {
         let mut stats = Vec::new();
@@ -313,8 +333,31 @@ fn attach_raw(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> anyhow::Result<(
     Ok(())
 }
 
-/// The causes of an error in one line, without a verifier's log.
+/// The causes of an error in one line; of a verifier's log the line with its reason, which is the last but for counts.
 fn brief(error: &anyhow::Error) -> String {
     let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    text.lines().next().unwrap_or_default().chars().take(300).collect()
+    let mut lines = text.lines().map(str::trim).filter(|line| {
+        let counts = ["processed ", "verification time ", "stack depth ", "mark_precise"];
+        !line.is_empty() && !counts.iter().any(|word| line.starts_with(word))
+    });
+    let cut = |line: &str| line.chars().take(200).collect::<String>();
+    let first = cut(lines.next().unwrap_or_default());
+    match lines.next_back() {
+        Some(last) => format!("{first} … {}", cut(last)),
+        None => first,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_verifier_is_shown() {
+        let log = "the call failed. Verifier output: 0: R1=ctx()\n1: (79) r0 = *(u64 *)(r1 +0)\nR1 invalid mem access\n\
+                   processed 12 insns (limit 1000000)\n";
+        let brief = brief(&anyhow::anyhow!("{log}"));
+        assert_eq!(brief, "the call failed. Verifier output: 0: R1=ctx() … R1 invalid mem access");
+        assert_eq!(super::brief(&anyhow::anyhow!("no such file")), "no such file");
+    }
 }

@@ -23,8 +23,8 @@ use crate::{
     stitch::{Engine, Options},
 };
 
-/// Longest pause between two looks at the ring buffer, milliseconds. Short enough that 16 MiB never fill up between
-/// two of them, long enough to cost nothing.
+/// Longest pause between two looks at the ring buffer, milliseconds. Long enough to cost nothing; a buffer that fills
+/// up before is announced by the kernel side.
 const TURN: i32 = 25;
 /// Facts taken in one turn at most, so that everything else is done in time.
 const FACTS_PER_TURN: usize = 50_000;
@@ -195,7 +195,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         }
     }
     sink.finish().map_err(RunError::Terminal)?;
-    summary(&watcher, &engine, &sink);
+    summary(&watcher, &engine, &sink, recorder.as_ref().map(Recorder::facts));
     if let Some(recorder) = recorder {
         recorder.finish()?;
     }
@@ -287,12 +287,26 @@ fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
 }
 
 /// The last words: what was seen and what was lost.
-fn summary(watcher: &Watcher, engine: &Engine, sink: &Sink) {
+fn summary(watcher: &Watcher, engine: &Engine, sink: &Sink, recorded: Option<u64>) {
+    let (seen, connections) = (engine.counters(), engine.connection_counters());
+    if let Some(recorded) = recorded {
+        tracing::info!(facts = recorded, dropped_facts = watcher.dropped_total(), "the recording is complete");
+        return;
+    }
     tracing::info!(
+        facts = seen.facts,
+        spans = seen.spans,
+        roots = seen.roots,
+        unsettled = seen.unsettled,
+        joined = seen.joined,
+        abandoned = seen.abandoned,
+        bad_facts = seen.bad_facts,
         dropped_facts = watcher.dropped_total(),
-        "the run is over: {:?} {:?}",
-        engine.counters(),
-        engine.connection_counters()
+        connections = connections.connections,
+        opaque_connections = connections.opaque,
+        gap_bytes = connections.gap_bytes,
+        lost_bytes = connections.lost_bytes.iter().sum::<u64>(),
+        "the run is over"
     );
     if let Sink::Otlp(sender) = sink {
         let stats = sender.stats().snapshot();

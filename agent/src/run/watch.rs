@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -39,7 +40,10 @@ pub(super) struct Watcher {
     patterns: Option<Vec<String>>,
     extra: Vec<(String, String)>,
     names: BTreeMap<String, String>,
+    /// Dropped facts of the processes there are.
     dropped: BTreeMap<u32, u64>,
+    /// Dropped facts of those that have ended.
+    dropped_before: u64,
 }
 
 /// What the kernel side has said of processes in one turn.
@@ -59,6 +63,7 @@ impl Watcher {
             extra: config.resource.clone(),
             names: config.service.names.clone(),
             dropped: BTreeMap::new(),
+            dropped_before: 0,
         }
     }
 
@@ -81,7 +86,7 @@ impl Watcher {
 
     /// Facts that found no room, of all processes there ever were.
     pub(super) fn dropped_total(&self) -> u64 {
-        self.dropped.values().sum()
+        self.dropped_before + self.dropped.values().sum::<u64>()
     }
 
     /// Watches a process and what it has started.
@@ -151,11 +156,13 @@ impl Watcher {
         }
     }
 
-    /// Tells the engine what found no room.
+    /// Tells the engine what found no room, and makes up for what of it was about the life of processes.
     pub(super) fn count_drops(&mut self, facts: &mut Facts<'_>) {
+        let mut any = false;
         for (pid, count) in self.bpf.dropped() {
             let before = self.dropped.insert(pid, count).unwrap_or(0);
             if count > before {
+                any = true;
                 let more = count - before;
                 tracing::warn!(
                     pid,
@@ -164,11 +171,33 @@ impl Watcher {
                 facts.own(&Fact::Dropped(head(pid), count));
             }
         }
+        if any {
+            self.reconcile(facts);
+        }
+        let ended: Vec<u32> = self.dropped.keys().copied().filter(|pid| !exists(*pid)).collect();
+        for pid in ended {
+            self.bpf.clear_dropped(pid);
+            self.dropped_before += self.dropped.remove(&pid).unwrap_or(0);
+        }
+    }
+
+    /// Compares the processes known here with those there are.
+    fn reconcile(&mut self, facts: &mut Facts<'_>) {
+        for pid in self.bpf.watched() {
+            if !self.watched.contains_key(&pid) {
+                self.adopt(pid, facts);
+            }
+        }
+        let ended: Vec<u32> = self.watched.keys().copied().filter(|pid| !exists(*pid)).collect();
+        for pid in ended {
+            facts.own(&Fact::Exit(Header { kind: kind::EXIT, ..head(pid) }));
+            self.exited(pid);
+        }
     }
 
     /// Begins to watch a process.
     fn adopt(&mut self, pid: u32, facts: &mut Facts<'_>) {
-        if self.watched.contains_key(&pid) || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        if self.watched.contains_key(&pid) || !exists(pid) {
             return;
         }
         let service = self.introduce(pid, facts);
@@ -310,6 +339,10 @@ impl Watcher {
             self.bpf.forget(pid);
         }
     }
+}
+
+fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// What a raw fact says of a process's life.

@@ -122,8 +122,9 @@ impl Contexts {
         self.all.len()
     }
 
-    /// Forgets what can no longer matter.
-    pub(super) fn sweep(&mut self, now: u64) {
+    /// Forgets what can no longer matter; returns how many went only because there were too many.
+    pub(super) fn sweep(&mut self, now: u64) -> u64 {
+        let mut forgotten = 0;
         self.all.retain(|_, context| !context.replaced || context.last + REPLACED_KEPT > now);
         if self.all.len() > CONTEXTS_MAX {
             let mut ages: Vec<(u64, ContextId)> =
@@ -131,10 +132,12 @@ impl Contexts {
             ages.sort_unstable();
             for (_, id) in ages.into_iter().take(CONTEXTS_MAX / 4) {
                 self.all.remove(&id);
+                forgotten += 1;
             }
         }
         let all = &self.all;
         self.by_address.retain(|_, id| all.contains_key(id));
+        forgotten
     }
 
     /// Forgets the contexts of a process.

@@ -241,7 +241,9 @@ impl Engine {
                 };
                 http::describe(exchange, role, endpoints, route.as_deref())
             }
-            Detail::Postgres(statement) => postgres::describe(statement, role, endpoints, self.options.sql),
+            Detail::Postgres(statement) => {
+                postgres::describe(statement, role, endpoints, self.options.sql, &mut self.texts)
+            }
             Detail::Redis(batch) => redis::describe(batch, role, endpoints, self.options.redis),
         }
     }

@@ -41,7 +41,7 @@ use self::{
 use crate::{
     conn::{ConnectionId, Connections, Happened},
     fact::{Clock, Fact, ProcessInfo, PythonInfo},
-    protocol::{Event, Mark},
+    protocol::{Event, Mark, postgres::Texts},
     signal::{Resource, Role, Span, TextMode, route::Routes},
 };
 
@@ -60,6 +60,8 @@ const UNITS_MAX: usize = 20_000;
 const SERVED_MAX: usize = 32;
 /// Requests or operations of one connection that wait for their other side.
 const UNJOINED_MAX: usize = 64;
+/// Work items in queues whose origin is kept at most.
+const QUEUED_MAX: usize = 65_536;
 /// Time between two sweeps, nanoseconds.
 const SWEEP_EVERY: u64 = 10_000_000_000;
 
@@ -101,6 +103,10 @@ pub struct Counters {
     pub abandoned: u64,
     /// Messages that a server sent unasked.
     pub pushed: u64,
+    /// Work items whose origin was not kept because too many lay in queues.
+    pub unqueued: u64,
+    /// Contexts forgotten because there were too many.
+    pub forgotten_contexts: u64,
 }
 
 struct ProcessState {
@@ -137,6 +143,7 @@ pub struct Engine {
     options: Options,
     rng: fastrand::Rng,
     routes: Routes,
+    texts: Texts,
     connections: Connections,
     contexts: Contexts,
     threads: FxHashMap<(u32, u32), Thread>,
@@ -163,6 +170,7 @@ impl Engine {
         Self {
             rng: fastrand::Rng::with_seed(options.seed),
             routes: Routes::new(&options.routes),
+            texts: Texts::default(),
             options,
             connections: Connections::default(),
             contexts: Contexts::default(),
@@ -259,7 +267,11 @@ impl Engine {
             Fact::Put(item) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 let unit = self.by_thread(&header, context);
-                self.queued.insert((header.pid, item.item), Cause { context, time: header.time, unit });
+                if self.queued.len() < QUEUED_MAX {
+                    self.queued.insert((header.pid, item.item), Cause { context, time: header.time, unit });
+                } else {
+                    self.counters.unqueued += 1;
+                }
             }
             Fact::Get(item) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
@@ -520,7 +532,7 @@ impl Engine {
     /// Forgets what can no longer matter.
     fn sweep(&mut self) {
         let now = self.now;
-        self.contexts.sweep(now);
+        self.counters.forgotten_contexts += self.contexts.sweep(now);
         self.threads.retain(|_, thread| thread.last + ENDED_KEPT > now);
         self.queued.retain(|_, cause| cause.time + ENDED_KEPT > now);
         self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));

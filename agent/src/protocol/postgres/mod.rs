@@ -9,6 +9,7 @@
 //! | `request` | what the client sends: exchanges begin |
 //! | `pairing`, `response` | which answer belongs to what; exchanges end |
 //! | `sql`, `summary` | literals out of statements, statements in a few words |
+//! | `texts` | statements that were read already |
 //! | `span` | a statement as a span of the semantic conventions |
 //!
 //! One call of a library is one exchange: a simple query with all its statements, or one execution of a prepared
@@ -28,11 +29,12 @@ mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod wire;
 
 use std::sync::Arc;
 
-pub use self::{detect::detect, span::describe};
+pub use self::{detect::detect, span::describe, texts::Texts};
 use self::{
     pairing::Pairing,
     resync::{RequestSearch, Search},

@@ -4,16 +4,25 @@
 
 use super::{
     Ended, Kind, Statement,
-    sql::{self, Analysis},
+    sql::Analysis,
+    texts::{Reading, Texts},
 };
 use crate::signal::{Address, Attribute, Description, Endpoints, Role, Status, TextMode};
 
 /// Says what a statement was. `role` is the watched process's part.
-pub fn describe(statement: &Statement, role: Role, endpoints: &Endpoints, text: TextMode) -> Description {
-    let analysis = statement.text.as_deref().map(sql::analyse).unwrap_or_default();
+pub fn describe(
+    statement: &Statement,
+    role: Role,
+    endpoints: &Endpoints,
+    text: TextMode,
+    texts: &mut Texts,
+) -> Description {
+    let reading = statement.text.as_ref().map(|text| texts.read(text));
+    let unknown = Analysis::default();
+    let analysis = reading.as_ref().map_or(&unknown, |reading| &reading.analysis);
     let batch = statement.batch.is_some();
     let operation =
-        operation(statement, &analysis).map(|name| if batch { format!("BATCH {name}") } else { name });
+        operation(statement, analysis).map(|name| if batch { format!("BATCH {name}") } else { name });
     let summary =
         analysis.summary.as_ref().map(|text| if batch { format!("BATCH {text}") } else { text.clone() });
     let database = statement.session.as_ref().and_then(|session| session.database.clone());
@@ -24,9 +33,9 @@ pub fn describe(statement: &Statement, role: Role, endpoints: &Endpoints, text: 
         attributes.extend(value.map(|value| Attribute::new(key, value)));
     };
     put("db.namespace", database);
-    put("db.stored_procedure.name", analysis.procedure);
+    put("db.stored_procedure.name", analysis.procedure.clone());
     put("db.query.summary", summary);
-    put("db.query.text", shown(statement, text));
+    put("db.query.text", shown(statement, reading.as_deref(), text));
     let sqlstate =
         statement.error.as_ref().map(|error| error.sqlstate.clone()).filter(|code| !code.is_empty());
     put("db.response.status_code", sqlstate);
@@ -71,11 +80,10 @@ fn operation(statement: &Statement, analysis: &Analysis) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-fn shown(statement: &Statement, mode: TextMode) -> Option<String> {
-    let text = statement.text.as_deref()?;
+fn shown(statement: &Statement, reading: Option<&Reading>, mode: TextMode) -> Option<String> {
     match mode {
-        TextMode::Sanitized => Some(sql::sanitize(text)),
-        TextMode::Raw => Some(text.to_owned()),
+        TextMode::Sanitized => reading.map(|reading| reading.sanitized.clone()),
+        TextMode::Raw => statement.text.as_deref().map(str::to_owned),
         TextMode::Off => None,
     }
 }

@@ -20,8 +20,6 @@ pub struct Analysis {
     pub summary: Option<String>,
     /// The first operation, as written.
     pub operation: Option<String>,
-    /// The table, where there is exactly one; without quotes.
-    pub collection: Option<String>,
     /// The procedure of a `CALL`, without quotes.
     pub procedure: Option<String>,
     /// There are several statements.
@@ -43,7 +41,6 @@ pub fn analyse(sql: &str) -> Analysis {
         if !same(whole.operation.as_deref(), part.operation.as_deref()) {
             whole.operation = None;
         }
-        whole.collection = whole.collection.filter(|table| part.collection.as_ref() == Some(table));
         whole.procedure = whole.procedure.filter(|name| part.procedure.as_ref() == Some(name));
         let Some(next) = part.summary else { continue };
         let summary = whole.summary.get_or_insert_default();
@@ -109,8 +106,6 @@ struct Reader<'t, 'a> {
     summary: String,
     operation: Option<String>,
     procedure: Option<String>,
-    common: Vec<String>,
-    tables: Vec<String>,
 }
 
 impl<'t, 'a> Reader<'t, 'a> {
@@ -126,18 +121,13 @@ impl<'t, 'a> Reader<'t, 'a> {
             summary: String::new(),
             operation: None,
             procedure: None,
-            common: Vec::new(),
-            tables: Vec::new(),
         }
     }
 
     fn finish(self) -> Analysis {
-        let mut tables = self.tables.into_iter().filter(|table| !self.common.contains(table));
-        let collection = tables.next().filter(|_| !self.full && tables.next().is_none());
         Analysis {
             summary: Some(self.summary).filter(|text| !text.is_empty()),
             operation: self.operation,
-            collection,
             procedure: self.procedure,
             several: false,
         }
@@ -367,11 +357,9 @@ impl<'t, 'a> Reader<'t, 'a> {
         }
     }
 
-    /// Reads the name of a common table expression.
+    /// Steps over the name of a common table expression.
     fn common(&mut self) {
-        if let Some((_, name)) = self.name() {
-            self.common.push(name);
-        }
+        self.name();
     }
 
     /// Reads a target; what it is called without quotes.
@@ -393,9 +381,6 @@ impl<'t, 'a> Reader<'t, 'a> {
             return None;
         }
         self.append(&written);
-        if place != Place::Other && !self.tables.contains(&name) {
-            self.tables.push(name.clone());
-        }
         Some(name)
     }
 

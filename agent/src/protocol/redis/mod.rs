@@ -48,8 +48,8 @@ pub struct Batch {
     pub transaction: bool,
     /// The first error among the replies.
     pub error: Option<RedisError>,
-    /// Index of the database in use when it ended, as far as a `SELECT` or `RESET` was seen on this connection.
-    /// A connection begins with database 0.
+    /// Index of the database in use when it ended; `None` where neither the beginning of the connection nor a
+    /// `SELECT` or `RESET` was seen.
     pub database: Option<u32>,
     /// How it ended.
     pub ended: Ended,

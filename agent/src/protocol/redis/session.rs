@@ -73,15 +73,10 @@ impl Hunt {
     }
 }
 
-impl Default for Redis {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Redis {
-    /// A connection of which nothing has been seen.
-    pub fn new() -> Self {
+    /// A connection of which nothing has been seen. `from_start`: it has just been made, so its database is 0 until a
+    /// `SELECT` changes it; else the database is not known.
+    pub fn new(from_start: bool) -> Self {
         Self {
             requests: Requests::default(),
             replies: Replies::default(),
@@ -90,7 +85,7 @@ impl Redis {
             open: VecDeque::new(),
             runs: 0,
             next: 0,
-            database: None,
+            database: from_start.then_some(0),
             queued_database: None,
             resp3: false,
             silence: Silence::Off,

@@ -18,15 +18,15 @@ const OMITTED: &str = "...";
 
 /// Describes a batch as the span of a database call.
 ///
-/// `db.namespace` is the database selected on this connection, `0` where no `SELECT` was seen. Of a push message only the
+/// `db.namespace` is the database selected on this connection, as far as that was seen. Of a push message only the
 /// kind is told, and the channel only with [`TextMode::Raw`], for channels may contain keys and names of people.
 pub fn describe(batch: &Batch, role: Role, endpoints: &Endpoints, text: TextMode) -> Description {
     let name = name(batch);
     let mut attributes = vec![
         Attribute::new("db.system.name", "redis"),
         Attribute::new("db.operation.name", name.clone()),
-        Attribute::new("db.namespace", batch.database.unwrap_or(0).to_string()),
     ];
+    attributes.extend(batch.database.map(|index| Attribute::new("db.namespace", index.to_string())));
     let failure = failure(batch);
     if let Some(error) = &batch.error {
         attributes.push(Attribute::new("db.response.status_code", error.prefix.clone()));

@@ -58,9 +58,17 @@ fn play(ops: &[Op]) -> Vec<Event> {
     play_cut(ops, &mut || usize::MAX)
 }
 
+/// Plays the calls on a connection of which this much is known.
+fn play_on(redis: Redis, ops: &[Op]) -> Vec<Event> {
+    play_cut_on(redis, ops, &mut || usize::MAX)
+}
+
 /// Plays the calls in pieces of the sizes that `next` gives.
 fn play_cut(ops: &[Op], next: &mut impl FnMut() -> usize) -> Vec<Event> {
-    let mut redis = Redis::new();
+    play_cut_on(Redis::new(false), ops, next)
+}
+
+fn play_cut_on(mut redis: Redis, ops: &[Op], next: &mut impl FnMut() -> usize) -> Vec<Event> {
     let mut out = Vec::new();
     for (call, op) in ops.iter().enumerate() {
         let mark = mark(call + 1);

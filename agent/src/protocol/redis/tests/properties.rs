@@ -142,7 +142,7 @@ proptest! {
     fn truncated_recordings_never_panic(recording in 0..RECORDINGS.len(), end in 0usize..4000) {
         for ops in connections(RECORDINGS[recording].1) {
             let mut left = end;
-            let mut redis = Redis::new();
+            let mut redis = Redis::new(false);
             let mut out = Vec::new();
             for (call, op) in ops.iter().enumerate() {
                 let (side, bytes) = match op {

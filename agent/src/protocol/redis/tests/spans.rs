@@ -34,7 +34,6 @@ fn a_command_has_the_attributes_of_a_database_call() {
         [
             Attribute::new("db.system.name", "redis"),
             Attribute::new("db.operation.name", "SET".to_owned()),
-            Attribute::new("db.namespace", "0".to_owned()),
             Attribute::new("server.port", 6379),
             Attribute::new("db.query.text", "SET ? ? ? ?".to_owned()),
             Attribute::new("network.peer.address", "10.0.0.2".to_owned()),
@@ -42,6 +41,18 @@ fn a_command_has_the_attributes_of_a_database_call() {
             Attribute::new("server.address", "10.0.0.2".to_owned()),
         ]
     );
+}
+
+#[test]
+fn a_database_is_named_where_the_beginning_or_a_select_was_seen() {
+    let namespaces = |from_start, script: &[_]| {
+        let events = play_on(Redis::new(from_start), script);
+        let batches = batches(&events);
+        batches.iter().map(|batch| batch.database).collect::<Vec<_>>()
+    };
+    let script = [sent(command("GET k")), got("$-1\r\n"), sent(command("SELECT 5")), got("+OK\r\n")];
+    assert_eq!(namespaces(true, &script), [Some(0), Some(5)]);
+    assert_eq!(namespaces(false, &script), [None, Some(5)]);
 }
 
 #[test]
