@@ -38,7 +38,8 @@ pub fn doctor(pids: &[u32]) -> bool {
     }
     if !any {
         // SAFETY: plain system call.
-        let advice = if unsafe { libc::geteuid() } == 0 { "" } else { " without more rights: run it as root" };
+        let advice =
+            if unsafe { libc::geteuid() } == 0 { "" } else { " without more rights: run it as root" };
         println!("result      Adder cannot run here{advice}");
         return false;
     }

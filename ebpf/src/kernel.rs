@@ -1,15 +1,35 @@
 //! Reading memory, and the way from a file descriptor to its socket.
 //!
 //! `task_struct.files` → `files_struct.fdt` → `fdtable.fd[n]` → `file` (include/linux/fdtable.h); a socket's file has
-//! the `struct socket` in `private_data` and its inode beside it (`struct socket_alloc`, include/net/sock.h).
+//! the `struct socket` in `private_data` and its inode beside it (`struct socket_alloc`, include/net/sock.h), which
+//! proves that it is one.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::maps::offset;
 
-const S_IFMT: u16 = 0o170_000;
-const S_IFSOCK: u16 = 0o140_000;
 const SOCK_STREAM: u16 = 1;
+
+/// The beginning of `struct fdtable`; user space has checked that this kernel's is the same.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Descriptors {
+    max_fds: u32,
+    reserved: u32,
+    fd: u64,
+}
+
+/// The beginning of `struct socket` (include/linux/net.h), likewise.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct SocketHead {
+    state: u32,
+    socket_type: u16,
+    reserved: u16,
+    flags: u64,
+    file: u64,
+    sk: u64,
+}
 
 /// Reads kernel memory; zero where that fails.
 #[inline(always)]
@@ -31,30 +51,31 @@ pub fn user<T: Copy>(address: u64) -> T {
     }
 }
 
-/// The `struct sock` of the stream socket behind a descriptor of the current process; `None` for anything else.
+/// The `struct socket` of the stream socket behind a descriptor of the current process; `None` for anything else.
 #[inline(always)]
 pub fn stream_socket(fd: u32) -> Option<u64> {
     let task = unsafe { bpf_get_current_task() };
     let files: u64 = kernel(task + offset!(task_files));
     let fdt: u64 = kernel(files + offset!(files_fdt));
-    let limit: u32 = kernel(fdt + offset!(fdt_max_fds));
-    if fd >= limit {
+    let descriptors: Descriptors = kernel(fdt);
+    if fd >= descriptors.max_fds {
         return None;
     }
-    let table: u64 = kernel(fdt + offset!(fdt_fd));
-    let file: u64 = kernel(table + u64::from(fd) * 8);
+    let file: u64 = kernel(descriptors.fd + u64::from(fd) * 8);
     if file == 0 {
         return None;
     }
-    let inode: u64 = kernel(file + offset!(file_inode));
-    let mode: u16 = kernel(inode + offset!(inode_mode));
-    if mode & S_IFMT != S_IFSOCK {
-        return None;
-    }
     let socket: u64 = kernel(file + offset!(file_private));
-    let socket_type: u16 = kernel(socket + offset!(socket_type));
-    if socket_type != SOCK_STREAM {
+    let inode: u64 = kernel(file + offset!(file_inode));
+    if socket == 0 || inode != socket + offset!(socket_inode) {
         return None;
     }
-    Some(kernel(socket + offset!(socket_sk)))
+    let head: SocketHead = kernel(socket);
+    (head.socket_type == SOCK_STREAM && head.sk != 0).then_some(socket)
+}
+
+/// The `struct sock` of a `struct socket`.
+#[inline(always)]
+pub fn sock_of(socket: u64) -> u64 {
+    kernel::<SocketHead>(socket).sk
 }

@@ -30,7 +30,7 @@ pub struct Stream {
     pub received: u64,
 }
 
-/// Sockets that were reported, by the address of their `struct sock`.
+/// Sockets that were reported, by the address of their `struct socket`.
 #[map]
 pub static SOCKETS: LruHashMap<u64, Stream> = LruHashMap::with_max_entries(SOCKETS_MAX, 0);
 

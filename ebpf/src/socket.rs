@@ -4,7 +4,7 @@ use adder_ebpf::{Close, Data, HEAD_MAX, Socket, TAIL_MAX, flag, kind};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::{
-    kernel::kernel,
+    kernel::{kernel, sock_of},
     maps::{FACTS, SOCKETS, Stream, offset, setting},
     record::{count_drop, reserve, wake_flags, write_header},
 };
@@ -23,10 +23,9 @@ pub fn pack(fd: u32, flags: u16) -> u64 {
     u64::from(fd) << 16 | u64::from(flags)
 }
 
-/// Inode number of the socket of a `struct sock`.
+/// Inode number of a `struct socket`.
 #[inline(always)]
-fn inode_of(sk: u64) -> u64 {
-    let socket: u64 = kernel(sk + offset!(sk_socket));
+fn inode_of(socket: u64) -> u64 {
     kernel(socket + offset!(socket_inode) + offset!(inode_ino))
 }
 
@@ -47,9 +46,10 @@ pub fn report_close(context: u64, fd: i32) {
 /// Reports a socket and its two ends, and starts counting its bytes.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn report_socket(sk: u64, packed: u64, context: u64) -> u32 {
-    let inode = inode_of(sk);
-    let _ = SOCKETS.insert(sk, Stream { inode, sent: 0, received: 0 }, 0);
+pub extern "C" fn report_socket(socket: u64, packed: u64, context: u64) -> u32 {
+    let inode = inode_of(socket);
+    let _ = SOCKETS.insert(socket, Stream { inode, sent: 0, received: 0 }, 0);
+    let sk = sock_of(socket);
     let Some(mut entry) = reserve::<Socket>() else { return 0 };
     let fact = entry.as_mut_ptr();
     unsafe {
@@ -107,7 +107,7 @@ unsafe fn write_unix(fact: *mut Socket, sk: u64) {
     let peer: u64 = kernel(sk + offset!(unix_peer));
     let mut address: u64 = kernel(sk + offset!(unix_addr));
     if peer != 0 {
-        unsafe { (&raw mut (*fact).peer).write(inode_of(peer)) };
+        unsafe { (&raw mut (*fact).peer).write(inode_of(kernel(peer + offset!(sk_socket)))) };
         if address == 0 {
             address = kernel(peer + offset!(unix_addr));
         }
@@ -134,16 +134,16 @@ unsafe fn write_unix(fact: *mut Socket, sk: u64) {
 /// known yet.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn report_bytes(sk: u64, buffer: u64, length: u64, packed: u64, context: u64) -> u32 {
-    let inode = inode_of(sk);
-    let mut stream = SOCKETS.get_ptr_mut(sk);
+pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u64, context: u64) -> u32 {
+    let inode = inode_of(socket);
+    let mut stream = SOCKETS.get_ptr_mut(socket);
     let known = match stream {
         Some(stream) => unsafe { (*stream).inode == inode },
         None => false,
     };
     if !known {
-        report_socket(sk, packed, context);
-        stream = SOCKETS.get_ptr_mut(sk);
+        report_socket(socket, packed, context);
+        stream = SOCKETS.get_ptr_mut(socket);
     }
     let Some(stream) = stream else {
         count_drop();

@@ -247,7 +247,7 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     // `splice` and `sendfile` name where the bytes went first or last; only what goes into a socket matters here.
     let fd =
         if number == number::SPLICE { registers.get(register::RDX) } else { registers.get(register::RDI) };
-    let Some(sk) = stream_socket(fd as u32) else { return };
+    let Some(socket) = stream_socket(fd as u32) else { return };
     let second = registers.get(register::RSI);
     let third = registers.get(register::RDX);
     let message_flags: u64 = match number {
@@ -262,11 +262,11 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     let context = current_context(process);
     let (vector, count) = match buffer {
         Buffer::Plain => {
-            report_bytes(sk, second, result as u64, pack(fd as u32, flags), context);
+            report_bytes(socket, second, result as u64, pack(fd as u32, flags), context);
             return;
         }
         Buffer::None => {
-            report_bytes(sk, 0, result as u64, pack(fd as u32, flags), context);
+            report_bytes(socket, 0, result as u64, pack(fd as u32, flags), context);
             return;
         }
         Buffer::Vector => (second, third),
@@ -286,7 +286,7 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     } else {
         result as u64
     };
-    report_vector(sk, vector, count, length, pack(fd as u32, flags), context);
+    report_vector(socket, vector, count, length, pack(fd as u32, flags), context);
     if let Buffer::Messages = buffer {
         let mut behind = 0;
         let mut i = 1;
@@ -295,7 +295,7 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
             i += 1;
         }
         if behind != 0 {
-            report_bytes(sk, 0, behind, pack(fd as u32, flags), context);
+            report_bytes(socket, 0, behind, pack(fd as u32, flags), context);
         }
     }
 }
@@ -303,15 +303,15 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
 /// A socket was connected or accepted.
 #[inline(always)]
 fn on_socket(process: &Process, fd: u32, flags: u16) {
-    let Some(sk) = stream_socket(fd) else { return };
+    let Some(socket) = stream_socket(fd) else { return };
     flush_pending(process);
     let context = current_context(process);
-    report_socket(sk, pack(fd, flags), context);
+    report_socket(socket, pack(fd, flags), context);
 }
 
 /// Reports `length` bytes that fill the buffers of a vector in order.
 #[inline(always)]
-fn report_vector(sk: u64, vector: u64, count: u64, length: u64, packed: u64, context: u64) {
+fn report_vector(socket: u64, vector: u64, count: u64, length: u64, packed: u64, context: u64) {
     let mut left = length;
     let mut i = 0;
     while i < VECTOR_MAX {
@@ -322,13 +322,13 @@ fn report_vector(sk: u64, vector: u64, count: u64, length: u64, packed: u64, con
         let size: u64 = user(part + IOVEC_LENGTH);
         let taken = if size < left { size } else { left };
         if taken != 0 {
-            report_bytes(sk, user(part), taken, packed, context);
+            report_bytes(socket, user(part), taken, packed, context);
         }
         left -= taken;
         i += 1;
     }
     if left != 0 {
-        report_bytes(sk, 0, left, packed, context);
+        report_bytes(socket, 0, left, packed, context);
     }
 }
 

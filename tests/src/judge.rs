@@ -44,7 +44,7 @@ const BOOK_KEEPING: &[&str] = &[
 pub struct Verdict {
     /// Client spans under a server span with the same id.
     pub right: usize,
-    /// Client spans under a server span with another id.
+    /// Client spans under a server span with another id, and server spans under a client span with another.
     pub wrong: usize,
     /// Client spans with an id and no server span above them.
     pub orphan: usize,
@@ -78,9 +78,15 @@ pub fn judge(spans: &[CollectedSpan]) -> Verdict {
             SpanKind::Server => {
                 let Some(rid) = server_rid(span) else { continue };
                 verdict.servers += 1;
-                let parent = forest.parent(span);
-                verdict.linked +=
-                    usize::from(parent.is_some_and(|parent| parent.span.kind() == SpanKind::Client));
+                if let Some(caller) =
+                    forest.parent(span).filter(|parent| parent.span.kind() == SpanKind::Client)
+                {
+                    verdict.linked += 1;
+                    if let Some(asked) = planted(caller).filter(|asked| *asked != rid) {
+                        verdict.wrong += 1;
+                        verdict.tell(span, &format!("of {rid} called by {asked}"));
+                    }
+                }
                 let key = (span.service().to_string(), rid);
                 verdict.found.entry(key.clone()).or_default();
                 verdict.repeated += usize::from(!seen.insert(key));
@@ -96,7 +102,7 @@ impl Verdict {
     fn client(&mut self, forest: &Forest, span: &CollectedSpan) {
         let server = forest.server(span);
         let owner = server.and_then(server_rid);
-        let planted = CLIENT_TEXT.iter().find_map(|key| find_rid(&span.attribute(key)?).map(str::to_string));
+        let planted = planted(span);
         // The service counts what it sends itself; what its drivers and pools add carries no id.
         if let (Some(server), Some(owner), true) = (server, &owner, planted.is_some()) {
             let counts = self.found.entry((server.service().to_string(), owner.clone())).or_default();
@@ -202,6 +208,11 @@ pub fn find_rid(text: &str) -> Option<&str> {
             }
         }
     }
+}
+
+/// The id that a client span carries.
+fn planted(span: &CollectedSpan) -> Option<String> {
+    CLIENT_TEXT.iter().find_map(|key| find_rid(&span.attribute(key)?).map(str::to_string))
 }
 
 fn server_rid(span: &CollectedSpan) -> Option<String> {

@@ -1,11 +1,11 @@
 //! Claims 1 and 2: every operation under the request that caused it, and none missing.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, panic, path::Path};
 
 use adder_tests::{
     judge,
     load::Load,
-    python::EventLoop,
+    python::{EventLoop, venvs},
     stack::{PATHS, Stack, Wanted, venv},
     watch::{Watched, watch},
 };
@@ -41,6 +41,10 @@ fn run(case: &Case<'_>) {
     assert_eq!(report.failed(), 0, "every request is answered");
     watched.expect_right_parents();
     assert_eq!(verdict.repeated, repeated(&report.outcomes), "server spans equal requests, one for one");
+    let called = verdict.found.keys().filter(|(service, _)| service == "players-api").count();
+    assert!(called > 0, "the second service was called");
+    assert_eq!(verdict.linked, called + repeated(&report.outcomes), "each call is joined with its request");
+    assert_eq!(verdict.lost_parent, 0, "every parent was sent");
     for (service, app) in [("games-api", &stack.games), ("players-api", &stack.players)] {
         let truth = app.truth().expect("the service's own counts");
         let differences = verdict.differences(service, &truth);
@@ -110,12 +114,45 @@ fn parents_are_right_on_asyncio_with_256_clients() {
 #[test]
 fn parents_are_right_where_uvicorn_starts_each_request_with_an_empty_context() {
     let venv = venv("3.13").expect("a virtual environment");
-    run(&Case {
-        name: "parents-reset",
-        venv: &venv,
-        event_loop: EventLoop::Uvloop,
-        variables: vec![("UVICORN_RESET_CONTEXTVARS", "1")],
-        connections: 64,
-        requests: 1_700,
-    });
+    for event_loop in [EventLoop::Uvloop, EventLoop::Asyncio] {
+        run(&Case {
+            name: "parents-reset",
+            venv: &venv,
+            event_loop,
+            variables: vec![("UVICORN_RESET_CONTEXTVARS", "1")],
+            connections: 64,
+            requests: 1_700,
+        });
+    }
+}
+
+/// Every Python of the matrix (`cargo xtask test --matrix` makes their environments) on both event loops. Takes about
+/// a minute for each; a table at the end says what each has shown. `ADDER_MATRIX=3.9` runs only environments whose name
+/// begins so.
+#[test]
+#[ignore = "the whole matrix: `cargo xtask test --matrix`"]
+fn parents_are_right_on_every_python() {
+    let only = std::env::var("ADDER_MATRIX").unwrap_or_default();
+    let venvs = venvs().into_iter().filter(|(name, _)| !name.starts_with("sdk") && name.starts_with(&only));
+    let mut table = Vec::new();
+    for (name, venv) in venvs {
+        for (event_loop, connections) in [(EventLoop::Uvloop, 64), (EventLoop::Asyncio, 256)] {
+            let folder = format!("matrix-{name}-{event_loop:?}");
+            let case = Case {
+                name: &folder,
+                venv: &venv,
+                event_loop,
+                variables: vec![],
+                connections,
+                requests: 5_000,
+            };
+            // What failed has said why; the others are to be heard too.
+            let right = panic::catch_unwind(|| run(&case)).is_ok();
+            table.push((format!("{name} {event_loop:?}, {connections} clients"), right));
+        }
+    }
+    for (case, right) in &table {
+        println!("{}: {case}", if *right { "right" } else { "WRONG" });
+    }
+    assert!(table.iter().all(|(_, right)| *right), "every Python is right");
 }

@@ -102,6 +102,46 @@ fn several_workers_of_uvicorn_are_watched_through_their_parent() {
 }
 
 #[test]
+fn workers_that_are_killed_and_replaced_in_the_middle_of_the_load_are_watched() {
+    const KILLS: usize = 3;
+    let servers = servers("killed", "3.13");
+    let app = App::gunicorn(&servers.venv, &servers.dir, "web_flask:app", 2, 1, &servers.environment);
+    let app = app.expect("the service starts");
+    let load = load(&app, 16, 2_400, &FLASK);
+    let collector = Collector::start().expect("a collector");
+    let (agent, _) = attach(&servers.dir, &[app.pid()], &collector).expect("adder starts");
+    let report = thread::scope(|scope| {
+        let running = scope.spawn(|| load.run().expect("the load runs"));
+        for _ in 0..KILLS {
+            thread::sleep(Duration::from_millis(900));
+            let workers = app.process().group().into_iter().filter(|pid| *pid != app.pid());
+            let newest = workers.max().expect("a worker");
+            // SAFETY: kill has no memory effects; the worker belongs to a group that this test has started.
+            unsafe { libc::kill(newest as i32, libc::SIGKILL) };
+        }
+        running.join().expect("the load ends")
+    });
+    thread::sleep(Duration::from_secs(1));
+    let (status, lines) = agent.stop().expect("adder stops");
+    assert!(status.success());
+    let spans = collector.spans();
+    let verdict = judge(&spans);
+    println!("{verdict}\n{} requests failed\n{}", report.failed(), lines.join("\n"));
+    assert_eq!(verdict.wrong, 0, "no span under a wrong request");
+    let answered: HashSet<_> = report
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.status.is_some())
+        .map(|outcome| &outcome.rid)
+        .collect();
+    let seen: HashSet<_> = verdict.found.keys().map(|(_, rid)| rid).collect();
+    assert!(answered.is_subset(&seen), "a server span for each request that was answered");
+    assert!(report.failed() <= KILLS, "no more than what the killed workers had begun");
+    let workers: HashSet<_> = spans.iter().filter_map(|span| span.resource.get("process.pid")).collect();
+    assert_eq!(workers.len(), 2 + KILLS, "every worker was watched");
+}
+
+#[test]
 fn an_agent_that_comes_late_or_again_is_right_from_its_first_complete_request() {
     let servers = servers("late", "3.11");
     let app =

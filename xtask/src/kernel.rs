@@ -28,7 +28,7 @@ const WAYS: [&str; 3] = ["fexit", "tp_btf", "raw_tp"];
 const REQUIREMENTS: &str = "virtme-ng==1.42\n";
 
 /// The keys of Debian's releases (package `debian-archive-keyring`).
-const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(crate) const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 const CPUS: &str = "2";
 const MEMORY: &str = "3G";
@@ -136,7 +136,7 @@ fn download(folder: &Path, suite: &str) -> Result<PathBuf> {
 }
 
 /// Where this machine gets Debian from.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     let format = "$(ORIGIN) $(RELEASE) $(REPO_URI)";
     let targets =
         output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
@@ -288,7 +288,7 @@ fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Runs a command; its standard output.
-fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("starting {}", command.get_program().display()))?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}: {}", output.status, errors.trim_end());

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod kernel;
+mod pythons;
 mod setup;
 
 use std::{
@@ -47,6 +48,9 @@ enum Task {
         /// Only the smoke test, in a stock Debian kernel of this series, in an emulator.
         #[arg(long, conflicts_with = "only", value_parser = kernel::SERIES)]
         kernel: Option<String>,
+        /// Only the parents test, on every Python that Adder knows and that can be had here, on both event loops.
+        #[arg(long, conflicts_with_all = ["only", "kernel"])]
+        matrix: bool,
     },
     /// Measure bare services, Adder and the OpenTelemetry SDK side by side.
     Bench {
@@ -85,7 +89,15 @@ fn dispatch(task: Task) -> Result<()> {
             build()?;
             run(Command::new(root().join("target/release/adder")).args(arguments))
         }
-        Task::Test { only, kernel: None } => test(only.as_deref()),
+        Task::Test { matrix: true, .. } => {
+            build()?;
+            servers()?;
+            main_python()?;
+            pythons::environments(&root().join("tests/requirements.txt"))?;
+            run(cargo(&["test", "--package", "adder-tests", "--test", "parents", "--"])
+                .args(["--ignored", "--nocapture"]))
+        }
+        Task::Test { only, kernel: None, .. } => test(only.as_deref()),
         Task::Test { kernel: Some(series), .. } => {
             build()?;
             servers()?;

@@ -308,7 +308,7 @@ fn as_root(program: &str) -> Command {
     command
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {}", command.get_program().display()))?;
     ensure!(status.success(), "{command:?} failed: {status}");
     Ok(())

@@ -21,25 +21,30 @@ pub enum OffsetsError {
     Missing(String),
 }
 
+/// Fields that the programs read where they have been since Linux 2.6 (`struct fdtable`, include/linux/fdtable.h) and
+/// 5.3 (`struct socket`, include/linux/net.h), several at a time.
+const FIXED: [(&str, &str, u32); 4] =
+    [("fdtable", "max_fds", 0), ("fdtable", "fd", 8), ("socket", "type", 4), ("socket", "sk", 24)];
+
 /// Reads the offsets of the running kernel.
 pub fn kernel_offsets() -> Result<Offsets, OffsetsError> {
     let path = Path::new("/sys/kernel/btf/vmlinux");
     let btf = Btf::from_file(path).map_err(|error| OffsetsError::NoBtf(error.to_string()))?;
     let find = |structure: &str, path: &str| offset_of(&btf, structure, path);
+    for (structure, field, at) in FIXED {
+        if find(structure, field)? != at {
+            return Err(OffsetsError::Missing(format!("struct {structure}.{field} at {at}")));
+        }
+    }
     Ok(Offsets {
         task_pid: find("task_struct", "pid")?,
         task_tgid: find("task_struct", "tgid")?,
         task_files: find("task_struct", "files")?,
         task_fsbase: find("task_struct", "thread.fsbase")?,
         files_fdt: find("files_struct", "fdt")?,
-        fdt_max_fds: find("fdtable", "max_fds")?,
-        fdt_fd: find("fdtable", "fd")?,
         file_inode: find("file", "f_inode")?,
         file_private: find("file", "private_data")?,
-        inode_mode: find("inode", "i_mode")?,
         inode_ino: find("inode", "i_ino")?,
-        socket_type: find("socket", "type")?,
-        socket_sk: find("socket", "sk")?,
         sk_family: find("sock_common", "skc_family")?,
         sk_daddr: find("sock_common", "skc_daddr")?,
         sk_rcv_saddr: find("sock_common", "skc_rcv_saddr")?,

@@ -89,8 +89,13 @@ impl Memory {
     }
 }
 
-/// A file that a process has mapped, as a path that this process can open: through the target's own root, so that
-/// it works across mount namespaces.
-pub(super) fn through_root(pid: u32, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/root{path}"))
+/// A file that a process has mapped, as a path that this process can open. The kernel's link from the mapping leads to
+/// the very file in every mount namespace, also where another has taken its place meanwhile; it needs `CAP_SYS_ADMIN`
+/// or `CAP_CHECKPOINT_RESTORE` (`proc_pid_map_files(5)`). Without, the path is followed from the target's own root.
+pub(super) fn mapped_file(pid: u32, maps: &[Mapping], path: &str) -> PathBuf {
+    maps.iter()
+        .find(|mapping| mapping.path == path)
+        .map(|mapping| PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end)))
+        .filter(|link| link.metadata().is_ok())
+        .unwrap_or_else(|| PathBuf::from(format!("/proc/{pid}/root{path}")))
 }

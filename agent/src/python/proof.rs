@@ -7,7 +7,7 @@ use adder_ebpf::Process;
 use super::{
     code::probe_offset,
     elf::Elf,
-    memory::{Mapping, Memory, read_maps, through_root},
+    memory::{Mapping, Memory, mapped_file, read_maps},
 };
 
 /// Words of `_PyRuntime` searched for interpreters (`pyruntimestate.interpreters.head` is near its front).
@@ -168,7 +168,7 @@ fn interpreter(pid: u32, maps: &[Mapping]) -> Result<(String, Elf, String), Proo
         if !looks {
             continue;
         }
-        let Ok(elf) = Elf::read(&through_root(pid, path)) else { continue };
+        let Ok(elf) = Elf::read(&mapped_file(pid, maps, path)) else { continue };
         if elf.symbol("_PyRuntime").is_none() {
             continue;
         }
@@ -314,12 +314,12 @@ fn context_offset(memory: Memory, threads: &[Thread], context_type: u64) -> Opti
 fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof, notes: &mut Vec<String>) {
     let module = |name: &str| {
         let path = maps.iter().map(|m| &m.path).find(|path| base_name(path).starts_with(name))?;
-        Some((path.as_str(), Elf::read(&through_root(pid, path)).ok()?))
+        Some((path.as_str(), Elf::read(&mapped_file(pid, maps, path)).ok()?))
     };
     let mut add = |program: &'static str, path: &str, elf: &Elf, address: u64, entry: bool| {
         let skip = if entry { probe_offset(elf.code(address, 64)) } else { 0 };
         if let Some(offset) = elf.code_offset(address) {
-            proof.probes.push(Probe { program, file: through_root(pid, path), offset: offset + skip });
+            proof.probes.push(Probe { program, file: mapped_file(pid, maps, path), offset: offset + skip });
         }
     };
     let asyncio = module("_asyncio.");

@@ -290,7 +290,11 @@ fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
 fn summary(watcher: &Watcher, engine: &Engine, sink: &Sink, recorded: Option<u64>) {
     let (seen, connections) = (engine.counters(), engine.connection_counters());
     if let Some(recorded) = recorded {
-        tracing::info!(facts = recorded, dropped_facts = watcher.dropped_total(), "the recording is complete");
+        tracing::info!(
+            facts = recorded,
+            dropped_facts = watcher.dropped_total(),
+            "the recording is complete"
+        );
         return;
     }
     tracing::info!(

@@ -4,7 +4,7 @@ use adder_ebpf::Header;
 
 use super::{
     DEPTH_MAX, Engine,
-    context::{Cause, ContextId, Inbound, Work},
+    context::{Cause, ContextId, Work},
     unit::UnitId,
 };
 use crate::{conn::ConnectionId, protocol::Mark};
@@ -24,20 +24,15 @@ impl Engine {
             return;
         }
         let owner = if own_work { None } else { self.owner(parent, header.time).map(|(owner, _)| owner) };
-        let stale = owner.is_some_and(|owner| self.has_ended(owner));
-        if owner.is_none() || stale {
-            if let Some(inbound) = self.fresh(header, parent, facts, stale) {
-                // Read by the loop, or against an older owner: the response has the last word.
-                self.claim(child, inbound.unit, inbound.by_loop || stale);
-                if let Some(unit) = self.units.get_mut(&inbound.unit) {
-                    unit.claimed_by = child;
-                }
-            } else if owner.is_none() {
-                let unit = self.by_queue(header);
-                if let Some(unit) = unit {
-                    self.claim(child, unit, false);
-                }
+        if let Some((unit, tentative)) = self.fresh(header, parent, facts, owner) {
+            self.claim(child, unit, tentative);
+            if let Some(unit) = self.units.get_mut(&unit) {
+                unit.claimed_by = child;
             }
+        } else if owner.is_none()
+            && let Some(unit) = self.by_queue(header)
+        {
+            self.claim(child, unit, false);
         }
     }
 
@@ -48,21 +43,28 @@ impl Engine {
         }
     }
 
-    /// The request that this thread has just read and that nothing has claimed, if a context made out of `parent` can
-    /// have been made for it.
-    fn fresh(&self, header: &Header, parent: ContextId, facts: u64, stale: bool) -> Option<Inbound> {
+    /// The request that this thread has just read and that nothing has claimed, if a context made out of `parent`,
+    /// which belongs to `owner`, can have been made for it; and whether the response has the last word on that.
+    fn fresh(
+        &self,
+        header: &Header,
+        parent: ContextId,
+        facts: u64,
+        owner: Option<UnitId>,
+    ) -> Option<(UnitId, bool)> {
         let inbound = self.threads.get(&(header.pid, header.tid))?.inbound?;
         let unit = self.units.get(&inbound.unit)?;
         if unit.claimed_by != 0 || unit.replied.is_some() {
             return None;
         }
+        let stale = owner.is_some_and(|owner| self.has_ended(owner));
         if inbound.context == parent {
-            return Some(inbound);
+            return (owner.is_none() || stale).then_some((inbound.unit, inbound.by_loop || stale));
         }
-        // A loop that reads for all calls the protocol at once, in the connection's own context, which nobody has
-        // announced: nothing of this thread lies between. An announced one without an owner is some task's own.
-        let announced = self.contexts.find(parent).is_some_and(|context| context.announced);
-        (inbound.by_loop && inbound.facts == facts && (!announced || stale)).then_some(inbound)
+        // A loop that has read calls the protocol at once, which may start the task in a context of the connection or in
+        // a new empty one (uvicorn). Nobody has announced either, and it may stand at the address of any that was.
+        // Nothing of this thread lies between; whether that was chance, the response shows.
+        (inbound.facts == facts).then_some((inbound.unit, true))
     }
 
     fn has_ended(&self, unit: UnitId) -> bool {
@@ -140,10 +142,7 @@ impl Engine {
             process.open.remove(&id);
         }
         let header = Header { pid: at.pid, tid: at.tid, ..Header::default() };
-        if at.context == 0
-            || self.by_thread(&header, at.context) == Some(id)
-            || self.by_queue(&header) == Some(id)
-        {
+        if at.context == 0 || self.by_queue(&header) == Some(id) {
             return;
         }
         if claimed_by != 0 && self.contexts.descends(at.context, claimed_by) {
@@ -152,8 +151,17 @@ impl Engine {
             }
             return;
         }
+        if self.by_thread(&header, at.context) == Some(id) {
+            // Who has read it answers; a task that was certainly made for it may still work on it.
+            if self.contexts.find(claimed_by).is_some_and(|context| context.tentative) {
+                self.refute(id, claimed_by);
+            }
+            return;
+        }
         let owner = self.owner(at.context, at.time).map(|(owner, _)| owner);
         if owner == Some(id) {
+            // The task that serves the connection: what seemed to be made for the request was another's.
+            self.refute(id, claimed_by);
             return;
         }
         let Some(context) = self.contexts.find_mut(at.context) else { return };
@@ -184,15 +192,23 @@ impl Engine {
             unit.claimed_by = 0;
         }
         // Another context was believed to have been made for this request.
-        if claimed_by != 0 && claimed_by != at.context && announced {
-            self.counters.refuted += 1;
-            if let Some(context) = self.contexts.find_mut(claimed_by) {
-                context.claim = None;
-                context.tentative = false;
-            }
-            if let Some(unit) = self.units.get_mut(&id) {
-                unit.claimed_by = 0;
-            }
+        if claimed_by != at.context && announced {
+            self.refute(id, claimed_by);
+        }
+    }
+
+    /// Takes the claim of a context on a request back; 0 stands for none.
+    fn refute(&mut self, unit: UnitId, claimed_by: ContextId) {
+        if claimed_by == 0 {
+            return;
+        }
+        self.counters.refuted += 1;
+        if let Some(context) = self.contexts.find_mut(claimed_by) {
+            context.claim = None;
+            context.tentative = false;
+        }
+        if let Some(unit) = self.units.get_mut(&unit) {
+            unit.claimed_by = 0;
         }
     }
 }

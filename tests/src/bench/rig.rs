@@ -25,6 +25,9 @@ use crate::{
 /// Load before each measurement: imports are done, statements prepared, connections open, code specialised.
 const WARM_UP: Duration = Duration::from_secs(2);
 
+/// Load between bare and watched: connections are resolved, statements learned.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// How a service is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Variant {
@@ -91,14 +94,37 @@ pub(crate) struct Sample {
     pub(crate) foreign: f64,
     /// Spans per request, as the collector got them.
     pub(crate) spans: f64,
+    /// CPU time of the agent.
+    pub(crate) agent_cpu: Duration,
     pub(crate) agent: Option<AgentSample>,
+}
+
+impl Sample {
+    /// This load and another of the same kind.
+    fn and(&self, other: &Self) -> Self {
+        let mean = |one: Duration, two: Duration| (one + two) / 2;
+        Self {
+            wrk: Measurement {
+                requests: self.wrk.requests + other.wrk.requests,
+                errors: self.wrk.errors + other.wrk.errors,
+                elapsed: self.wrk.elapsed + other.wrk.elapsed,
+                median: mean(self.wrk.median, other.wrk.median),
+                p99: mean(self.wrk.p99, other.wrk.p99),
+                max: self.wrk.max.max(other.wrk.max),
+            },
+            service: self.service + other.service,
+            collector: self.collector + other.collector,
+            foreign: f64::midpoint(self.foreign, other.foreign),
+            spans: 0.0,
+            agent_cpu: self.agent_cpu + other.agent_cpu,
+            agent: None,
+        }
+    }
 }
 
 /// What the agent used meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentSample {
-    /// CPU time.
-    pub(crate) cpu: Duration,
     /// Requests that it has seen, in the warm-up too.
     pub(crate) requests: u64,
     /// Memory at the end of the load.
@@ -133,35 +159,61 @@ impl Rig {
         Ok(Self { venv: venv.into(), sdk_venv: sdk_venv.into(), duration, postgres, redis, dir })
     }
 
-    /// Measures one case of one variant.
-    pub(crate) fn measure(&mut self, variant: Variant, case: &Case) -> Result<Sample> {
-        let subject = self.subject(variant)?;
+    /// Measures a case under the SDK.
+    pub(crate) fn measure_sdk(&mut self, case: &Case) -> Result<Sample> {
+        let subject = self.subject(Variant::Sdk)?;
         let warm_up = self.load(&subject, case, WARM_UP)?;
-        let before = self.times(&subject);
-        let wrk = self.load(&subject, case, self.duration)?;
-        let after = self.times(&subject);
-        ensure!(wrk.errors == 0, "{case}, {variant}: {} of {} requests failed", wrk.errors, wrk.requests);
+        let mut sample = self.sample(&subject, case, Variant::Sdk)?;
+        let requests = warm_up.requests + sample.wrk.requests;
+        sample.spans = subject.finish()? as f64 / requests as f64;
+        Ok(sample)
+    }
 
+    /// Measures a case bare and watched, in this order and back. It is one process throughout: two differ by more than
+    /// what Adder costs, for the layout of their memory and the seeds of their hashes.
+    pub(crate) fn measure_pair(&mut self, case: &Case) -> Result<[Sample; 2]> {
+        let mut subject = self.subject(Variant::Bare)?;
+        subject.collector = Some(Collector::start()?);
+        self.load(&subject, case, WARM_UP)?;
+        let first = self.sample(&subject, case, Variant::Bare)?;
+        subject.agent = self.agent(&subject)?;
+        let mut requests = self.load(&subject, case, SETTLE)?.requests;
+        let watched = self.sample(&subject, case, Variant::Adder)?;
+        let mut watched = watched.and(&self.sample(&subject, case, Variant::Adder)?);
+        requests += watched.wrk.requests;
+        watched.agent = self.agent_sample(&subject, requests)?;
+        subject.detach()?;
+        self.load(&subject, case, SETTLE)?;
+        let bare = first.and(&self.sample(&subject, case, Variant::Bare)?);
+        watched.spans = subject.finish()? as f64 / requests as f64;
+        Ok([bare, watched])
+    }
+
+    /// One load and what it took.
+    fn sample(&mut self, subject: &Subject, case: &Case, variant: Variant) -> Result<Sample> {
+        let before = self.times(subject);
+        let wrk = self.load(subject, case, self.duration)?;
+        let after = self.times(subject);
+        ensure!(wrk.errors == 0, "{case}, {variant}: {} of {} requests failed", wrk.errors, wrk.requests);
         let used = |time: fn(&Times) -> Duration| time(&after).saturating_sub(time(&before));
         let foreign = used(|times| times.machine.busy).saturating_sub(used(Times::known));
-        let agent = match &subject.agent {
-            Some(agent) => {
-                let pid = agent.process().pid();
-                let (memory, maps) = (Memory::of(pid), map_memory(pid));
-                let status = Status::fresh(&self.socket())?;
-                let requests = warm_up.requests + wrk.requests;
-                Some(AgentSample { cpu: used(|times| times.agent), requests, memory, maps, status })
-            }
-            None => None,
-        };
         Ok(Sample {
             wrk,
             service: used(|times| times.service),
             collector: if subject.collector.is_some() { used(|times| times.rig) } else { Duration::ZERO },
             foreign: foreign.as_secs_f64() / used(|times| times.machine.all).as_secs_f64().max(1e-9),
-            spans: subject.finish()? as f64 / (warm_up.requests + wrk.requests) as f64,
-            agent,
+            spans: 0.0,
+            agent_cpu: used(|times| times.agent),
+            agent: None,
         })
+    }
+
+    fn agent_sample(&self, subject: &Subject, requests: u64) -> Result<Option<AgentSample>> {
+        let Some(agent) = &subject.agent else { return Ok(None) };
+        let pid = agent.process().pid();
+        let (memory, maps) = (Memory::of(pid), map_memory(pid));
+        let status = Status::fresh(&self.socket())?;
+        Ok(Some(AgentSample { requests, memory, maps, status }))
     }
 
     /// Run times of Adder's programs under a load; `None` where the kernel may not be asked to count them. Apart
@@ -186,20 +238,21 @@ impl Rig {
             _ => (&self.venv, environment),
         };
         let app = App::uvicorn(venv, &self.dir, "games:app", EventLoop::Uvloop, 1, &environment)?;
-        let agent = match (&collector, variant) {
-            (Some(collector), Variant::Adder) => {
-                let config = self.dir.join("adder.toml");
-                fs::write(
-                    &config,
-                    format!("[status]\nsocket = {:?}\n", self.socket().display().to_string()),
-                )?;
-                let arguments =
-                    ["run", "--config", &config.display().to_string(), "--pid", &app.pid().to_string()];
-                Some(Agent::start(&self.dir, &arguments, collector.env(Protocol::Grpc))?)
-            }
-            _ => None,
-        };
-        Ok(Subject { agent, app, collector })
+        let mut subject = Subject { agent: None, app, collector };
+        if variant == Variant::Adder {
+            subject.agent = self.agent(&subject)?;
+        }
+        Ok(subject)
+    }
+
+    /// An agent that watches the service and reports to its collector.
+    fn agent(&self, subject: &Subject) -> Result<Option<Agent>> {
+        let Some(collector) = &subject.collector else { return Ok(None) };
+        let config = self.dir.join("adder.toml");
+        fs::write(&config, format!("[status]\nsocket = {:?}\n", self.socket().display().to_string()))?;
+        let pid = subject.app.pid().to_string();
+        let arguments = ["run", "--config", &config.display().to_string(), "--pid", &pid];
+        Ok(Some(Agent::start(&self.dir, &arguments, collector.env(Protocol::Grpc))?))
     }
 
     fn load(&self, subject: &Subject, case: &Case, duration: Duration) -> Result<Measurement> {
@@ -226,12 +279,18 @@ impl Rig {
 }
 
 impl Subject {
-    /// Ends agent and service, upon which they send what they have; the number of spans.
-    fn finish(mut self) -> Result<usize> {
+    /// Ends the agent, upon which it sends what it has.
+    fn detach(&mut self) -> Result<()> {
         if let Some(agent) = self.agent.take() {
             let (status, lines) = agent.stop()?;
             ensure!(status.success(), "adder ended with {status}: {}", lines.join("\n"));
         }
+        Ok(())
+    }
+
+    /// Ends agent and service, upon which they send what they have; the number of spans.
+    fn finish(mut self) -> Result<usize> {
+        self.detach()?;
         self.app.stop()?;
         Ok(self.collector.map_or(0, |collector| collector.spans().len()))
     }

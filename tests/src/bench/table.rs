@@ -223,7 +223,7 @@ fn collector(sample: &Sample) -> f64 {
 
 /// CPU of the agent per request, µs.
 fn agent(sample: &Sample) -> f64 {
-    sample.agent.as_ref().map_or(0.0, |agent| agent.cpu.as_secs_f64() * 1e6 / sample.wrk.requests as f64)
+    sample.agent_cpu.as_secs_f64() * 1e6 / sample.wrk.requests as f64
 }
 
 fn share(sample: &Sample) -> f64 {

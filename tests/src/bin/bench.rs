@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: what watching costs a service, beside the same service bare and under the OpenTelemetry SDK.
 //!
-//! Each measurement has a service process of its own, warmed up, on servers that all share; nothing else of the rig
-//! runs meanwhile. That matters for Adder: where it hooks the exit of every system call, a service that is not
-//! watched pays too, so a bare one must not be measured beside it. A round measures everything once, in an order that
-//! turns from round to round, and results are compared within their round only: what else the machine does changes
-//! by the minute.
+//! Bare and watched are one process, warmed up, measured bare, watched, watched and bare again: two processes of the
+//! same program differ by more than what is to be measured. The agent is gone while the service is measured bare: where
+//! it hooks the exit of every system call, a service that is not watched pays too. The SDK needs a process of its own.
+//! All share the servers; nothing else of the rig runs meanwhile. A round measures everything once, and results are
+//! compared within their round only: what else the machine does changes by the minute.
 
 #[path = "../bench/kernel.rs"]
 mod kernel;
@@ -52,11 +52,11 @@ fn main() -> Result<()> {
     let mut results = Results::new(cases.clone());
     for round in 0..rounds {
         for (index, case) in cases.iter().enumerate() {
-            let mut order = Variant::ALL;
-            order.rotate_left((round + index) % Variant::ALL.len());
-            for variant in order {
-                let sample = rig.measure(variant, case)?;
-                ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
+            let [bare, adder] = rig.measure_pair(case)?;
+            ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
+            let sdk = rig.measure_sdk(case)?;
+            ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
+            for (variant, sample) in [(Variant::Bare, bare), (Variant::Adder, adder), (Variant::Sdk, sdk)] {
                 eprintln!("round {} of {rounds}: {case}, {variant}: {:.0}/s", round + 1, sample.wrk.rate());
                 results.push(index, variant, sample);
             }

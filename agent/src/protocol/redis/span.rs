@@ -22,10 +22,8 @@ const OMITTED: &str = "...";
 /// kind is told, and the channel only with [`TextMode::Raw`], for channels may contain keys and names of people.
 pub fn describe(batch: &Batch, role: Role, endpoints: &Endpoints, text: TextMode) -> Description {
     let name = name(batch);
-    let mut attributes = vec![
-        Attribute::new("db.system.name", "redis"),
-        Attribute::new("db.operation.name", name.clone()),
-    ];
+    let mut attributes =
+        vec![Attribute::new("db.system.name", "redis"), Attribute::new("db.operation.name", name.clone())];
     attributes.extend(batch.database.map(|index| Attribute::new("db.namespace", index.to_string())));
     let failure = failure(batch);
     if let Some(error) = &batch.error {

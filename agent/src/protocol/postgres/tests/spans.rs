@@ -11,7 +11,8 @@ fn endpoints() -> Endpoints {
 }
 
 fn describe_all(chunks: &[Chunk], mode: TextMode) -> Vec<Description> {
-    let describe = |statement: &Statement| describe(statement, Role::Client, &endpoints(), mode, &mut Texts::default());
+    let describe =
+        |statement: &Statement| describe(statement, Role::Client, &endpoints(), mode, &mut Texts::default());
     statements(&play(chunks)).iter().map(describe).collect()
 }
 
@@ -158,7 +159,8 @@ fn a_unix_socket_is_an_address_without_port() {
     let path = "/run/postgresql/.s.PGSQL.5432";
     let endpoints = Endpoints { local: Address::Unix(String::new()), remote: Address::Unix(path.to_owned()) };
     let statement = &statements(&play(&[asks(query("SELECT 1"))]))[0];
-    let description = describe(statement, Role::Client, &endpoints, TextMode::Sanitized, &mut Texts::default());
+    let description =
+        describe(statement, Role::Client, &endpoints, TextMode::Sanitized, &mut Texts::default());
     assert!(has(&description, &format!("server.address={path}")));
     assert!(has(&description, &format!("network.peer.address={path}")));
     assert!(has(&description, "network.transport=unix"));
