@@ -6,7 +6,7 @@
 //! Specification", "Type-specific guidance"), except for an endpoint that is no URL: spans must not go elsewhere, or
 //! nowhere, in silence.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{export::Settings, signal::TextMode};
 
@@ -23,6 +23,8 @@ pub struct Config {
     pub otlp: Option<Settings>,
     /// HTTP.
     pub http: Http,
+    /// Messages.
+    pub messaging: Messaging,
     /// Which processes are watched.
     pub discover: Discover,
     /// How services are named.
@@ -53,6 +55,15 @@ pub struct Capture {
 pub struct Http {
     /// Route templates such as `/games/{game_id}`, tried before those that are learned.
     pub routes: Vec<String>,
+}
+
+/// `[messaging]`: what is made of messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Messaging {
+    /// Spans for operations that arrange things at a broker: declarations, bindings, consumers.
+    pub declarations: bool,
+    /// A message that is delivered later than this after it was published is linked to its publish, not its child.
+    pub link_after: Duration,
 }
 
 /// `[discover]`: which processes are watched.
@@ -88,6 +99,12 @@ pub struct StatusSocket {
 impl Default for Capture {
     fn default() -> Self {
         Self { sql: TextMode::default(), redis: TextMode::default(), max_bytes: 16 * 1024 }
+    }
+}
+
+impl Default for Messaging {
+    fn default() -> Self {
+        Self { declarations: false, link_after: Duration::from_mins(5) }
     }
 }
 
@@ -127,9 +144,9 @@ impl Config {
         let mut env = env::Env::new(&env);
         env.read(&mut draft)?;
         let mut warnings = env.warnings;
-        let Draft { capture, otlp, http, discover, service, log, status, resource, disabled } = draft;
+        let Draft { capture, otlp, http, messaging, discover, service, log, status, resource, disabled } = draft;
         let otlp = otlp.settings(&mut warnings)?;
-        Ok((Self { capture, otlp, http, discover, service, log, status, resource, disabled }, warnings))
+        Ok((Self { capture, otlp, http, messaging, discover, service, log, status, resource, disabled }, warnings))
     }
 }
 
@@ -139,6 +156,7 @@ struct Draft {
     capture: Capture,
     otlp: otlp::Draft,
     http: Http,
+    messaging: Messaging,
     discover: Discover,
     service: Service,
     log: Log,

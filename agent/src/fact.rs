@@ -15,6 +15,7 @@ mod own {
     pub(super) const CLOCK: u16 = 0x8003;
     pub(super) const DROPPED: u16 = 0x8004;
     pub(super) const END: u16 = 0x8005;
+    pub(super) const LATE_WRITES: u16 = 0x8006;
 }
 
 /// A watched process, as far as its resource goes.
@@ -69,6 +70,8 @@ pub enum Fact<'a> {
     Put(Item),
     /// An item was taken from a work queue.
     Get(Item),
+    /// A future has its result, and a context waits for it.
+    Wake(Lineage),
     /// A process forked.
     Fork(Child),
     /// A process has a new program.
@@ -81,6 +84,8 @@ pub enum Fact<'a> {
     Process(Header, ProcessInfo),
     /// The agent has looked at its interpreter.
     Python(Header, PythonInfo),
+    /// Its event loop writes small pieces only when all tasks have run, in nobody's context (uvloop up to 0.22).
+    LateWrites(Header),
     /// Time.
     Clock(Header, Clock),
     /// So many facts of a process found no room, in all.
@@ -159,6 +164,7 @@ impl<'a> Fact<'a> {
             kind::CLOSE => Self::Close(front(bytes).ok_or(short)?),
             kind::TASK => Self::Task(front(bytes).ok_or(short)?),
             kind::COPY => Self::Copy(front(bytes).ok_or(short)?),
+            kind::WAKE => Self::Wake(front(bytes).ok_or(short)?),
             kind::PUT => Self::Put(front(bytes).ok_or(short)?),
             kind::GET => Self::Get(front(bytes).ok_or(short)?),
             kind::FORK => Self::Fork(front(bytes).ok_or(short)?),
@@ -167,6 +173,7 @@ impl<'a> Fact<'a> {
             kind::MAP => Self::Map(header),
             own::PROCESS => Self::Process(header, body_of(kind, body)?),
             own::PYTHON => Self::Python(header, body_of(kind, body)?),
+            own::LATE_WRITES => Self::LateWrites(header),
             own::CLOCK => Self::Clock(header, body_of(kind, body)?),
             own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
             own::END => Self::End(header),
@@ -180,12 +187,13 @@ impl<'a> Fact<'a> {
             Self::Data { data, .. } => &data.header,
             Self::Socket(socket) => &socket.header,
             Self::Close(close) => &close.header,
-            Self::Task(lineage) | Self::Copy(lineage) => &lineage.header,
+            Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
             Self::Put(item) | Self::Get(item) => &item.header,
             Self::Fork(child) => &child.header,
             Self::Exec(header)
             | Self::Exit(header)
             | Self::Map(header)
+            | Self::LateWrites(header)
             | Self::Process(header, _)
             | Self::Python(header, _)
             | Self::Clock(header, _)
@@ -204,7 +212,7 @@ impl<'a> Fact<'a> {
             }
             Self::Socket(socket) => into.extend_from_slice(as_bytes(&**socket)),
             Self::Close(close) => into.extend_from_slice(as_bytes(close)),
-            Self::Task(lineage) | Self::Copy(lineage) => into.extend_from_slice(as_bytes(lineage)),
+            Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => into.extend_from_slice(as_bytes(lineage)),
             Self::Put(item) | Self::Get(item) => into.extend_from_slice(as_bytes(item)),
             Self::Fork(child) => into.extend_from_slice(as_bytes(child)),
             Self::Exec(header) | Self::Exit(header) | Self::Map(header) => {
@@ -212,6 +220,7 @@ impl<'a> Fact<'a> {
             }
             Self::Process(header, info) => write_own(own::PROCESS, header, info, into),
             Self::Python(header, info) => write_own(own::PYTHON, header, info, into),
+            Self::LateWrites(header) => write_own(own::LATE_WRITES, header, &(), into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
             Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),
             Self::End(header) => write_own(own::END, header, &(), into),

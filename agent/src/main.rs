@@ -84,8 +84,12 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { target } => watch(target, None),
         Command::Record { file, target } => watch(target, Some(file)),
-        Command::Replay { file, otlp } => replay(&file, otlp.as_deref()),
+        Command::Replay { file, otlp } => {
+            end_with_the_reader();
+            replay(&file, otlp.as_deref())
+        }
         Command::Doctor { pid } => {
+            end_with_the_reader();
             if doctor::doctor(&pid) {
                 ExitCode::SUCCESS
             } else {
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         Command::Status { config } => match load(config.as_deref()) {
             Ok((config, _)) => match status::ask(&config.status.socket) {
                 Ok(text) => {
+                    end_with_the_reader();
                     println!("{text}");
                     ExitCode::SUCCESS
                 }
@@ -106,6 +111,12 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, USAGE),
         },
     }
+}
+
+/// Whoever reads the output may stop (`adder doctor | head`): that is no error. An agent that watches goes on.
+fn end_with_the_reader() {
+    // SAFETY: plain system call; no other thread runs yet.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 fn watch(target: Target, record: Option<PathBuf>) -> ExitCode {

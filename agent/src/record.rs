@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// First bytes of a recording (inside the gzip stream); the digit is the version of the format.
-const MAGIC: &[u8; 8] = b"adder\0r1";
+const MAGIC: &[u8; 8] = b"adder\0r2";
 /// No fact is longer.
 const FACT_MAX: u32 = 64 * 1024;
 

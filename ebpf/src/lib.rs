@@ -28,6 +28,8 @@ pub mod kind {
     pub const PUT: u16 = 10;
     /// [`Item`](super::Item): an item was taken from a `queue.SimpleQueue`.
     pub const GET: u16 = 11;
+    /// [`Lineage`](super::Lineage): a future has its result, and `child` is the context that waits for it.
+    pub const WAKE: u16 = 12;
 }
 
 /// Bits of [`Header::flags`].
@@ -131,13 +133,13 @@ pub struct Close {
     pub reserved: u32,
 }
 
-/// A context came to be out of the current one ([`Header::context`]).
+/// A context came to be out of the current one ([`Header::context`]), or will run because of it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lineage {
     /// The head of the fact; its context is the parent, 0 where there was none.
     pub header: Header,
-    /// Address of the new context.
+    /// Address of the other context.
     pub child: u64,
 }
 

@@ -18,6 +18,15 @@ use crate::{
 
 /// Offset of `PyObject.ob_type` (Include/object.h; the same on every build with the GIL).
 const OB_TYPE: u64 = 8;
+/// Offsets of `FutureObj.fut_context0`, and of `fut_callbacks`, a list of pairs (function, context) of those that
+/// registered after the first (Modules/_asynciomodule.c; the same from 3.8 to 3.14).
+const FUT_CONTEXT0: u64 = 32;
+const FUT_CALLBACKS: u64 = 40;
+/// Offsets of `PyVarObject.ob_size` and `PyListObject.ob_item` (Include/cpython/listobject.h).
+const LIST_SIZE: u64 = 16;
+const LIST_ITEMS: u64 = 24;
+/// Offset of the second item of a `PyTupleObject`.
+const TUPLE_SECOND: u64 = 32;
 /// The bits of an address of user space (`Documentation/arch/x86/x86_64/mm.rst`, four-level page tables).
 const ADDRESS: u64 = (1 << 48) - 1;
 
@@ -104,6 +113,33 @@ pub fn copy_context(ctx: RetProbeContext) -> u32 {
     let child = proven_context(process, ctx.ret());
     if child != 0 {
         report_number(kind::COPY, current_context(process), child);
+    }
+    0
+}
+
+/// Entry of `_asyncio.Future.set_result(self, …)`: whoever waits for the future will run because of the current context.
+///
+/// Who waits is the last to have registered: others (a store of futures that wants to know when one is done) do so
+/// when it is made, in a copy of the context that nobody has announced.
+#[uprobe]
+pub fn set_result(ctx: ProbeContext) -> u32 {
+    let (pid, _) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process);
+    let future: u64 = ctx.arg(0).unwrap_or(0);
+    let mut waiting: u64 = user(future + FUT_CONTEXT0);
+    let callbacks: u64 = user(future + FUT_CALLBACKS);
+    if callbacks != 0 {
+        let count: u64 = user(callbacks + LIST_SIZE);
+        let items: u64 = user(callbacks + LIST_ITEMS);
+        if count != 0 {
+            let pair: u64 = user(items + (count - 1) * 8);
+            waiting = user(pair + TUPLE_SECOND);
+        }
+    }
+    waiting = proven_context(process, waiting);
+    if waiting != 0 {
+        report_number(kind::WAKE, current_context(process), waiting);
     }
     0
 }

@@ -14,7 +14,7 @@ REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 PLAYERS_URL = os.environ.get("PLAYERS_URL", "http://127.0.0.1:8001")
 
 _lock = threading.Lock()
-_truth = defaultdict(lambda: {"sql": 0, "redis": 0, "http": 0})
+_truth = defaultdict(lambda: {"sql": 0, "redis": 0, "http": 0, "publish": 0})
 
 
 class Rid:
@@ -24,18 +24,22 @@ class Rid:
         self.rid = rid
         self.plain = plain
 
-    def _note(self, kind):
+    def routing_key(self, kind):
+        """The key of a message of this kind."""
+        return f"{kind}.rid:{self.rid}"
+
+    def note(self, kind):
         with _lock:
             _truth[self.rid][kind] += 1
 
     def sql(self, text):
         """`text` with the id in a trailing comment."""
-        self._note("sql")
+        self.note("sql")
         return text if self.plain or not self.rid else f"{text} {self.comment}"
 
     def statement(self):
         """Counts a statement whose text somebody else builds; returns the comment for it."""
-        self._note("sql")
+        self.note("sql")
         return "" if self.plain or not self.rid else self.comment
 
     @property
@@ -44,12 +48,12 @@ class Rid:
 
     def key(self, name):
         """The Redis key `name`, for one command."""
-        self._note("redis")
+        self.note("redis")
         return f"rid:{self.rid}:{name}" if self.rid else name
 
     def url(self, path):
         """The URL of `path` at the players service."""
-        self._note("http")
+        self.note("http")
         joint = "&" if "?" in path else "?"
         query = f"{joint}rid={self.rid}" if self.rid else ""
         return f"{PLAYERS_URL}{path}{query}{'&plain=1' if self.plain and query else ''}"

@@ -16,10 +16,13 @@ use crate::{collector::CollectedSpan, python::Counts};
 const DETAILS: usize = 20;
 
 /// Where a client span's text may be: current names, then those of older instrumentations.
-const CLIENT_TEXT: &[&str] = &["db.query.text", "url.full", "db.statement", "http.url"];
+const CLIENT_TEXT: &[&str] = &["db.query.text", "url.full", "db.statement", "http.url", ROUTING_KEY];
+
+/// Where a message carries its id.
+const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
 
 /// Where a server span's query may be, likewise.
-const SERVER_TEXT: &[&str] = &["url.query", "url.full", "http.target", "http.url"];
+const SERVER_TEXT: &[&str] = &["url.query", "url.full", "http.target", "http.url", ROUTING_KEY];
 
 /// Statements that belong to a driver's book-keeping and that no service counts: transaction control, and what
 /// asyncpg sends when a connection goes back to its pool or is prepared.
@@ -50,8 +53,10 @@ pub struct Verdict {
     pub orphan: usize,
     /// Client spans without an id in their text.
     pub unmarked: usize,
-    /// Server spans with an id.
+    /// Server and consumer spans with an id.
     pub servers: usize,
+    /// Consumer spans among them.
+    pub consumers: usize,
     /// Those of them whose parent is a collected client span: another watched service made the request.
     pub linked: usize,
     /// Spans whose parent was not collected.
@@ -75,11 +80,13 @@ pub fn judge(spans: &[CollectedSpan]) -> Verdict {
             verdict.lost_parent += 1;
         }
         match span.span.kind() {
-            SpanKind::Server => {
+            kind @ (SpanKind::Server | SpanKind::Consumer) => {
                 let Some(rid) = server_rid(span) else { continue };
                 verdict.servers += 1;
+                verdict.consumers += usize::from(kind == SpanKind::Consumer);
+                let calls = [SpanKind::Client, SpanKind::Producer];
                 if let Some(caller) =
-                    forest.parent(span).filter(|parent| parent.span.kind() == SpanKind::Client)
+                    forest.parent(span).filter(|parent| calls.contains(&parent.span.kind()))
                 {
                     verdict.linked += 1;
                     if let Some(asked) = planted(caller).filter(|asked| *asked != rid) {
@@ -145,7 +152,7 @@ impl Verdict {
                 differences.push(format!("{rid}: no server span"));
                 continue;
             };
-            if (told.sql, told.http) != (found.sql, found.http) || (told.redis > 0) != (found.redis > 0) {
+            if (told.sql, told.http, told.publish) != (found.sql, found.http, found.publish) || (told.redis > 0) != (found.redis > 0) {
                 differences.push(format!("{rid}: did {told:?}, spans show {found:?}"));
             }
         }
@@ -229,6 +236,7 @@ fn count(span: &CollectedSpan, counts: &mut Counts) {
         }
         Some("redis") => counts.redis += 1,
         Some(_) => {}
+        None if span.attribute("messaging.system").is_some() => counts.publish += 1,
         None => counts.http += 1,
     }
 }
@@ -245,12 +253,12 @@ impl<'a> Forest<'a> {
         self.0.get(&(&span.span.trace_id[..], &span.span.parent_span_id[..])).copied()
     }
 
-    /// The nearest server span above.
+    /// The nearest server or consumer span above.
     fn server(&self, span: &CollectedSpan) -> Option<&'a CollectedSpan> {
         let mut at = self.parent(span)?;
         // No more steps than there are spans, should the parents form a ring.
         for _ in 0..self.0.len() {
-            if at.span.kind() == SpanKind::Server {
+            if matches!(at.span.kind(), SpanKind::Server | SpanKind::Consumer) {
                 return Some(at);
             }
             at = self.parent(at)?;

@@ -21,6 +21,7 @@ pub mod load;
 pub mod postgres;
 pub mod process;
 pub mod python;
+pub mod rabbitmq;
 pub mod redis;
 pub mod stack;
 pub mod watch;

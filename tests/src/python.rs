@@ -16,6 +16,7 @@ use crate::{
     free_port, http,
     postgres::Postgres,
     process::Process,
+    rabbitmq::RabbitMq,
     redis::Redis,
     root,
 };
@@ -55,6 +56,13 @@ impl Environment {
         Self { service: service.to_string(), variables: Vec::new(), has_sdk: false }
     }
 
+    /// The same for another service.
+    #[must_use]
+    pub fn named(mut self, service: &str) -> Self {
+        self.service = service.to_string();
+        self
+    }
+
     /// Sets a variable.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
@@ -66,6 +74,12 @@ impl Environment {
     #[must_use]
     pub fn servers(self, postgres: &Postgres, redis: &Redis) -> Self {
         self.set("PG_DSN", &postgres.dsn()).set("REDIS_URL", &redis.url())
+    }
+
+    /// The service uses this broker.
+    #[must_use]
+    pub fn broker(self, broker: &RabbitMq) -> Self {
+        self.set("AMQP_URL", &broker.url())
     }
 
     /// The service calls this one.
@@ -94,6 +108,8 @@ pub struct Counts {
     pub redis: usize,
     /// Requests to other services.
     pub http: usize,
+    /// Messages published.
+    pub publish: usize,
 }
 
 /// A running service, ready for requests.
@@ -169,7 +185,34 @@ impl App {
         })
     }
 
+    /// `python SCRIPT ARGUMENTS…`, for what serves nothing: it says `ready` when it is.
+    pub fn worker(
+        venv: &Path,
+        dir: &Path,
+        script: &str,
+        arguments: &[&str],
+        environment: &Environment,
+    ) -> Result<Self> {
+        let mut app = Self::spawn(venv, dir, environment, |command, _| {
+            command.arg(script).args(arguments);
+        })?;
+        app.process.wait_ready(|| app.process.log_tail().lines().any(|line| line == "ready"))?;
+        app.port = 0;
+        Ok(app)
+    }
+
     fn start(
+        venv: &Path,
+        dir: &Path,
+        environment: &Environment,
+        arguments: impl FnOnce(&mut Command, &str),
+    ) -> Result<Self> {
+        let app = Self::spawn(venv, dir, environment, arguments)?;
+        app.process.wait_ready(|| app.get("/health").is_ok_and(|(status, _)| status == 200))?;
+        Ok(app)
+    }
+
+    fn spawn(
         venv: &Path,
         dir: &Path,
         environment: &Environment,
@@ -199,9 +242,7 @@ impl App {
         arguments(&mut command, &port.to_string());
         let log = dir.join(format!("{marker}.log"));
         let process = Process::start(&mut command, &log, libc::SIGTERM)?;
-        let app = Self { process, port, service: service.clone(), marker };
-        app.process.wait_ready(|| app.get("/health").is_ok_and(|(status, _)| status == 200))?;
-        Ok(app)
+        Ok(Self { process, port, service: service.clone(), marker })
     }
 
     /// Its port on 127.0.0.1.
@@ -256,7 +297,7 @@ impl App {
         let requests = value.as_object().context("/truth is no object")?;
         let counts = requests.iter().map(|(rid, value)| {
             let count = |kind: &str| value[kind].as_u64().unwrap_or(0) as usize;
-            (rid.clone(), Counts { sql: count("sql"), redis: count("redis"), http: count("http") })
+            (rid.clone(), Counts { sql: count("sql"), redis: count("redis"), http: count("http"), publish: count("publish") })
         });
         Ok(counts.collect())
     }

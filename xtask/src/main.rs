@@ -149,6 +149,7 @@ fn servers() -> Result<()> {
         &[
             ("/usr/lib/postgresql/*/bin/initdb", "postgresql"),
             ("redis-server", "redis-server"),
+            ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"),
             ("setpriv", "util-linux"),
         ],
         "servers for the demo and the tests, started on loopback by them alone",

@@ -1,6 +1,6 @@
 //! The TOML file. Every key is known, and has a line to blame.
 
-use std::{ops::Range, path::PathBuf};
+use std::{ops::Range, path::PathBuf, time::Duration};
 
 use toml::{
     Spanned,
@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The sections and their keys.
-pub(super) const KEYS: [(&str, &[&str]); 7] = [
+pub(super) const KEYS: [(&str, &[&str]); 8] = [
     ("capture", &["sql", "redis", "max_bytes"]),
     (
         "otlp",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
         ],
     ),
     ("http", &["routes"]),
+    ("messaging", &["declarations", "link_after"]),
     ("discover", &["exec", "pids"]),
     ("service", &["names"]),
     ("log", &["level"]),
@@ -38,6 +39,9 @@ pub(super) const KEYS: [(&str, &[&str]); 7] = [
 
 /// Bounds of `capture.max_bytes`.
 const MAX_BYTES: std::ops::RangeInclusive<i64> = 256..=16_384;
+
+/// Largest `messaging.link_after`: a day, as long as a publish is remembered. Seconds.
+const MAX_LINK_AFTER: i64 = 24 * 3600;
 
 /// Largest process id that Linux gives (`PID_MAX_LIMIT`).
 const MAX_PID: i64 = 4 * 1024 * 1024;
@@ -146,6 +150,11 @@ impl Path<'_> {
             "otlp.client_certificate" => draft.otlp.client_certificate = Some(self.absolute_path(value)?),
             "otlp.client_key" => draft.otlp.client_key = Some(self.absolute_path(value)?),
             "http.routes" => draft.http.routes = self.list(value, |path, value| path.word(value, route))?,
+            "messaging.declarations" => draft.messaging.declarations = self.truth(value)?,
+            "messaging.link_after" => {
+                let seconds = self.number(value, 0..=MAX_LINK_AFTER)?.unsigned_abs();
+                draft.messaging.link_after = Duration::from_secs(seconds);
+            }
             "discover.exec" => {
                 draft.discover.exec = self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;
             }
@@ -199,6 +208,10 @@ impl Path<'_> {
             .ok()
             .filter(|number| range.contains(number))
             .ok_or_else(|| self.wrong(value, &format!("is {integer}, not {wanted}")))
+    }
+
+    fn truth(&self, value: &Value<'_>) -> Result<bool, ConfigError> {
+        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, "true or false"))
     }
 
     fn absolute_path(&self, value: &Value<'_>) -> Result<PathBuf, ConfigError> {

@@ -82,6 +82,9 @@ fn everything_in_the_file_is_read() {
         certificate = "/etc/adder/ca.pem"
         [http]
         routes = ["/games/{game_id}", "/files/{name}.json"]
+        [messaging]
+        declarations = true
+        link_after = 60
         [discover]
         exec = ["/srv/*/python*"]
         pids = [42]
@@ -103,6 +106,7 @@ fn everything_in_the_file_is_read() {
     assert_eq!(settings.timeout, Duration::from_millis(2500));
     assert_eq!(settings.certificates.authority, Some("/etc/adder/ca.pem".into()));
     assert_eq!(config.http.routes, ["/games/{game_id}", "/files/{name}.json"]);
+    assert_eq!((config.messaging.declarations, config.messaging.link_after), (true, Duration::from_mins(1)));
     assert_eq!((config.discover.exec, config.discover.pids), (vec!["/srv/*/python*".to_owned()], vec![42]));
     assert_eq!(config.service.names["shop.main"], "shop");
     assert_eq!(config.log.level, "info,adder::export=debug");

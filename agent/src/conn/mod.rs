@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::{
-    protocol::{Event, Guess, LossReason, Mark, Parser, Side, http, postgres, redis},
+    protocol::{Event, Guess, LossReason, Mark, Parser, Side, amqp, http, postgres, redis},
     signal::{Address, Endpoints, Role},
 };
 
@@ -45,6 +45,8 @@ pub enum Protocol {
     Postgres,
     /// Redis.
     Redis,
+    /// AMQP 0-9-1.
+    Amqp,
 }
 
 type Detect = fn(&[u8]) -> Guess;
@@ -52,10 +54,11 @@ type Detect = fn(&[u8]) -> Guess;
 type Start = fn(bool) -> Box<dyn Parser>;
 
 /// The one table of protocols: how to know one, how to start its parser.
-const PROTOCOLS: [(Protocol, Detect, Start); 3] = [
+const PROTOCOLS: [(Protocol, Detect, Start); 4] = [
     (Protocol::Http, http::detect, |_| Box::new(http::Http::new())),
     (Protocol::Postgres, postgres::detect, |_| Box::new(postgres::Postgres::new())),
     (Protocol::Redis, redis::detect, |from_start| Box::new(redis::Redis::new(from_start))),
+    (Protocol::Amqp, amqp::detect, |_| Box::new(amqp::Amqp::new())),
 ];
 
 /// Number of a connection; never reused in a run.

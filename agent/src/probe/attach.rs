@@ -208,7 +208,7 @@ impl Bpf {
             AttachWay::BtfTracepoint => attach_btf(&mut ebpf, "sys_exit_btf", "sys_exit", &btf)?,
             AttachWay::RawTracepoint => attach_raw(&mut ebpf, "sys_exit_raw", "sys_exit")?,
         }
-        for name in ["task_init", "copy_context", "queue_put", "queue_get"] {
+        for name in ["task_init", "copy_context", "queue_put", "queue_get", "set_result"] {
             let program: &mut UProbe = program(&mut ebpf, name)?.try_into()?;
             program.load()?;
         }

@@ -4,6 +4,7 @@
 //! events however they are cut. Bad or missing bytes give a counted [`Event::Lost`] and a resynchronisation, never a
 //! panic and never unbounded memory.
 
+pub mod amqp;
 pub mod http;
 pub mod postgres;
 pub mod redis;
@@ -101,6 +102,35 @@ pub enum Event {
         /// What it was.
         detail: Detail,
     },
+    /// A message was delivered completely (method, properties, body). It may start work.
+    Delivery {
+        /// Number of the delivery on this connection, from 0.
+        delivery: u64,
+        /// Mark of the first byte of the delivery's method frame.
+        first: Mark,
+        /// Mark of its last byte.
+        at: Mark,
+        /// What it was.
+        detail: Detail,
+    },
+    /// A delivery was settled: acknowledged, refused, or its channel or connection has ended before.
+    Settle {
+        /// Number of the delivery.
+        delivery: u64,
+        /// Mark of the last byte of what settled it.
+        at: Mark,
+        /// How.
+        outcome: amqp::Outcome,
+    },
+    /// A published message has left completely; the exchange itself ends with its confirm.
+    Sent {
+        /// Number of the exchange.
+        exchange: u64,
+        /// Mark of the message's last byte.
+        at: Mark,
+        /// What it is.
+        message: Box<amqp::Message>,
+    },
     /// The connection changes protocol here (HTTP `101`, `CONNECT`); the parser takes no more bytes. The exchange
     /// itself has ended with an [`Event::End`] before.
     Upgrade {
@@ -129,6 +159,8 @@ pub enum Detail {
     Postgres(Box<postgres::Statement>),
     /// A Redis command or pipeline and its outcome, or a push message.
     Redis(Box<redis::Batch>),
+    /// An AMQP 0-9-1 message, or another operation on a channel.
+    Amqp(Box<amqp::Message>),
 }
 
 /// The state of one connection in one protocol.

@@ -27,6 +27,9 @@ const STATE_NEXT: u64 = 8;
 /// Threads looked at.
 const THREADS_MAX: usize = 64;
 
+/// The last uvloop that writes late (`UVStream._write`, uvloop/handles/stream.pyx: 0.23 tries at once).
+const LATE_WRITES: (u32, u32) = (0, 22);
+
 /// Hints, by minor version from 3.8 on: `PyThreadState.context` and `TaskObj.task_context`. The kernel side proves
 /// them again at each read.
 const HINTS: [(u32, u32, u32); 7] = [
@@ -67,12 +70,16 @@ pub struct Proof {
     pub process: Process,
     /// Probes to attach.
     pub probes: Vec<Probe>,
+    /// Probes that only some processes need; see [`Proof::late_writes`] and `Engine::wants_wakes`.
+    pub wakes: Vec<Probe>,
     /// `3.13` and the like.
     pub version: String,
     /// The file with the interpreter in it, as the process sees it.
     pub interpreter: String,
     /// uvloop is loaded.
     pub uvloop: bool,
+    /// uvloop is one that writes at the end of the tick, in nobody's context: up to 0.22.
+    pub late_writes: bool,
     /// `_asyncio` is loaded (or built in).
     pub asyncio: bool,
     /// How exactly work is attributed.
@@ -111,9 +118,11 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
     let mut proof = Proof {
         process: Process::default(),
         probes: Vec::new(),
+        wakes: Vec::new(),
         version: version.clone(),
         interpreter: file.clone(),
         uvloop,
+        late_writes: uvloop_version(pid, &maps).is_some_and(|version| version <= LATE_WRITES),
         asyncio: false,
         attribution: Attribution::Thread,
         notes: Vec::new(),
@@ -150,6 +159,21 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
     add_probes(pid, &maps, (&file, &elf), &mut proof, &mut notes);
     proof.notes = notes;
     Ok(proof)
+}
+
+/// Version of the uvloop that is loaded, by the folder that its installer has left beside it.
+fn uvloop_version(pid: u32, maps: &[Mapping]) -> Option<(u32, u32)> {
+    let path = maps.iter().map(|mapping| &mapping.path).find(|path| path.contains("/uvloop/loop."))?;
+    let packages = Path::new(path).parent()?.parent()?;
+    let inside = PathBuf::from(format!("/proc/{pid}/root{}", packages.display()));
+    // Without a mount namespace of its own the path is the same for all.
+    let mut names = [inside.as_path(), packages].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    let names = names.next()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let version = names.into_iter().find_map(|name| {
+        name.strip_prefix("uvloop-")?.strip_suffix(".dist-info").map(str::to_owned)
+    })?;
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// The file with the interpreter, and its version as `3.N`.
@@ -316,18 +340,20 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
         let path = maps.iter().map(|m| &m.path).find(|path| base_name(path).starts_with(name))?;
         Some((path.as_str(), Elf::read(&mapped_file(pid, maps, path)).ok()?))
     };
-    let mut add = |program: &'static str, path: &str, elf: &Elf, address: u64, entry: bool| {
+    let probe = |program: &'static str, path: &str, elf: &Elf, address: u64, entry: bool| {
         let skip = if entry { probe_offset(elf.code(address, 64)) } else { 0 };
-        if let Some(offset) = elf.code_offset(address) {
-            proof.probes.push(Probe { program, file: mapped_file(pid, maps, path), offset: offset + skip });
-        }
+        let offset = elf.code_offset(address)?;
+        Some(Probe { program, file: mapped_file(pid, maps, path), offset: offset + skip })
     };
     let asyncio = module("_asyncio.");
     let (path, elf) = asyncio.as_ref().map_or(main, |(path, elf)| (*path, elf));
     match elf.task_init() {
         Some(address) => {
             proof.asyncio = true;
-            add("task_init", path, elf, address, true);
+            proof.probes.extend(probe("task_init", path, elf, address, true));
+            // The table of `Future`; that of `Task` has methods of the same names that only refuse.
+            let wake = elf.method("set_result", &["set_result", "set_exception", "add_done_callback"]);
+            proof.wakes.extend(wake.and_then(|address| probe("set_result", path, elf, address, true)));
         }
         None if asyncio.is_some() => {
             notes.push("`_asyncio.Task.__init__` was not found: tasks have no lineage".into());
@@ -337,17 +363,17 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
     let contextvars = module("_contextvars.");
     let (path, elf) = contextvars.as_ref().map_or(main, |(path, elf)| (*path, elf));
     if let Some(address) = elf.method("copy_context", &["copy_context"]) {
-        add("copy_context", path, elf, address, false);
+        proof.probes.extend(probe("copy_context", path, elf, address, false));
     }
     let queue = module("_queue.");
     let (path, elf) = queue.as_ref().map_or(main, |(path, elf)| (*path, elf));
     let names = ["empty", "get", "get_nowait", "put"];
     if let Some(address) = elf.method("put", &names) {
-        add("queue_put", path, elf, address, true);
+        proof.probes.extend(probe("queue_put", path, elf, address, true));
     }
     for name in ["get", "get_nowait"] {
         if let Some(address) = elf.method(name, &names) {
-            add("queue_get", path, elf, address, false);
+            proof.probes.extend(probe("queue_get", path, elf, address, false));
         }
     }
 }

@@ -124,6 +124,8 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         sql: config.capture.sql,
         redis: config.capture.redis,
         routes: config.http.routes.clone(),
+        declarations: config.messaging.declarations,
+        link_after: config.messaging.link_after.as_nanos() as u64,
     };
     let mut sink = sink(config, task)?;
     let mut recorder = task.record.as_deref().map(|path| Recorder::create(path, &options)).transpose()?;
@@ -139,7 +141,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let bpf = Bpf::load(settings)?;
     let way = bpf.way().name();
     let mut engine = Engine::new(options);
-    let mut watcher = Watcher::new(bpf, by_name.then(|| patterns.clone()), config);
+    let mut watcher = Watcher::new(bpf, by_name.then(|| patterns.clone()), config, task.record.is_some());
     let mut facts = Facts { engine: &mut engine, recorder: recorder.as_mut(), failed: None };
     facts.own(&clock());
     for pid in task.pids.iter().chain(&config.discover.pids) {
@@ -165,6 +167,9 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let mut counted = Instant::now();
     loop {
         watcher.turn(TURN, FACTS_PER_TURN, &mut facts);
+        for pid in facts.engine.wants_wakes() {
+            watcher.attach_wakes(pid);
+        }
         facts.own(&clock());
         let over = STOP.load(Ordering::Relaxed)
             || task.duration.is_some_and(|duration| started.elapsed() >= duration)

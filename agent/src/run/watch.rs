@@ -27,6 +27,8 @@ const AFTER_MAP: Duration = Duration::from_millis(20);
 struct Watched {
     report: AttachReport,
     proof: Option<Proof>,
+    /// It is to be seen who wakes whom.
+    wakes: bool,
     /// When to look again, and how often that was done.
     due: Option<Instant>,
     tries: usize,
@@ -35,6 +37,7 @@ struct Watched {
 /// All of them, and the kernel side.
 pub(super) struct Watcher {
     bpf: Bpf,
+    all: bool,
     watched: BTreeMap<u32, Watched>,
     /// Look for processes by these patterns; none at all for only those that were named, and their children.
     patterns: Option<Vec<String>>,
@@ -55,9 +58,11 @@ enum Life {
 }
 
 impl Watcher {
-    pub(super) fn new(bpf: Bpf, patterns: Option<Vec<String>>, config: &Config) -> Self {
+    /// `all`: attach also what only some processes need, for whoever reads the recording.
+    pub(super) fn new(bpf: Bpf, patterns: Option<Vec<String>>, config: &Config, all: bool) -> Self {
         Self {
             bpf,
+            all,
             watched: BTreeMap::new(),
             patterns,
             extra: config.resource.clone(),
@@ -211,7 +216,7 @@ impl Watcher {
             probes: Vec::new(),
             notes: Vec::new(),
         };
-        self.watched.insert(pid, Watched { report, proof: None, due: None, tries: 0 });
+        self.watched.insert(pid, Watched { report, proof: None, wakes: false, due: None, tries: 0 });
         self.look(pid, facts);
         let proven = self.watched.get(&pid).is_some_and(|watched| watched.proof.is_some());
         if !proven && let Err(error) = self.bpf.watch(pid, Process::default()) {
@@ -299,8 +304,35 @@ impl Watcher {
             "attached"
         );
         let info = PythonInfo { attribution: proof.attribution, uvloop: proof.uvloop };
+        let late = proof.late_writes;
+        let wakes = late || self.all || watched.wakes;
         watched.proof = Some(proof);
         facts.own(&Fact::Python(head(pid), info));
+        if late {
+            facts.own(&Fact::LateWrites(head(pid)));
+        }
+        if wakes {
+            self.attach_wakes(pid);
+        }
+    }
+
+    /// Attaches what shows who wakes whom in a process.
+    pub(super) fn attach_wakes(&mut self, pid: u32) {
+        let Some(watched) = self.watched.get_mut(&pid) else { return };
+        watched.wakes = true;
+        let Some(proof) = &watched.proof else { return };
+        for probe in &proof.wakes {
+            if watched.report.probes.contains(&probe.program) {
+                continue;
+            }
+            match self.bpf.attach(probe.program, pid, &probe.file, probe.offset) {
+                Ok(()) => watched.report.probes.push(probe.program),
+                Err(error) => {
+                    watched.report.notes.push(format!("{} cannot be attached: {error:#}", probe.program));
+                }
+            }
+        }
+        watched.report.probes.sort_unstable();
     }
 
     /// A child of a watched process: the kernel side watches it already, with the parent's configuration.
@@ -311,7 +343,7 @@ impl Watcher {
         }
         // Uprobes are this process's own: the child needs new ones.
         let report = AttachReport { pid: child, probes: Vec::new(), ..parent.report.clone() };
-        self.watched.insert(child, Watched { report, proof: None, due: None, tries: 0 });
+        self.watched.insert(child, Watched { report, proof: None, wakes: false, due: None, tries: 0 });
         self.introduce(child, facts);
         self.look(child, facts);
     }

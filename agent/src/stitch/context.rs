@@ -4,9 +4,14 @@
 //! kernel side reports begins a new generation. Contexts that nobody announces (uvloop makes one per connection,
 //! asyncio one per handle) may stand at the address of a dead one; the rules in the parent module allow for that.
 
+use std::collections::VecDeque;
+
 use rustc_hash::FxHashMap;
 
-use super::unit::UnitId;
+use super::{
+    message::{Consumer, Delivered, Sent},
+    unit::{OperationId, UnitId},
+};
 use crate::conn::ConnectionId;
 
 /// Contexts kept at most; beyond it those longest unused are forgotten.
@@ -37,6 +42,12 @@ pub(super) struct Context {
     pub(super) answered: Option<ConnectionId>,
     /// It has answered on several connections, or reads for all of them: it belongs to none.
     pub(super) common: bool,
+    /// What it has sent last, of which a wake-up may tell who is behind it.
+    pub(super) sent: Option<Sent>,
+    /// It sends for others, whom it wakes when it has.
+    pub(super) writer: bool,
+    /// It reads or settles deliveries.
+    pub(super) consumer: Option<Box<Consumer>>,
     /// Its address now belongs to another.
     replaced: bool,
     last: u64,
@@ -87,6 +98,9 @@ impl Contexts {
             serves: None,
             answered: None,
             common: false,
+            sent: None,
+            writer: false,
+            consumer: None,
             replaced: false,
             last: time,
         };
@@ -164,6 +178,8 @@ pub(super) struct Inbound {
     pub(super) by_loop: bool,
     /// [`Thread::facts`] when it was read.
     pub(super) facts: u64,
+    /// The connection.
+    pub(super) connection: ConnectionId,
 }
 
 /// Who is behind a piece of work that went through a queue, noted when it was put there.
@@ -195,6 +211,12 @@ pub(super) struct Thread {
     pub(super) inbound: Option<Inbound>,
     /// The piece of work that it took from a queue.
     pub(super) work: Option<Work>,
+    /// Deliveries that it has read and that nothing has taken yet.
+    pub(super) delivered: VecDeque<Delivered>,
+    /// It reads or settles deliveries in no context.
+    pub(super) consumer: Option<Box<Consumer>>,
+    /// The operations that what it has read last answers, and the context in which it was read.
+    pub(super) answered: (ContextId, Vec<OperationId>),
     /// How many facts came from it.
     pub(super) facts: u64,
     /// When it was last heard of.

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     fact::ProcessInfo,
-    protocol::{Detail, http, postgres, redis},
-    signal::{Attribute, Description, Endpoints, Kind, Resource, Role, Span},
+    protocol::{Detail, amqp, http, postgres, redis},
+    signal::{Attribute, Description, Endpoints, Kind, Link, Resource, Role, Span},
 };
 
 /// How long an operation without an owner waits for one, nanoseconds.
@@ -25,6 +25,9 @@ struct Place {
     endpoints: Arc<Endpoints>,
     start: u64,
     end: u64,
+    /// How a delivery was settled.
+    outcome: Option<amqp::Outcome>,
+    link: Option<Link>,
 }
 
 impl Engine {
@@ -34,7 +37,7 @@ impl Engine {
         let mut kept = std::collections::VecDeque::with_capacity(waiting.len());
         for finished in waiting.drain(..) {
             let settled = match finished {
-                Finished::Unit(id) => self.unit_settled(id, 0),
+                Finished::Unit(id) => self.unit_settled(id, 0) && self.unit_is_over(id),
                 Finished::Operation(id) => self.operation_settled(id, 0),
             };
             let late = self.held_too_long(finished);
@@ -61,11 +64,23 @@ impl Engine {
         end.is_none_or(|end| end + HOLD_MAX < self.now)
     }
 
+    fn unit_is_over(&self, id: UnitId) -> bool {
+        let delivery = self.units.get(&id).and_then(|unit| unit.delivery.as_ref());
+        delivery.is_none_or(|delivery| self.delivery_is_over(delivery))
+    }
+
     /// Whether the trace of a request is certain: given by its caller, or certainly its own.
     fn unit_settled(&self, id: UnitId, depth: usize) -> bool {
         let Some(unit) = self.units.get(&id) else { return true };
         if unit.remote.is_some() || depth > DEPTH_MAX {
             return true;
+        }
+        if let Some(delivery) = &unit.delivery {
+            return self.delivery_settled(delivery)
+                && match self.origin(delivery) {
+                    Some(Err(publish)) => self.operation_settled(publish, depth + 1),
+                    Some(Ok(_)) | None => true,
+                };
         }
         match unit.caller {
             Some(caller) => self.operation_settled(caller, depth + 1),
@@ -92,6 +107,15 @@ impl Engine {
 
     /// The request that caused an operation, and whether that is certain before its response has left.
     fn operation_owner(&self, operation: &Operation) -> Option<(UnitId, bool)> {
+        if operation.woken != 0 {
+            let thread = (operation.pid, operation.tid);
+            let owner = self.owner(operation.woken, operation.start).map(|(owner, guess)| (owner, !guess));
+            return owner.or_else(|| self.consumed(operation.woken, thread, operation.start));
+        }
+        if operation.late || self.contexts.find(operation.context).is_some_and(|context| context.writer) {
+            // Sent for somebody, and nobody was woken.
+            return None;
+        }
         if let Some(unit) = operation.by_thread {
             return Some((unit, true));
         }
@@ -101,7 +125,9 @@ impl Engine {
         }
         match self.owner(operation.context, operation.start) {
             Some((owner, tentative)) => Some((owner, !tentative)),
-            None => queued.map(|unit| (unit, true)),
+            None => queued.map(|unit| (unit, true)).or_else(|| {
+                self.consumed(operation.context, (operation.pid, operation.tid), operation.start)
+            }),
         }
     }
 
@@ -110,6 +136,19 @@ impl Engine {
         let Some(unit) = self.units.get(&id) else { return ([0; 16], None, false) };
         if let Some(remote) = &unit.remote {
             return (remote.trace_id, Some(remote.span_id), true);
+        }
+        if let Some(delivery) = &unit.delivery
+            && depth < DEPTH_MAX
+        {
+            match self.origin(delivery) {
+                Some(Ok((trace_id, span_id))) => return (trace_id, Some(span_id), true),
+                Some(Err(publish)) => {
+                    if let Some(publish) = self.operations.get(&publish) {
+                        return (self.operation_trace(publish, depth + 1).0, Some(publish.span_id), true);
+                    }
+                }
+                None => {}
+            }
         }
         if depth < DEPTH_MAX
             && let Some(operation) = unit.caller.and_then(|caller| self.operations.get(&caller))
@@ -135,7 +174,7 @@ impl Engine {
         // From now on the trace stands, whatever becomes of the caller.
         unit.trace_id = trace_id;
         let Some(detail) = unit.detail.take() else { return };
-        let place = Place {
+        let mut place = Place {
             trace_id,
             span_id: unit.span_id,
             parent_span_id,
@@ -145,7 +184,17 @@ impl Engine {
             endpoints: unit.endpoints.clone(),
             start: unit.start,
             end: unit.end.unwrap_or(unit.start),
+            outcome: None,
+            link: None,
         };
+        if let Some(delivery) = &unit.delivery {
+            place.outcome = delivery.outcome();
+            if place.outcome == Some(amqp::Outcome::Auto) {
+                place.end = place.end.max(delivery.last);
+            }
+        }
+        let delivery = self.units.get(&id).and_then(|unit| unit.delivery.as_ref());
+        place.link = delivery.and_then(|delivery| self.link(delivery));
         self.push_span(place, Role::Server, &detail);
     }
 
@@ -155,6 +204,11 @@ impl Engine {
         }
         let Some(operation) = self.operations.get(&id) else { return };
         let (trace_id, owner) = self.operation_trace(operation, 0);
+        if let Some(owner) = owner.and_then(|owner| self.units.get_mut(&owner))
+            && let Some(delivery) = &mut owner.delivery
+        {
+            delivery.last = delivery.last.max(operation.end.unwrap_or_default());
+        }
         let owner = owner.and_then(|owner| self.units.get(&owner));
         let remote = owner.and_then(|owner| owner.remote.as_ref());
         let place = Place {
@@ -167,17 +221,23 @@ impl Engine {
             endpoints: operation.endpoints.clone(),
             start: operation.start,
             end: operation.end.unwrap_or(operation.start),
+            outcome: None,
+            link: None,
         };
         let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else {
             return;
         };
-        self.counters.roots += u64::from(place.parent_span_id.is_none());
-        self.push_span(place, Role::Client, &detail);
+        let span_id = place.span_id;
+        if self.options.declarations || !is_declaration(&detail) {
+            self.counters.roots += u64::from(place.parent_span_id.is_none());
+            self.push_span(place, Role::Client, &detail);
+        }
+        self.publishes.made(id, trace_id, span_id);
         self.retire(id, trace_id);
     }
 
     fn push_span(&mut self, place: Place, role: Role, detail: &Detail) {
-        let description = self.describe(detail, role, &place.endpoints);
+        let description = self.describe(detail, role, &place);
         self.counters.spans += 1;
         self.spans.push(Span {
             trace_id: place.trace_id,
@@ -186,15 +246,17 @@ impl Engine {
             parent_is_remote: place.parent_is_remote,
             trace_state: place.trace_state,
             name: description.name,
-            kind: match role {
-                Role::Client => Kind::Client,
-                Role::Server => Kind::Server,
+            kind: match (detail, role) {
+                (Detail::Amqp(message), _) if message.kind == amqp::Kind::Publish => Kind::Producer,
+                (Detail::Amqp(message), _) if message.kind == amqp::Kind::Delivery => Kind::Consumer,
+                (_, Role::Client) => Kind::Client,
+                (_, Role::Server) => Kind::Server,
             },
             start: self.unix(place.start),
             end: self.unix(place.end),
             attributes: description.attributes,
             events: Vec::new(),
-            links: Vec::new(),
+            links: place.link.into_iter().collect(),
             status: description.status,
             resource: self.resource_of(place.pid),
         });
@@ -228,7 +290,8 @@ impl Engine {
         }
     }
 
-    fn describe(&mut self, detail: &Detail, role: Role, endpoints: &Endpoints) -> Description {
+    fn describe(&mut self, detail: &Detail, role: Role, place: &Place) -> Description {
+        let endpoints = &*place.endpoints;
         match detail {
             Detail::Http(exchange) => {
                 // Nothing is learned from what was refused: a scanner's paths must not crowd out the real ones.
@@ -244,6 +307,7 @@ impl Engine {
             Detail::Postgres(statement) => {
                 postgres::describe(statement, role, endpoints, self.options.sql, &mut self.texts)
             }
+            Detail::Amqp(message) => amqp::describe(message, endpoints, place.outcome),
             Detail::Redis(batch) => redis::describe(batch, role, endpoints, self.options.redis),
         }
     }
@@ -256,6 +320,11 @@ impl Engine {
     fn unix(&self, time: u64) -> u64 {
         time.saturating_add_signed(self.clock)
     }
+}
+
+/// Whether an operation arranges things at a broker.
+fn is_declaration(detail: &Detail) -> bool {
+    matches!(detail, Detail::Amqp(message) if matches!(message.kind, amqp::Kind::Declare { .. }))
 }
 
 /// The resource of a process.

@@ -1,10 +1,11 @@
 //! Evidence: which request a context, a thread or a piece of work belongs to. The rules are in the parent module.
 
-use adder_ebpf::Header;
+use adder_ebpf::{Header, flag};
 
 use super::{
     DEPTH_MAX, Engine,
     context::{Cause, ContextId, Work},
+    message::HANDED_OVER,
     unit::UnitId,
 };
 use crate::{conn::ConnectionId, protocol::Mark};
@@ -24,8 +25,14 @@ impl Engine {
             return;
         }
         let owner = if own_work { None } else { self.owner(parent, header.time).map(|(owner, _)| owner) };
-        if let Some((unit, tentative)) = self.fresh(header, parent, facts, owner) {
+        let dispatched = if own_work { None } else { self.dispatched(header, parent, owner) };
+        let fresh = match dispatched {
+            Some((unit, false)) => Some((unit, false)),
+            _ => self.fresh(header, parent, facts, owner).or(dispatched),
+        };
+        if let Some((unit, tentative)) = fresh {
             self.claim(child, unit, tentative);
+            self.take_delivered((header.pid, header.tid), unit);
             if let Some(unit) = self.units.get_mut(&unit) {
                 unit.claimed_by = child;
             }
@@ -36,7 +43,7 @@ impl Engine {
         }
     }
 
-    fn claim(&mut self, context: ContextId, unit: UnitId, tentative: bool) {
+    pub(super) fn claim(&mut self, context: ContextId, unit: UnitId, tentative: bool) {
         if let Some(context) = self.contexts.find_mut(context) {
             context.claim = Some(unit);
             context.tentative = tentative;
@@ -67,7 +74,7 @@ impl Engine {
         (inbound.facts == facts).then_some((inbound.unit, true))
     }
 
-    fn has_ended(&self, unit: UnitId) -> bool {
+    pub(super) fn has_ended(&self, unit: UnitId) -> bool {
         self.units.get(&unit).is_none_or(|unit| unit.end.is_some())
     }
 
@@ -129,7 +136,7 @@ impl Engine {
     }
 
     /// The first byte of a response has left: its context is evidence.
-    pub(super) fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
+    pub(super) fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark, flags: u16) {
         let Some(exchanges) = self.exchanges.get(&connection) else { return };
         let Some(id) = exchanges.units.iter().find(|(number, _)| *number == exchange).map(|(_, id)| *id)
         else {
@@ -142,7 +149,9 @@ impl Engine {
             process.open.remove(&id);
         }
         let header = Header { pid: at.pid, tid: at.tid, ..Header::default() };
-        if at.context == 0 || self.by_queue(&header) == Some(id) {
+        let late = flags & flag::FILE_CALL != 0
+            && self.processes.get(&at.pid).is_some_and(|process| process.late_writes);
+        if late || at.context == 0 || self.by_queue(&header) == Some(id) {
             return;
         }
         if claimed_by != 0 && self.contexts.descends(at.context, claimed_by) {
@@ -198,8 +207,8 @@ impl Engine {
     }
 
     /// Takes the claim of a context on a request back; 0 stands for none.
-    fn refute(&mut self, unit: UnitId, claimed_by: ContextId) {
-        if claimed_by == 0 {
+    pub(super) fn refute(&mut self, unit: UnitId, claimed_by: ContextId) {
+        if claimed_by == 0 || claimed_by == HANDED_OVER {
             return;
         }
         self.counters.refuted += 1;

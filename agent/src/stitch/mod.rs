@@ -26,6 +26,7 @@
 mod context;
 mod emit;
 mod evidence;
+mod message;
 mod unit;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -36,13 +37,14 @@ use serde::Serialize;
 
 use self::{
     context::{Cause, Contexts, Inbound, Thread, Work},
+    message::{Publishes, Sent},
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
 use crate::{
-    conn::{ConnectionId, Connections, Happened},
+    conn::{ConnectionId, Connections, Happened, Protocol},
     fact::{Clock, Fact, ProcessInfo, PythonInfo},
-    protocol::{Event, Mark, postgres::Texts},
-    signal::{Resource, Role, Span, TextMode, route::Routes},
+    protocol::{Detail, Event, Mark, amqp, postgres::Texts},
+    signal::{Endpoints, Resource, Role, Span, TextMode, route::Routes},
 };
 
 /// Steps along a line of contexts, or of spans from process to process.
@@ -54,6 +56,8 @@ const JOIN_WINDOW: u64 = 50_000_000;
 const HOLD_MAX: u64 = 5_000_000_000;
 /// How long what is needed only for later work is kept after its end, nanoseconds.
 const ENDED_KEPT: u64 = 120_000_000_000;
+/// How long after the last delivery of a connection it is remembered who handles its deliveries, nanoseconds.
+const DISPATCHERS_KEPT: u64 = 3600 * 1_000_000_000;
 /// Units kept at most.
 const UNITS_MAX: usize = 20_000;
 /// Requests of one connection kept to tell which of them its task served at some time.
@@ -76,6 +80,11 @@ pub struct Options {
     pub redis: TextMode,
     /// Route patterns from the configuration.
     pub routes: Vec<String>,
+    /// Show operations that arrange things at a message broker: declarations, bindings, consumers.
+    pub declarations: bool,
+    /// A message that is delivered later than this after its publish is linked to it instead of being its child,
+    /// nanoseconds.
+    pub link_after: u64,
 }
 
 /// Counts of what the engine has seen and could not use.
@@ -112,6 +121,7 @@ pub struct Counters {
 struct ProcessState {
     resource: Arc<Resource>,
     uvloop: bool,
+    late_writes: bool,
     /// Requests that were read and have not been answered yet.
     open: FxHashMap<UnitId, u64>,
     /// When it ended.
@@ -128,6 +138,14 @@ struct Exchanges {
     /// Begun and not yet joined with their other side.
     unjoined_units: VecDeque<UnitId>,
     unjoined_operations: VecDeque<OperationId>,
+    /// Deliveries that are not settled.
+    deliveries: VecDeque<(u64, UnitId)>,
+    /// By channel, the context that makes the tasks for its deliveries.
+    dispatchers: FxHashMap<u16, context::ContextId>,
+    /// When the last delivery came.
+    delivered: u64,
+    /// It is known that wake-ups would tell more here.
+    wants_wakes: bool,
     closed: Option<u64>,
 }
 
@@ -153,6 +171,11 @@ pub struct Engine {
     units: FxHashMap<UnitId, Unit>,
     operations: FxHashMap<OperationId, Operation>,
     finished: VecDeque<Finished>,
+    publishes: Publishes,
+    /// Deliveries whose publish has not been looked for.
+    unoriginated: VecDeque<UnitId>,
+    /// Processes in which it would help to see who wakes whom.
+    wants_wakes: Vec<u32>,
     happened: VecDeque<Happened>,
     clock: i64,
     now: u64,
@@ -181,6 +204,9 @@ impl Engine {
             units: FxHashMap::default(),
             operations: FxHashMap::default(),
             finished: VecDeque::new(),
+            publishes: Publishes::default(),
+            unoriginated: VecDeque::new(),
+            wants_wakes: Vec::new(),
             happened: VecDeque::new(),
             clock: 0,
             now: 0,
@@ -204,13 +230,14 @@ impl Engine {
     }
 
     /// Sizes of the tables, for `adder status`.
-    pub fn sizes(&self) -> [(&'static str, usize); 5] {
+    pub fn sizes(&self) -> [(&'static str, usize); 6] {
         [
             ("contexts", self.contexts.len()),
             ("threads", self.threads.len()),
             ("units", self.units.len()),
             ("operations", self.operations.len()),
             ("finished", self.finished.len()),
+            ("publishes", self.publishes.len()),
         ]
     }
 
@@ -244,6 +271,11 @@ impl Engine {
         match fact {
             Fact::Data { data, head, tail } => {
                 let mark = self.mark(&header);
+                if header.flags & flag::RECEIVED != 0 {
+                    let thread = self.thread(&header);
+                    thread.answered.0 = mark.context;
+                    thread.answered.1.clear();
+                }
                 self.connections.data(data, head, tail, mark, &mut self.happened);
                 self.handle(header.flags);
             }
@@ -261,12 +293,18 @@ impl Engine {
                 self.connections.close(close.fd, mark, &mut self.happened);
                 self.handle(0);
             }
+            Fact::Wake(lineage) => self.woken(&header, lineage.child),
+            Fact::LateWrites(_) => {
+                if let Some(process) = self.processes.get_mut(&header.pid) {
+                    process.late_writes = true;
+                }
+            }
             Fact::Task(lineage) | Fact::Copy(lineage) => {
                 self.lineage(&header, lineage.child, before.unwrap_or_default());
             }
             Fact::Put(item) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
-                let unit = self.by_thread(&header, context);
+                let unit = self.origin_of_work(&header, context);
                 if self.queued.len() < QUEUED_MAX {
                     self.queued.insert((header.pid, item.item), Cause { context, time: header.time, unit });
                 } else {
@@ -285,6 +323,7 @@ impl Engine {
                     let state = ProcessState {
                         resource: parent.resource.clone(),
                         uvloop: parent.uvloop,
+                        late_writes: parent.late_writes,
                         open: FxHashMap::default(),
                         ended: None,
                     };
@@ -329,7 +368,13 @@ impl Engine {
         if let Some(process) = self.processes.get_mut(&pid) {
             process.resource = resource;
         } else {
-            let state = ProcessState { resource, uvloop: false, open: FxHashMap::default(), ended: None };
+            let state = ProcessState {
+                resource,
+                uvloop: false,
+                late_writes: false,
+                open: FxHashMap::default(),
+                ended: None,
+            };
             self.processes.insert(pid, state);
         }
     }
@@ -345,14 +390,24 @@ impl Engine {
         while let Some(happened) = self.happened.pop_front() {
             match (&happened.event, happened.role) {
                 (Event::Begin { .. }, Role::Server) => self.begin_unit(&happened, flags),
-                (Event::Begin { .. }, Role::Client) => self.begin_operation(&happened),
+                (Event::Begin { .. }, Role::Client) => self.begin_operation(&happened, flags),
                 (Event::Reply { exchange, at }, Role::Server) => {
-                    self.reply(happened.connection, *exchange, *at);
+                    self.reply(happened.connection, *exchange, *at, flags);
                 }
                 (Event::End { .. }, Role::Server) => self.end_unit(happened),
                 (Event::End { .. }, Role::Client) => self.end_operation(happened),
                 (Event::Push { .. }, _) => self.counters.pushed += 1,
-                (Event::Reply { .. }, Role::Client) | (Event::Upgrade { .. } | Event::Lost { .. }, _) => {}
+                (Event::Reply { exchange, at }, Role::Client) => {
+                    self.answered(happened.connection, *exchange, *at);
+                }
+                (Event::Delivery { .. }, _) => self.begin_delivery(happened),
+                (Event::Settle { delivery, at, outcome }, _) => {
+                    self.settle(happened.connection, *delivery, *at, *outcome);
+                }
+                (Event::Sent { exchange, at, message }, _) => {
+                    self.published(happened.connection, *exchange, message, *at);
+                }
+                (Event::Upgrade { .. } | Event::Lost { .. }, _) => {}
             }
         }
     }
@@ -366,20 +421,9 @@ impl Engine {
             context.common = true;
         }
         let peer = self.connections.peer(happened.netns, &happened.endpoints);
-        let unit = Unit {
-            pid: at.pid,
-            endpoints: happened.endpoints.clone(),
-            start: first.time,
-            replied: None,
-            end: None,
-            trace_id: self.trace_id(),
-            span_id: self.span_id(),
-            remote: incoming.as_deref().and_then(RemoteParent::parse),
-            caller: None,
-            may_have_caller: peer.is_some(),
-            claimed_by: 0,
-            detail: None,
-        };
+        let mut unit = self.unit(at, first.time, happened.endpoints.clone());
+        unit.remote = incoming.as_deref().and_then(RemoteParent::parse);
+        unit.may_have_caller = peer.is_some();
         self.units.insert(id, unit);
         if let Some(process) = self.processes.get_mut(&at.pid) {
             process.open.insert(id, first.time);
@@ -391,10 +435,35 @@ impl Engine {
             exchanges.served.pop_front();
         }
         let thread = self.threads.entry((at.pid, at.tid)).or_default();
-        thread.inbound = Some(Inbound { unit: id, context: at.context, by_loop, facts: thread.facts });
+        thread.inbound = Some(Inbound {
+            unit: id,
+            context: at.context,
+            by_loop,
+            facts: thread.facts,
+            connection: happened.connection,
+        });
         thread.last = at.time;
         if let Some(peer) = peer {
             self.join_unit(id, peer, happened.connection);
+        }
+    }
+
+    /// A unit that begins, with ids of its own.
+    fn unit(&mut self, at: &Mark, start: u64, endpoints: Arc<Endpoints>) -> Unit {
+        Unit {
+            pid: at.pid,
+            endpoints,
+            start,
+            replied: None,
+            end: None,
+            trace_id: self.trace_id(),
+            span_id: self.span_id(),
+            remote: None,
+            caller: None,
+            may_have_caller: false,
+            claimed_by: 0,
+            delivery: None,
+            detail: None,
         }
     }
 
@@ -422,7 +491,7 @@ impl Engine {
         }
     }
 
-    fn begin_operation(&mut self, happened: &Happened) {
+    fn begin_operation(&mut self, happened: &Happened, flags: u16) {
         let Event::Begin { exchange, first, .. } = &happened.event else { return };
         let id = OperationId(self.number());
         let header = Header { time: first.time, pid: first.pid, tid: first.tid, ..Header::default() };
@@ -433,6 +502,10 @@ impl Engine {
             endpoints: happened.endpoints.clone(),
             start: first.time,
             context: first.context,
+            tid: first.tid,
+            late: flags & flag::FILE_CALL != 0
+                && self.processes.get(&first.pid).is_some_and(|process| process.late_writes),
+            woken: 0,
             by_thread: self.by_thread(&header, first.context),
             work: thread.and_then(|thread| thread.work),
             end: None,
@@ -442,6 +515,15 @@ impl Engine {
             detail: None,
         };
         self.operations.insert(id, operation);
+        if happened.protocol == Protocol::Amqp {
+            if let Some(context) = self.contexts.find_mut(first.context) {
+                context.sent = Some(Sent::Operation(id));
+            }
+            let exchanges = self.exchanges.entry(happened.connection).or_default();
+            if !std::mem::replace(&mut exchanges.wants_wakes, true) {
+                self.wants_wakes.push(first.pid);
+            }
+        }
         let peer = self.connections.peer(happened.netns, &happened.endpoints);
         let waiting = peer.and_then(|peer| self.exchanges.get_mut(&peer));
         let mut joined = None;
@@ -494,10 +576,29 @@ impl Engine {
             return;
         };
         let Some((_, id)) = exchanges.operations.remove(place) else { return };
+        if let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) {
+            thread.answered.1.push(id);
+        }
+        if let Detail::Amqp(message) = &detail
+            && message.kind == amqp::Kind::Publish
+        {
+            self.publishes.insert_once(id, message, at.time);
+        }
         let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.end = Some(at.time.max(operation.start));
         operation.detail = Some(detail);
         self.finished.push_back(Finished::Operation(id));
+    }
+
+    /// The answer to an operation begins: whom it wakes has asked.
+    fn answered(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
+        let Some(exchanges) = self.exchanges.get(&connection) else { return };
+        let asked = exchanges.operations.iter().find(|(number, _)| *number == exchange);
+        if let Some((_, operation)) = asked
+            && let Some(thread) = self.threads.get_mut(&(at.pid, at.tid))
+        {
+            thread.answered.1.push(*operation);
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -516,6 +617,7 @@ impl Engine {
     /// Time has passed.
     fn tick(&mut self, clock: Clock) {
         self.clock = clock.offset;
+        self.find_origins(false);
         self.emit_settled(false);
         if self.now >= self.swept + SWEEP_EVERY {
             self.swept = self.now;
@@ -525,6 +627,7 @@ impl Engine {
 
     /// Nothing will follow: what has finished becomes spans with the evidence that there is.
     fn finish(&mut self) {
+        self.find_origins(true);
         self.emit_settled(true);
         self.counters.abandoned += self.operations.len() as u64;
     }
@@ -534,13 +637,17 @@ impl Engine {
         let now = self.now;
         self.counters.forgotten_contexts += self.contexts.sweep(now);
         self.threads.retain(|_, thread| thread.last + ENDED_KEPT > now);
+        self.publishes.sweep(now);
         self.queued.retain(|_, cause| cause.time + ENDED_KEPT > now);
         self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
         self.units.retain(|_, unit| unit.detail.is_some() || unit.end.is_none_or(|end| end + kept > now));
         let units = &self.units;
         self.exchanges.retain(|_, exchanges| {
-            let idle = exchanges.units.is_empty() && exchanges.operations.is_empty();
+            let idle = exchanges.units.is_empty()
+                && exchanges.operations.is_empty()
+                && exchanges.deliveries.is_empty()
+                && exchanges.delivered + DISPATCHERS_KEPT < now;
             let served = exchanges.served.back().is_some_and(|(_, unit)| units.contains_key(unit));
             if !idle || served {
                 return true;

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::context::{ContextId, Work};
+use super::{
+    context::{ContextId, Work},
+    message::Delivery,
+};
 use crate::{
     conn::ConnectionId,
-    protocol::{Detail, Incoming},
+    protocol::{Detail, Incoming, amqp::Outcome},
     signal::Endpoints,
 };
 
@@ -62,7 +65,7 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// A request that a watched process handles.
+/// A request or a message that a watched process handles.
 pub(super) struct Unit {
     pub(super) pid: u32,
     pub(super) endpoints: Arc<Endpoints>,
@@ -80,8 +83,17 @@ pub(super) struct Unit {
     pub(super) may_have_caller: bool,
     /// The context that was made for it.
     pub(super) claimed_by: ContextId,
+    /// Of a message: what only deliveries have.
+    pub(super) delivery: Option<Box<Delivery>>,
     /// What it was, until the span is made of it.
     pub(super) detail: Option<Detail>,
+}
+
+impl Unit {
+    /// A delivery that nobody will acknowledge.
+    pub(super) fn is_automatic(&self) -> bool {
+        self.delivery.as_ref().is_some_and(|delivery| delivery.outcome() == Some(Outcome::Auto))
+    }
 }
 
 /// A request that a watched process makes.
@@ -91,6 +103,12 @@ pub(super) struct Operation {
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) start: u64,
     pub(super) context: ContextId,
+    /// Thread that sent its first byte.
+    pub(super) tid: u32,
+    /// The loop has sent it for somebody, when all tasks had run.
+    pub(super) late: bool,
+    /// Whom the sender has woken right after, or the answer; 0 where nobody.
+    pub(super) woken: ContextId,
     /// What the thread was serving when it began, by the rules for threads.
     pub(super) by_thread: Option<UnitId>,
     /// The piece of work from a queue in which it began.

@@ -55,7 +55,7 @@ fn right_wrong_orphan_and_unmarked_spans_are_told_apart() {
     assert_eq!((verdict.right, verdict.wrong, verdict.orphan, verdict.unmarked), (2, 1, 2, 1));
     assert_eq!((verdict.servers, verdict.linked, verdict.lost_parent, verdict.repeated), (2, 1, 1, 1));
     assert_eq!(verdict.bad.len(), 3);
-    let found = Counts { sql: 2, redis: 0, http: 1 };
+    let found = Counts { sql: 2, redis: 0, http: 1, publish: 0 };
     assert_eq!(verdict.found[&("games-api".to_string(), "a".to_string())], found);
 }
 

@@ -1,0 +1,613 @@
+//! Messages: who published what, what a delivery is the other side of, and who handles it.
+//!
+//! A delivery is a unit of work. Whose work it is, evidence tells, strongest first:
+//!
+//! 1. *Settling.* Whoever acknowledges delivery n handles it. Where the acknowledgement leaves through a task that
+//!    writes for all (aiormq), it is whoever that task wakes right after the bytes have left. A context or thread that
+//!    settles one delivery after the other (a queue iterator, pika's callbacks) works, between two settlements, for the
+//!    later one.
+//! 2. *Dispatch.* The tasks that a connection's reader makes are for its deliveries, in their order: a guess until
+//!    an acknowledgement shows which context is that reader.
+//! 3. *Handing over.* What the reading thread puts into a work queue, or starts as a thread, is for the first delivery
+//!    that it has not handed over yet.
+//!
+//! The same wake-ups tell who is behind a publish that the writing task sends, and behind small writes that uvloop up
+//! to 0.22 does when all tasks have run.
+
+use std::collections::VecDeque;
+
+use adder_ebpf::Header;
+use rustc_hash::FxHashMap;
+
+use super::{DEPTH_MAX, Engine, Finished, context::ContextId, unit::OperationId, unit::UnitId};
+use crate::{
+    conn::{ConnectionId, Happened},
+    protocol::{Detail, Event, Mark, amqp},
+    signal::Link,
+};
+
+/// Settlements of one context or thread that are remembered.
+const SETTLED_MAX: usize = 1024;
+/// Deliveries that a thread has read and nobody has taken yet, remembered at most.
+const DELIVERED_MAX: usize = 4096;
+/// How long after it has settled a delivery a context still works for it, where nothing else shows, nanoseconds.
+const AFTERWARDS: u64 = 1_000_000_000;
+/// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
+const QUIET: u64 = 1_000_000_000;
+/// Publishes remembered for deliveries to come.
+const PUBLISHED_MAX: usize = 100_000;
+/// How long a publish is remembered, nanoseconds.
+const PUBLISHED_KEPT: u64 = 24 * 3600 * 1_000_000_000;
+
+/// [`super::Unit::claimed_by`] of a delivery that was handed to another thread.
+pub(super) const HANDED_OVER: ContextId = ContextId::MAX;
+
+/// A context or thread that settles deliveries itself, one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    connection: ConnectionId,
+    /// When it has settled what.
+    settled: VecDeque<(u64, UnitId)>,
+}
+
+impl Consumer {
+    fn new(connection: ConnectionId) -> Box<Self> {
+        Box::new(Self { connection, settled: VecDeque::new() })
+    }
+}
+
+/// What a context has sent last, of which a wake-up right after tells who is behind it.
+#[derive(Clone, Debug)]
+pub(super) enum Sent {
+    /// A publish or another operation.
+    Operation(OperationId),
+    /// The end of deliveries.
+    Settled(Vec<UnitId>),
+}
+
+/// A delivery that a thread has read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivered {
+    unit: UnitId,
+    connection: ConnectionId,
+    channel: u16,
+    /// Context in which it was read.
+    context: ContextId,
+}
+
+/// What only deliveries have.
+pub(super) struct Delivery {
+    connection: ConnectionId,
+    channel: u16,
+    /// The publish behind it, as far as it was looked for.
+    origin: Origin,
+    outcome: Option<amqp::Outcome>,
+    /// When something was last done for it.
+    pub(super) last: u64,
+}
+
+impl Delivery {
+    /// How it was settled.
+    pub(super) fn outcome(&self) -> Option<amqp::Outcome> {
+        self.outcome
+    }
+}
+
+/// The publish behind a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Not looked for yet: both may be reported in either order.
+    Unknown,
+    /// None was seen.
+    None,
+    /// Its parent.
+    Parent(u64),
+    /// Long ago: linked.
+    Linked(u64),
+}
+
+/// A message that a watched process has published.
+struct Published {
+    operation: OperationId,
+    /// Trace and span, once that is certain.
+    span: Option<([u8; 16], [u8; 8])>,
+    sent: u64,
+    exchange: String,
+    routing_key: String,
+    /// How many deliveries of each queue (consumer) it has been given to.
+    given: Vec<(u64, u32)>,
+}
+
+/// All publishes that deliveries may come of.
+#[derive(Default)]
+pub(super) struct Publishes {
+    all: FxHashMap<u64, Published>,
+    /// By what is the same at both ends.
+    by_message: FxHashMap<u64, Vec<u64>>,
+    by_operation: FxHashMap<OperationId, u64>,
+    /// Oldest first, with its key.
+    order: VecDeque<(u64, u64)>,
+    next: u64,
+}
+
+/// What is the same where a message is published and where it is delivered, however often it was requeued or
+/// dead-lettered between.
+fn key(message: &amqp::Message) -> u64 {
+    use std::hash::{Hash as _, Hasher as _};
+    let mut hasher = rustc_hash::FxHasher::default();
+    (message.properties_digest, message.body_size).hash(&mut hasher);
+    if message.digest_complete {
+        message.body_digest.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// The queue that a delivery came from, as far as it can be told: its name, else its consumer.
+fn queue(message: &amqp::Message, connection: ConnectionId) -> u64 {
+    use std::hash::{Hash as _, Hasher as _};
+    let mut hasher = rustc_hash::FxHasher::default();
+    match &message.queue {
+        Some(name) => name.hash(&mut hasher),
+        None => (connection, message.channel, &message.consumer_tag).hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
+impl Publishes {
+    /// Remembers a publish, at its first report.
+    pub(super) fn insert_once(&mut self, operation: OperationId, message: &amqp::Message, sent: u64) {
+        if self.by_operation.contains_key(&operation) {
+            return;
+        }
+        self.next += 1;
+        let (id, key) = (self.next, key(message));
+        let published = Published {
+            operation,
+            span: None,
+            sent,
+            exchange: message.exchange.clone(),
+            routing_key: message.routing_key.clone(),
+            given: Vec::new(),
+        };
+        self.all.insert(id, published);
+        self.by_message.entry(key).or_default().push(id);
+        self.by_operation.insert(operation, id);
+        self.order.push_back((id, key));
+        if self.order.len() > PUBLISHED_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((id, key)) = self.order.pop_front() else { return };
+        if let Some(published) = self.all.remove(&id) {
+            self.by_operation.remove(&published.operation);
+        }
+        if let Some(equal) = self.by_message.get_mut(&key) {
+            equal.retain(|known| *known != id);
+            if equal.is_empty() {
+                self.by_message.remove(&key);
+            }
+        }
+    }
+
+    /// The publish of a delivered message. Of equal ones each queue gets them in their order.
+    fn find(&mut self, message: &amqp::Message, connection: ConnectionId, before: u64) -> Option<u64> {
+        let equal = self.by_message.get(&key(message))?;
+        let queue = queue(message, connection);
+        let given = |published: &Published| {
+            published.given.iter().find(|(known, _)| *known == queue).map_or(0, |(_, count)| *count)
+        };
+        // A message that was dead-lettered has another exchange and routing key than the one it was published with.
+        let fits = |id: &&u64| {
+            self.all.get(id).is_some_and(|published| {
+                published.sent <= before
+                    && (message.death.is_some()
+                        || published.exchange == message.exchange
+                            && published.routing_key == message.routing_key)
+            })
+        };
+        let fitting = || equal.iter().filter(fits);
+        let fresh = || fitting().find(|id| self.all.get(id).is_some_and(|published| given(published) == 0));
+        let again = || fitting().rfind(|id| self.all.get(id).is_some_and(|published| given(published) > 0));
+        let id = *if message.redelivered { again().or_else(fresh) } else { fresh().or_else(again) }?;
+        let published = self.all.get_mut(&id)?;
+        match published.given.iter_mut().find(|(known, _)| *known == queue) {
+            Some((_, count)) => *count += 1,
+            None => published.given.push((queue, 1)),
+        }
+        Some(id)
+    }
+
+    /// The span of a publish is made.
+    pub(super) fn made(&mut self, operation: OperationId, trace_id: [u8; 16], span_id: [u8; 8]) {
+        if let Some(id) = self.by_operation.remove(&operation)
+            && let Some(published) = self.all.get_mut(&id)
+        {
+            published.span = Some((trace_id, span_id));
+        }
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn sweep(&mut self, now: u64) {
+        while let Some((id, _)) = self.order.front()
+            && self.all.get(id).is_none_or(|published| published.sent + PUBLISHED_KEPT < now)
+        {
+            self.forget_oldest();
+        }
+    }
+
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+impl Engine {
+    /// What a thread puts into a queue, or starts as another thread, is for this.
+    pub(super) fn origin_of_work(&mut self, header: &Header, context: ContextId) -> Option<UnitId> {
+        if let Some(unit) = self.by_thread(header, context) {
+            return Some(unit);
+        }
+        let owned = self.owner(context, header.time).is_some();
+        if owned { None } else { self.handed_over(header, context) }
+    }
+
+    /// Processes in which it would help to see who wakes whom, since the last call.
+    pub fn wants_wakes(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.wants_wakes)
+    }
+
+    /// A message has been sent completely.
+    pub(super) fn published(&mut self, connection: ConnectionId, exchange: u64, message: &amqp::Message, at: Mark) {
+        let known = self.exchanges.get(&connection);
+        let known = known.and_then(|known| known.operations.iter().find(|(number, _)| *number == exchange));
+        if let Some((_, operation)) = known {
+            self.publishes.insert_once(*operation, message, at.time);
+        }
+    }
+
+    /// A message was delivered: a unit of work begins.
+    pub(super) fn begin_delivery(&mut self, happened: Happened) {
+        let Event::Delivery { delivery, first, at, detail } = happened.event else { return };
+        let Detail::Amqp(message) = &detail else { return };
+        let id = UnitId(self.number());
+        let channel = message.channel;
+        let connection = happened.connection;
+        let mut unit = self.unit(&at, first.time, happened.endpoints);
+        unit.remote = message.incoming.as_deref().and_then(super::RemoteParent::parse);
+        unit.delivery =
+            Some(Box::new(Delivery { connection, channel, origin: Origin::Unknown, outcome: None, last: at.time }));
+        unit.detail = Some(detail);
+        self.units.insert(id, unit);
+        if let Some(process) = self.processes.get_mut(&at.pid) {
+            process.open.insert(id, first.time);
+        }
+        let exchanges = self.exchanges.entry(connection).or_default();
+        exchanges.deliveries.push_back((delivery, id));
+        exchanges.delivered = at.time;
+        self.unoriginated.push_back(id);
+        let thread = self.threads.entry((at.pid, at.tid)).or_default();
+        if at.context == 0 {
+            // Who reads handles it, where there are no contexts that could tell more.
+            thread.consumer.get_or_insert_with(|| Consumer::new(connection)).connection = connection;
+        }
+        thread.delivered.push_back(Delivered { unit: id, connection, channel, context: at.context });
+        if thread.delivered.len() > DELIVERED_MAX {
+            thread.delivered.pop_front();
+        }
+        if !std::mem::replace(&mut exchanges.wants_wakes, true) {
+            self.wants_wakes.push(at.pid);
+        }
+    }
+
+    /// A delivery was acknowledged or refused.
+    pub(super) fn settle(&mut self, connection: ConnectionId, delivery: u64, at: Mark, outcome: amqp::Outcome) {
+        let Some(exchanges) = self.exchanges.get_mut(&connection) else { return };
+        let Some(place) = exchanges.deliveries.iter().position(|(number, _)| *number == delivery) else { return };
+        let Some((_, id)) = exchanges.deliveries.remove(place) else { return };
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        unit.end = Some(at.time.max(unit.start));
+        unit.replied = Some(at.time);
+        if let Some(delivery) = &mut unit.delivery {
+            delivery.outcome = Some(outcome);
+        }
+        let pid = unit.pid;
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.open.remove(&id);
+        }
+        self.finished.push_back(Finished::Unit(id));
+        self.take_delivered((at.pid, at.tid), id);
+        if matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost) {
+            return;
+        }
+        if let Some(context) = self.contexts.find_mut(at.context) {
+            match &mut context.sent {
+                Some(Sent::Settled(units)) => units.push(id),
+                sent => *sent = Some(Sent::Settled(vec![id])),
+            }
+            if context.writer {
+                // Whom it wakes will tell.
+                return;
+            }
+        }
+        self.settled_by(&at, at.context, id);
+    }
+
+    /// A context (or, where there is none, a thread) has settled a delivery.
+    fn settled_by(&mut self, at: &Mark, context: ContextId, id: UnitId) {
+        let Some(unit) = self.units.get(&id) else { return };
+        let (claimed_by, Some(delivery)) = (unit.claimed_by, &unit.delivery) else { return };
+        let (connection, channel) = (delivery.connection, delivery.channel);
+        if claimed_by == HANDED_OVER {
+            return;
+        }
+        if claimed_by != 0 && self.contexts.descends(context, claimed_by) {
+            self.confirm(claimed_by, connection, channel);
+            return;
+        }
+        if let Some((holder, other)) = self.holder(context)
+            && other != id
+            && self.units.get(&other).is_some_and(|unit| unit.delivery.is_some())
+        {
+            // Made for a delivery, but for this one.
+            if let Some(other) = self.units.get_mut(&other) {
+                other.claimed_by = 0;
+            }
+            self.refute(id, claimed_by);
+            self.claim(holder, id, false);
+            if let Some(unit) = self.units.get_mut(&id) {
+                unit.claimed_by = holder;
+            }
+            self.confirm(holder, connection, channel);
+            return;
+        }
+        self.refute(id, claimed_by);
+        let consumer = if context == 0 {
+            &mut self.threads.entry((at.pid, at.tid)).or_default().consumer
+        } else {
+            let Some(context) = self.contexts.find_mut(context).filter(|context| !context.common) else { return };
+            &mut context.consumer
+        };
+        let consumer = consumer.get_or_insert_with(|| Consumer::new(connection));
+        consumer.connection = connection;
+        consumer.settled.push_back((at.time, id));
+        if consumer.settled.len() > SETTLED_MAX {
+            consumer.settled.pop_front();
+        }
+    }
+
+    /// The claim of a context was right: what made it is the one that dispatches the channel's deliveries.
+    fn confirm(&mut self, claimed_by: ContextId, connection: ConnectionId, channel: u16) {
+        let Some(context) = self.contexts.find_mut(claimed_by) else { return };
+        context.tentative = false;
+        let parent = context.parent;
+        if let Some(exchanges) = self.exchanges.get_mut(&connection) {
+            exchanges.dispatchers.insert(channel, parent);
+        }
+    }
+
+    /// The context among `id` and its ancestors that was made for a unit, and the unit.
+    fn holder(&self, id: ContextId) -> Option<(ContextId, UnitId)> {
+        let mut at = id;
+        for _ in 0..DEPTH_MAX {
+            let context = self.contexts.find(at)?;
+            if let Some(unit) = context.claim {
+                return Some((at, unit));
+            }
+            at = context.parent;
+        }
+        None
+    }
+
+    /// A task was made in `parent`, whose owner is `owner`: the delivery that it is for, and whether that is a guess.
+    pub(super) fn dispatched(
+        &self,
+        header: &Header,
+        parent: ContextId,
+        owner: Option<UnitId>,
+    ) -> Option<(UnitId, bool)> {
+        let thread = self.threads.get(&(header.pid, header.tid))?;
+        let works = owner.is_some_and(|owner| !self.has_ended(owner));
+        thread.delivered.iter().filter(|delivered| self.is_untaken(delivered.unit)).find_map(|delivered| {
+            let known = self.exchanges.get(&delivered.connection)?.dispatchers.get(&delivered.channel);
+            let guess = match known {
+                Some(dispatcher) => (*dispatcher == parent).then_some(false),
+                // Its reader, perhaps. Whoever works for something or settles deliveries itself is not.
+                None => (!works && delivered.context != parent && !self.settles(parent)).then_some(true),
+            };
+            Some((delivered.unit, guess?))
+        })
+    }
+
+    fn is_untaken(&self, unit: UnitId) -> bool {
+        let unit = self.units.get(&unit);
+        unit.is_some_and(|unit| unit.claimed_by == 0 && (unit.end.is_none() || unit.is_automatic()))
+    }
+
+    /// Whether a context, or one out of which it came, settles deliveries itself.
+    fn settles(&self, id: ContextId) -> bool {
+        let mut at = id;
+        for _ in 0..DEPTH_MAX {
+            let Some(context) = self.contexts.find(at) else { return false };
+            if context.consumer.as_ref().is_some_and(|consumer| !consumer.settled.is_empty()) {
+                return true;
+            }
+            at = context.parent;
+        }
+        false
+    }
+
+    /// What a thread hands to another (by a work queue, or as a thread's first work) is for this delivery.
+    fn handed_over(&mut self, header: &Header, context: ContextId) -> Option<UnitId> {
+        let thread = self.threads.get(&(header.pid, header.tid))?;
+        let fits = |delivered: &&Delivered| delivered.context == context && self.is_untaken(delivered.unit);
+        let unit = thread.delivered.iter().find(fits)?.unit;
+        self.take_delivered((header.pid, header.tid), unit);
+        self.units.get_mut(&unit)?.claimed_by = HANDED_OVER;
+        Some(unit)
+    }
+
+    /// A delivery that a thread has read is somebody's now.
+    pub(super) fn take_delivered(&mut self, thread: (u32, u32), unit: UnitId) {
+        if let Some(thread) = self.threads.get_mut(&thread) {
+            thread.delivered.retain(|delivered| delivered.unit != unit);
+        }
+    }
+
+    /// The delivery for which a context (or a thread without one) that settles deliveries itself worked at `time`, and
+    /// whether that is certain.
+    pub(super) fn consumed(
+        &self,
+        context: ContextId,
+        thread: (u32, u32),
+        time: u64,
+    ) -> Option<(UnitId, bool)> {
+        if context == 0 {
+            return self.consumed_by(self.threads.get(&thread)?.consumer.as_deref()?, time);
+        }
+        let (mut at, mut time) = (context, time);
+        for depth in 0..DEPTH_MAX {
+            let context = self.contexts.find(at)?;
+            if depth > 0 && !context.announced {
+                // The thread's own, or the loop's: everything comes out of that.
+                return None;
+            }
+            if let Some(found) = context.consumer.as_deref().and_then(|consumer| self.consumed_by(consumer, time)) {
+                return Some(found);
+            }
+            time = context.created;
+            at = context.parent;
+        }
+        None
+    }
+
+    fn consumed_by(&self, consumer: &Consumer, time: u64) -> Option<(UnitId, bool)> {
+        let begun = |unit: &UnitId| self.units.get(unit).is_some_and(|unit| unit.start <= time);
+        let after = consumer.settled.iter().find(|(settled, unit)| *settled >= time && begun(unit));
+        if let Some((settled, unit)) = after {
+            // Settled at one stroke with others: which of them it was for cannot be told.
+            let alone = consumer.settled.iter().filter(|(other, _)| other == settled).count() == 1;
+            return alone.then_some((*unit, true));
+        }
+        let waiting = self.exchanges.get(&consumer.connection);
+        let waiting = waiting.and_then(|exchanges| {
+            exchanges.deliveries.iter().map(|(_, unit)| unit).find(|unit| {
+                begun(unit) && self.units.get(unit).is_some_and(|unit| unit.claimed_by == 0)
+            })
+        });
+        if let Some(unit) = waiting {
+            return Some((*unit, false));
+        }
+        let before = consumer.settled.iter().rfind(|(settled, _)| *settled < time);
+        before.filter(|(settled, _)| settled + AFTERWARDS > time).map(|(_, unit)| (*unit, true))
+    }
+
+    /// A future has its result: the context that waits for it runs because of the current one.
+    pub(super) fn woken(&mut self, header: &Header, child: u64) {
+        let by = self.contexts.at(header.pid, header.context, header.time);
+        let child = self.contexts.at(header.pid, child, header.time);
+        if by == child {
+            return;
+        }
+        let sent = self.contexts.find_mut(by).and_then(|context| {
+            context.writer |= context.sent.is_some();
+            context.sent.take()
+        });
+        let at = Mark { time: header.time, pid: header.pid, tid: header.tid, context: child };
+        match sent {
+            Some(Sent::Operation(operation)) => {
+                if let Some(operation) = self.operations.get_mut(&operation) {
+                    operation.woken = child;
+                }
+            }
+            Some(Sent::Settled(units)) => {
+                for unit in units {
+                    if let Some(consumer) = self.contexts.find_mut(by).and_then(|context| context.consumer.as_mut()) {
+                        consumer.settled.retain(|(_, known)| *known != unit);
+                    }
+                    let at = Mark { time: self.units.get(&unit).and_then(|unit| unit.end).unwrap_or(at.time), ..at };
+                    self.settled_by(&at, child, unit);
+                }
+            }
+            None => self.woken_by_read(header, by, child),
+        }
+    }
+
+    /// uvloop up to 0.22: what was just read is for whoever is woken.
+    fn woken_by_read(&mut self, header: &Header, by: ContextId, child: ContextId) {
+        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
+        if thread.answered.0 == by {
+            for operation in std::mem::take(&mut thread.answered.1) {
+                if let Some(operation) = self.operations.get_mut(&operation).filter(|operation| operation.late) {
+                    operation.woken = child;
+                }
+            }
+        }
+        let Some(inbound) = thread.inbound.filter(|inbound| inbound.by_loop && inbound.context == by) else { return };
+        let adjacent = inbound.facts + 1 == thread.facts;
+        let late = self.processes.get(&header.pid).is_some_and(|process| process.late_writes);
+        let Some(unit) = self.units.get(&inbound.unit).filter(|unit| unit.claimed_by == 0) else { return };
+        if adjacent && late && unit.replied.is_none()
+            && let Some(context) = self.contexts.find_mut(child).filter(|context| context.announced)
+        {
+            context.serves = Some(inbound.connection);
+        }
+    }
+
+    /// Looks for the publishes of deliveries that are old enough for both to have been reported.
+    pub(super) fn find_origins(&mut self, all: bool) {
+        let now = self.now;
+        let mut waiting = std::mem::take(&mut self.unoriginated);
+        while let Some(id) = waiting.front().copied() {
+            let Some(unit) = self.units.get_mut(&id) else {
+                waiting.pop_front();
+                continue;
+            };
+            if !all && unit.start + super::JOIN_WINDOW > now {
+                break;
+            }
+            waiting.pop_front();
+            let (start, Some(delivery)) = (unit.start, &mut unit.delivery) else { continue };
+            let Some(Detail::Amqp(message)) = &unit.detail else { continue };
+            let last = unit.start + super::JOIN_WINDOW;
+            delivery.origin = match self.publishes.find(message, delivery.connection, last) {
+                None => Origin::None,
+                Some(id) => {
+                    let sent = self.publishes.all.get(&id).map_or(start, |published| published.sent);
+                    if start.saturating_sub(sent) > self.options.link_after {
+                        Origin::Linked(id)
+                    } else {
+                        self.counters.joined += 1;
+                        Origin::Parent(id)
+                    }
+                }
+            };
+        }
+        self.unoriginated = waiting;
+    }
+
+    /// The publish that is the parent of a delivery: its operation, or its span where that is made.
+    pub(super) fn origin(&self, delivery: &Delivery) -> Option<Result<([u8; 16], [u8; 8]), OperationId>> {
+        let Origin::Parent(id) = delivery.origin else { return None };
+        let published = self.publishes.all.get(&id)?;
+        Some(published.span.ok_or(published.operation))
+    }
+
+    /// The link of a delivery to a publish of long ago.
+    pub(super) fn link(&self, delivery: &Delivery) -> Option<Link> {
+        let Origin::Linked(id) = delivery.origin else { return None };
+        let (trace_id, span_id) = self.publishes.all.get(&id)?.span?;
+        Some(Link { trace_id, span_id })
+    }
+
+    /// Whether the publish behind a delivery has been looked for, and the work of one that is never settled is over.
+    pub(super) fn delivery_settled(&self, delivery: &Delivery) -> bool {
+        delivery.origin != Origin::Unknown
+    }
+
+    /// Whether the span of a delivery can be made.
+    pub(super) fn delivery_is_over(&self, delivery: &Delivery) -> bool {
+        delivery.outcome != Some(amqp::Outcome::Auto) || delivery.last + QUIET < self.now
+    }
+}

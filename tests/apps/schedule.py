@@ -1,0 +1,81 @@
+"""schedule-api: a FastAPI service that publishes what is to be done, by aio-pika and by pika.
+
+The id of the request is in each routing key, which pika and brokers hand on as it is.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+
+import aio_pika
+import asyncpg
+import pika
+from common import PG_DSN, Rid, forget, truth
+from fastapi import Depends, FastAPI
+
+AMQP_URL = os.environ["AMQP_URL"]
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    state.pg = await asyncpg.create_pool(PG_DSN, min_size=2, max_size=16)
+    state.connection = await aio_pika.connect_robust(AMQP_URL)
+    state.channel = await state.connection.channel()
+    state.jobs = await state.channel.declare_exchange("jobs", aio_pika.ExchangeType.TOPIC)
+    yield
+    await state.connection.close()
+    await state.pg.close()
+
+
+app = FastAPI(title="schedule", lifespan=lifespan)
+state = app.state
+local = threading.local()
+
+
+@app.get("/health")
+async def health():
+    return {"ok": True}
+
+
+@app.get("/truth")
+async def read_truth():
+    return truth()
+
+
+@app.delete("/truth")
+async def clear_truth():
+    forget()
+    return {}
+
+
+async def publish(request, kind, body=b"{}"):
+    request.note("publish")
+    await state.jobs.publish(aio_pika.Message(body), request.routing_key(kind))
+
+
+@app.get("/publish/{kind}")
+async def publish_one(kind: str, size: int = 2, request: Rid = Depends(Rid)):
+    """A statement, then a message, then a statement."""
+    await state.pg.fetchval(request.sql("SELECT name FROM games WHERE id = $1"), 3)
+    await publish(request, kind, b"x" * size)
+    await state.pg.fetchval(request.sql("SELECT genre FROM games WHERE id = $1"), 3)
+    return {"published": 1}
+
+
+@app.get("/publish-many/{kind}")
+async def publish_many(kind: str, request: Rid = Depends(Rid)):
+    """Three messages at once."""
+    await asyncio.gather(*(publish(request, kind) for _ in range(3)))
+    return {"published": 3}
+
+
+@app.get("/publish-pika/{kind}")
+def publish_pika(kind: str, request: Rid = Depends(Rid)):
+    """pika's blocking connection, one for each thread of the pool, with confirms."""
+    if not hasattr(local, "channel"):
+        local.channel = pika.BlockingConnection(pika.URLParameters(AMQP_URL)).channel()
+        local.channel.confirm_delivery()
+    request.note("publish")
+    local.channel.basic_publish("jobs", request.routing_key(kind), b"{}")
+    return {"published": 1}

@@ -1,0 +1,182 @@
+//! Messages: every publish under the request that made it, every delivery under its publish, all that a handler does
+//! under its delivery.
+
+use std::{collections::BTreeMap, path::PathBuf, thread, time::Duration};
+
+use adder_tests::{
+    folder,
+    judge::find_rid,
+    load::Load,
+    postgres::Postgres,
+    python::{App, Environment, EventLoop},
+    rabbitmq::RabbitMq,
+    redis::Redis,
+    stack::venv,
+    watch::{Watched, watch},
+};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+struct Servers {
+    venv: PathBuf,
+    dir: PathBuf,
+    environment: Environment,
+    broker: RabbitMq,
+    _postgres: Postgres,
+    _redis: Redis,
+}
+
+fn servers(name: &str, python: &str) -> Servers {
+    let dir = folder(name).expect("a folder");
+    let postgres = Postgres::start_unlogged(&dir).expect("Postgres starts");
+    let redis = Redis::start_unlogged(&dir).expect("Redis starts");
+    let broker = RabbitMq::start(&dir).expect("RabbitMQ starts");
+    broker.trace_on().expect("the firehose");
+    let environment = Environment::new("schedule-api").servers(&postgres, &redis).broker(&broker);
+    let venv = venv(python).expect("a virtual environment");
+    Servers { venv, dir, environment, broker, _postgres: postgres, _redis: redis }
+}
+
+struct Case<'a> {
+    name: &'a str,
+    python: &'a str,
+    /// How the worker takes its messages.
+    way: &'a str,
+    prefetch: &'a str,
+    paths: &'a [&'a str],
+    requests: usize,
+    connections: usize,
+}
+
+fn run(case: &Case<'_>) {
+    let servers = servers(case.name, case.python);
+    let start = |service: &str, environment: Environment, script: &str, arguments: &[&str]| {
+        let environment = environment.set("PREFETCH", case.prefetch).named(service);
+        App::worker(&servers.venv, &servers.dir, script, arguments, &environment).expect("a worker starts")
+    };
+    let players = App::uvicorn(
+        &servers.venv,
+        &servers.dir,
+        "players:app",
+        EventLoop::Uvloop,
+        1,
+        &servers.environment.clone().named("players-api"),
+    )
+    .expect("the players service starts");
+    let worker = start("worker", servers.environment.clone(), "worker.py", &[case.way, "jobs"]);
+    let bot = start("bot", servers.environment.clone().players(&players), "worker.py", &["bot", "events"]);
+    let firehose = start("firehose", servers.environment.clone(), "firehose.py", &[]);
+    let api = App::uvicorn(
+        &servers.venv,
+        &servers.dir,
+        "schedule:app",
+        EventLoop::Uvloop,
+        1,
+        &servers.environment,
+    )
+    .expect("the publishing service starts");
+    let load = Load {
+        port: api.port(),
+        connections: case.connections,
+        requests: case.requests,
+        paths: case.paths.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    let pids = [api.pid(), worker.pid(), bot.pid(), players.pid()];
+    let watched = watch(&servers.dir, &pids, &load).expect("a watched load");
+    assert_eq!(watched.report.failed(), 0, "every request is answered");
+    watched.expect_right_parents();
+    // pika acknowledges and the broker tells of it after the last answer; its own lines come last.
+    thread::sleep(Duration::from_secs(1));
+    expect_what_the_broker_says(&watched, &firehose, case.way != "threads");
+    let told = api.truth().expect("the service's own counts");
+    let differences = watched.verdict.differences("schedule-api", &told);
+    assert!(differences.is_empty(), "{differences:#?}");
+    drop((bot, worker, api, players, firehose));
+    drop(servers.broker);
+}
+
+/// The firehose's publishes and deliveries by id, and the spans'.
+fn expect_what_the_broker_says(watched: &Watched, firehose: &App, events: bool) {
+    let log = std::fs::read_to_string(firehose.process().log()).expect("the firehose's log");
+    let count = |lines: &mut dyn Iterator<Item = String>| {
+        let mut counts = BTreeMap::<String, usize>::new();
+        for key in lines {
+            if let Some(rid) = find_rid(&key) {
+                let kind = key.split(['.', ' ']).find(|word| ["jobs", "events"].contains(word)).unwrap_or("");
+                *counts.entry(format!("{kind} {rid}")).or_default() += 1;
+            }
+        }
+        counts
+    };
+    let lines = |word: &'static str| log.lines().filter(move |line| line.starts_with(word)).map(str::to_owned);
+    let spans = |kind: SpanKind| {
+        let of_kind = watched.spans.iter().filter(move |span| span.span.kind() == kind);
+        of_kind.filter_map(|span| span.attribute("messaging.rabbitmq.destination.routing_key"))
+    };
+    let (published, delivered) = (count(&mut lines("publish")), count(&mut lines("deliver")));
+    assert!(!published.is_empty() && !delivered.is_empty(), "the broker tells of messages");
+    assert_eq!(count(&mut spans(SpanKind::Producer)), published, "publishes");
+    assert_eq!(count(&mut spans(SpanKind::Consumer)), delivered, "deliveries");
+    assert_eq!(published.keys().any(|key| key.starts_with("events")), events, "second publishes");
+    let linked = watched.spans.iter().filter(|span| span.span.kind() == SpanKind::Consumer);
+    let orphans = linked.filter(|span| span.span.parent_span_id.is_empty()).count();
+    assert_eq!(orphans, 0, "every delivery hangs under its publish");
+}
+
+const AIO_PIKA: [&str; 2] = ["/publish/jobs", "/publish-many/jobs"];
+const PIKA: [&str; 2] = ["/publish/jobs", "/publish-pika/jobs"];
+
+#[test]
+fn callbacks_of_aio_pika_run_side_by_side() {
+    let case = Case {
+        name: "messages-callbacks",
+        python: "3.11",
+        way: "callbacks",
+        prefetch: "50",
+        paths: &AIO_PIKA,
+        requests: 600,
+        connections: 64,
+    };
+    run(&case);
+}
+
+#[test]
+fn an_iterator_of_aio_pika_takes_one_message_after_the_other() {
+    let case = Case {
+        name: "messages-iterator",
+        python: "3.13",
+        way: "iterator",
+        prefetch: "50",
+        paths: &AIO_PIKA,
+        requests: 300,
+        connections: 64,
+    };
+    run(&case);
+}
+
+#[test]
+fn callbacks_of_pika_run_one_after_the_other() {
+    let case = Case {
+        name: "messages-pika",
+        python: "3.13",
+        way: "pika",
+        prefetch: "50",
+        paths: &PIKA,
+        requests: 600,
+        connections: 64,
+    };
+    run(&case);
+}
+
+#[test]
+fn threads_of_pika_acknowledge_through_their_connection() {
+    let case = Case {
+        name: "messages-threads",
+        python: "3.11",
+        way: "threads",
+        prefetch: "1",
+        paths: &PIKA,
+        requests: 400,
+        connections: 64,
+    };
+    run(&case);
+}
