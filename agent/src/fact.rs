@@ -72,6 +72,8 @@ pub enum Fact<'a> {
     Get(Item),
     /// A future has its result, and a context waits for it.
     Wake(Lineage),
+    /// A process has a new thread.
+    Thread(Child),
     /// A process forked.
     Fork(Child),
     /// A process has a new program.
@@ -167,6 +169,7 @@ impl<'a> Fact<'a> {
             kind::WAKE => Self::Wake(front(bytes).ok_or(short)?),
             kind::PUT => Self::Put(front(bytes).ok_or(short)?),
             kind::GET => Self::Get(front(bytes).ok_or(short)?),
+            kind::THREAD => Self::Thread(front(bytes).ok_or(short)?),
             kind::FORK => Self::Fork(front(bytes).ok_or(short)?),
             kind::EXEC => Self::Exec(header),
             kind::EXIT => Self::Exit(header),
@@ -189,7 +192,7 @@ impl<'a> Fact<'a> {
             Self::Close(close) => &close.header,
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
             Self::Put(item) | Self::Get(item) => &item.header,
-            Self::Fork(child) => &child.header,
+            Self::Fork(child) | Self::Thread(child) => &child.header,
             Self::Exec(header)
             | Self::Exit(header)
             | Self::Map(header)
@@ -214,7 +217,7 @@ impl<'a> Fact<'a> {
             Self::Close(close) => into.extend_from_slice(as_bytes(close)),
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => into.extend_from_slice(as_bytes(lineage)),
             Self::Put(item) | Self::Get(item) => into.extend_from_slice(as_bytes(item)),
-            Self::Fork(child) => into.extend_from_slice(as_bytes(child)),
+            Self::Fork(child) | Self::Thread(child) => into.extend_from_slice(as_bytes(child)),
             Self::Exec(header) | Self::Exit(header) | Self::Map(header) => {
                 into.extend_from_slice(as_bytes(header));
             }

@@ -30,6 +30,8 @@ pub mod kind {
     pub const GET: u16 = 11;
     /// [`Lineage`](super::Lineage): a future has its result, and `child` is the context that waits for it.
     pub const WAKE: u16 = 12;
+    /// [`Child`](super::Child): the process has a new thread.
+    pub const THREAD: u16 = 13;
 }
 
 /// Bits of [`Header::flags`].
@@ -143,13 +145,13 @@ pub struct Lineage {
     pub child: u64,
 }
 
-/// A process has forked.
+/// A process has forked, or has a new thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Child {
     /// The head of the fact.
     pub header: Header,
-    /// `tgid` of the child.
+    /// `tgid` of the child process, `pid` of the thread.
     pub child: u32,
     /// No meaning; keeps the structure free of implicit padding.
     pub reserved: u32,

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use crate::{
     kernel::kernel,
     maps::{PENDING, PROCESSES, offset, setting},
+    python::{current_context, flush_pending},
     record::{current, report_head, reserve, wake_flags, watched, write_header},
 };
 
@@ -19,21 +20,26 @@ pub fn argument(ctx: &impl EbpfContext, n: usize) -> u64 {
     unsafe { *ctx.as_ptr().cast::<u64>().add(n) }
 }
 
-/// `sched_process_fork(parent, child)`: a child of a watched process is watched from its first instruction.
+/// `sched_process_fork(parent, child)`: a child of a watched process is watched from its first instruction. Threads are
+/// children too.
 #[inline(always)]
 fn fork(ctx: &impl EbpfContext) {
     let (pid, _) = current();
     let Some(process) = watched(pid) else { return };
     let task = argument(ctx, 1);
-    let child: u32 = kernel(task + offset!(task_tgid));
-    if child != kernel::<u32>(task + offset!(task_pid)) {
-        return;
-    }
-    let _ = PROCESSES.insert(child, process, 0);
+    let tgid: u32 = kernel(task + offset!(task_tgid));
+    let child: u32 = kernel(task + offset!(task_pid));
+    let (kind, context) = if child == tgid {
+        let _ = PROCESSES.insert(child, process, 0);
+        (kind::FORK, 0)
+    } else {
+        flush_pending(process);
+        (kind::THREAD, current_context(process))
+    };
     if let Some(mut entry) = reserve::<Child>() {
         let fact = entry.as_mut_ptr();
         unsafe {
-            write_header(&raw mut (*fact).header, kind::FORK, 0, 0);
+            write_header(&raw mut (*fact).header, kind, 0, context);
             (&raw mut (*fact).child).write(child);
             (&raw mut (*fact).reserved).write(0);
         }

@@ -7,11 +7,15 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{free_port, process::Process};
+use crate::{free_port, process::Process, wait_until};
+
+/// How long the consumers may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where Debian's package has its programs.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
@@ -75,6 +79,20 @@ impl RabbitMq {
     /// Makes the broker report each publish and each delivery to `amq.rabbitmq.trace`.
     pub fn trace_on(&self) -> Result<()> {
         self.control(&["trace_on"]).map(|_| ())
+    }
+
+    /// Waits until no queue holds a message, delivered or not.
+    pub fn wait_empty(&self) -> Result<()> {
+        // An event that is about to be published is in no queue: twice in a row is empty.
+        let mut empty = 0;
+        let done = wait_until(PATIENCE, || {
+            let messages = self.control(&["list_queues", "messages", "--no-table-headers"]);
+            let all = messages.is_ok_and(|text| text.split_whitespace().all(|count| count == "0"));
+            empty = if all { empty + 1 } else { 0 };
+            empty == 2
+        });
+        ensure!(done, "messages are left in the queues: {:?}", self.control(&["list_queues"]));
+        Ok(())
     }
 
     /// Runs `rabbitmqctl`; what it says.

@@ -49,9 +49,23 @@ pub fn attach(dir: &Path, pids: &[u32], collector: &Collector) -> Result<(Agent,
 
 /// Watches processes during a load.
 pub fn watch(dir: &Path, pids: &[u32], load: &Load) -> Result<Watched> {
+    watch_between(dir, pids, || Ok(()), load, || Ok(()))
+}
+
+/// Watches processes during a load, with something before it (warming up) and something behind (waiting until all work
+/// that it has caused is done).
+pub fn watch_between(
+    dir: &Path,
+    pids: &[u32],
+    before: impl FnOnce() -> Result<()>,
+    load: &Load,
+    done: impl FnOnce() -> Result<()>,
+) -> Result<Watched> {
     let collector = Collector::start()?;
     let (agent, recorder) = attach(dir, pids, &collector)?;
+    before()?;
     let report = load.run()?;
+    done()?;
     thread::sleep(AFTERWARDS);
     let (status, lines) = agent.stop()?;
     ensure!(status.success(), "adder ended with {status}: {lines:#?}");

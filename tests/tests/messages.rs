@@ -12,7 +12,7 @@ use adder_tests::{
     rabbitmq::RabbitMq,
     redis::Redis,
     stack::venv,
-    watch::{Watched, watch},
+    watch::{Watched, watch_between},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
@@ -81,7 +81,14 @@ fn run(case: &Case<'_>) {
         paths: case.paths.iter().map(|path| (*path).to_owned()).collect(),
     };
     let pids = [api.pid(), worker.pid(), bot.pid(), players.pid()];
-    let watched = watch(&servers.dir, &pids, &load).expect("a watched load");
+    // Who wakes whom is watched from the first message on, in connections that are older than the agent.
+    let warm_up = || {
+        api.get("/publish/jobs")?;
+        thread::sleep(Duration::from_secs(1));
+        Ok(())
+    };
+    let watched = watch_between(&servers.dir, &pids, warm_up, &load, || servers.broker.wait_empty());
+    let watched = watched.expect("a watched load");
     assert_eq!(watched.report.failed(), 0, "every request is answered");
     watched.expect_right_parents();
     // pika acknowledges and the broker tells of it after the last answer; its own lines come last.

@@ -25,6 +25,8 @@ const UNDECIDED_MAX: usize = 1024;
 /// How late the report of a `close` may come after the number was given out again, nanoseconds: both are reported at
 /// the end of their system calls, by different threads.
 const CLOSE_DELAY: u64 = 20_000_000;
+/// Newly found protocols that wait to be asked for.
+const FOUND_MAX: usize = 4096;
 /// Connections followed at once; beyond it the ones longest without traffic are given up.
 const CONNECTIONS_MAX: usize = 65_536;
 
@@ -153,6 +155,7 @@ pub struct Connections {
     by_ends: FxHashMap<(u32, Address, Address), u64>,
     next: u64,
     events: Vec<Event>,
+    found: Vec<(Protocol, u32)>,
     counters: Counters,
 }
 
@@ -160,6 +163,11 @@ impl Connections {
     /// What could not be followed.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Protocols that were found since the last call, and the processes that speak them.
+    pub fn found(&mut self) -> Vec<(Protocol, u32)> {
+        std::mem::take(&mut self.found)
     }
 
     /// A socket was seen for the first time.
@@ -216,6 +224,7 @@ impl Connections {
             return;
         };
         connection.last = mark.time;
+        let undecided = matches!(connection.state, State::Undecided { .. });
         let received = data.header.flags & flag::RECEIVED != 0;
         let direction = if received { Direction::Received } else { Direction::Sent };
         let taken = &mut connection.taken[usize::from(!received)];
@@ -231,6 +240,11 @@ impl Connections {
             self.counters.gap_bytes += between;
             connection.gap(direction, between, mark, &mut self.events);
             connection.take(direction, tail, mark, &mut self.events, &mut self.counters);
+        }
+        if let (true, State::Parsing { protocol, .. }) = (undecided, &connection.state)
+            && self.found.len() < FOUND_MAX
+        {
+            self.found.push((*protocol, mark.pid));
         }
         self.hand_out(data.socket, mark.pid, out);
     }

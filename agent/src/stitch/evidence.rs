@@ -1,6 +1,6 @@
 //! Evidence: which request a context, a thread or a piece of work belongs to. The rules are in the parent module.
 
-use adder_ebpf::{Header, flag};
+use adder_ebpf::{Header, flag, kind};
 
 use super::{
     DEPTH_MAX, Engine,
@@ -25,7 +25,8 @@ impl Engine {
             return;
         }
         let owner = if own_work { None } else { self.owner(parent, header.time).map(|(owner, _)| owner) };
-        let dispatched = if own_work { None } else { self.dispatched(header, parent, owner) };
+        let is_task = header.kind == kind::TASK;
+        let dispatched = if own_work || !is_task { None } else { self.dispatched(header, parent, owner) };
         let fresh = match dispatched {
             Some((unit, false)) => Some((unit, false)),
             _ => self.fresh(header, parent, facts, owner).or(dispatched),

@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 
 use super::{DEPTH_MAX, Engine, Finished, context::ContextId, unit::OperationId, unit::UnitId};
 use crate::{
-    conn::{ConnectionId, Happened},
+    conn::{ConnectionId, Happened, Protocol},
     protocol::{Detail, Event, Mark, amqp},
     signal::Link,
 };
@@ -58,11 +58,15 @@ impl Consumer {
 
 /// What a context has sent last, of which a wake-up right after tells who is behind it.
 #[derive(Clone, Debug)]
-pub(super) enum Sent {
+pub(super) struct Sent {
+    /// Thread.
+    pub(super) tid: u32,
+    /// [`super::Thread::facts`] when it was sent.
+    pub(super) facts: u64,
     /// A publish or another operation.
-    Operation(OperationId),
-    /// The end of deliveries.
-    Settled(Vec<UnitId>),
+    pub(super) operation: Option<OperationId>,
+    /// Deliveries that it has settled.
+    pub(super) settled: Vec<UnitId>,
 }
 
 /// A delivery that a thread has read.
@@ -114,6 +118,8 @@ struct Published {
     sent: u64,
     exchange: String,
     routing_key: String,
+    /// Digest of the body, where all of it was seen.
+    body: Option<u64>,
     /// How many deliveries of each queue (consumer) it has been given to.
     given: Vec<(u64, u32)>,
 }
@@ -135,10 +141,7 @@ pub(super) struct Publishes {
 fn key(message: &amqp::Message) -> u64 {
     use std::hash::{Hash as _, Hasher as _};
     let mut hasher = rustc_hash::FxHasher::default();
-    (message.properties_digest, message.body_size).hash(&mut hasher);
-    if message.digest_complete {
-        message.body_digest.hash(&mut hasher);
-    }
+    (message.properties_digest, message.body_size, message.head_digest).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -167,6 +170,7 @@ impl Publishes {
             sent,
             exchange: message.exchange.clone(),
             routing_key: message.routing_key.clone(),
+            body: message.digest_complete.then_some(message.body_digest),
             given: Vec::new(),
         };
         self.all.insert(id, published);
@@ -201,7 +205,9 @@ impl Publishes {
         // A message that was dead-lettered has another exchange and routing key than the one it was published with.
         let fits = |id: &&u64| {
             self.all.get(id).is_some_and(|published| {
+                let body = message.digest_complete.then_some(message.body_digest);
                 published.sent <= before
+                    && (body.is_none() || published.body.is_none() || body == published.body)
                     && (message.death.is_some()
                         || published.exchange == message.exchange
                             && published.routing_key == message.routing_key)
@@ -255,7 +261,8 @@ impl Engine {
 
     /// Processes in which it would help to see who wakes whom, since the last call.
     pub fn wants_wakes(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.wants_wakes)
+        let found = self.connections.found().into_iter();
+        found.filter(|(protocol, _)| *protocol == Protocol::Amqp).map(|(_, pid)| pid).collect()
     }
 
     /// A message has been sent completely.
@@ -296,9 +303,6 @@ impl Engine {
         if thread.delivered.len() > DELIVERED_MAX {
             thread.delivered.pop_front();
         }
-        if !std::mem::replace(&mut exchanges.wants_wakes, true) {
-            self.wants_wakes.push(at.pid);
-        }
     }
 
     /// A delivery was acknowledged or refused.
@@ -321,10 +325,11 @@ impl Engine {
         if matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost) {
             return;
         }
+        let facts = self.threads.get(&(at.pid, at.tid)).map_or(0, |thread| thread.facts);
         if let Some(context) = self.contexts.find_mut(at.context) {
             match &mut context.sent {
-                Some(Sent::Settled(units)) => units.push(id),
-                sent => *sent = Some(Sent::Settled(vec![id])),
+                Some(sent) if sent.facts == facts && sent.tid == at.tid => sent.settled.push(id),
+                sent => *sent = Some(Sent { tid: at.tid, facts, operation: None, settled: vec![id] }),
             }
             if context.writer {
                 // Whom it wakes will tell.
@@ -510,27 +515,26 @@ impl Engine {
         if by == child {
             return;
         }
+        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
         let sent = self.contexts.find_mut(by).and_then(|context| {
-            context.writer |= context.sent.is_some();
-            context.sent.take()
+            // It wakes at once, or (a large body) when all has left, which is known of one that has done so before.
+            let sent = context.sent.take_if(|sent| {
+                sent.tid == header.tid && (sent.facts + 1 == facts || context.writer)
+            })?;
+            context.writer = true;
+            Some(sent)
         });
-        let at = Mark { time: header.time, pid: header.pid, tid: header.tid, context: child };
-        match sent {
-            Some(Sent::Operation(operation)) => {
-                if let Some(operation) = self.operations.get_mut(&operation) {
-                    operation.woken = child;
-                }
+        let Some(sent) = sent else { return self.woken_by_read(header, by, child) };
+        if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
+            operation.woken = child;
+        }
+        for unit in sent.settled {
+            if let Some(consumer) = self.contexts.find_mut(by).and_then(|context| context.consumer.as_mut()) {
+                consumer.settled.retain(|(_, known)| *known != unit);
             }
-            Some(Sent::Settled(units)) => {
-                for unit in units {
-                    if let Some(consumer) = self.contexts.find_mut(by).and_then(|context| context.consumer.as_mut()) {
-                        consumer.settled.retain(|(_, known)| *known != unit);
-                    }
-                    let at = Mark { time: self.units.get(&unit).and_then(|unit| unit.end).unwrap_or(at.time), ..at };
-                    self.settled_by(&at, child, unit);
-                }
-            }
-            None => self.woken_by_read(header, by, child),
+            let time = self.units.get(&unit).and_then(|unit| unit.end).unwrap_or(header.time);
+            let at = Mark { time, pid: header.pid, tid: header.tid, context: child };
+            self.settled_by(&at, child, unit);
         }
     }
 

@@ -144,8 +144,6 @@ struct Exchanges {
     dispatchers: FxHashMap<u16, context::ContextId>,
     /// When the last delivery came.
     delivered: u64,
-    /// It is known that wake-ups would tell more here.
-    wants_wakes: bool,
     closed: Option<u64>,
 }
 
@@ -174,8 +172,6 @@ pub struct Engine {
     publishes: Publishes,
     /// Deliveries whose publish has not been looked for.
     unoriginated: VecDeque<UnitId>,
-    /// Processes in which it would help to see who wakes whom.
-    wants_wakes: Vec<u32>,
     happened: VecDeque<Happened>,
     clock: i64,
     now: u64,
@@ -206,7 +202,6 @@ impl Engine {
             finished: VecDeque::new(),
             publishes: Publishes::default(),
             unoriginated: VecDeque::new(),
-            wants_wakes: Vec::new(),
             happened: VecDeque::new(),
             clock: 0,
             now: 0,
@@ -317,6 +312,17 @@ impl Engine {
                 let thread = self.thread(&header);
                 thread.work = Some(Work { cause, context, time: header.time });
                 thread.inbound = None;
+            }
+            Fact::Thread(child) => {
+                let context = self.contexts.at(header.pid, header.context, header.time);
+                let unit = self.origin_of_work(&header, context);
+                let cause = Some(Cause { context, time: header.time, unit });
+                let thread = Thread {
+                    work: Some(Work { cause, context: 0, time: header.time }),
+                    last: header.time,
+                    ..Thread::default()
+                };
+                self.threads.insert((header.pid, child.child), thread);
             }
             Fact::Fork(child) => {
                 if let Some(parent) = self.processes.get(&header.pid) {
@@ -516,12 +522,10 @@ impl Engine {
         };
         self.operations.insert(id, operation);
         if happened.protocol == Protocol::Amqp {
+            let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
             if let Some(context) = self.contexts.find_mut(first.context) {
-                context.sent = Some(Sent::Operation(id));
-            }
-            let exchanges = self.exchanges.entry(happened.connection).or_default();
-            if !std::mem::replace(&mut exchanges.wants_wakes, true) {
-                self.wants_wakes.push(first.pid);
+                let operation = Some(id);
+                context.sent = Some(Sent { tid: first.tid, facts, operation, settled: Vec::new() });
             }
         }
         let peer = self.connections.peer(happened.netns, &happened.endpoints);

@@ -93,6 +93,7 @@ pub fn drive<P: Parser>(input: &[u8], new: impl Fn() -> P) {
     let operations = operations(input);
     let events = play(&operations, new(), usize::MAX);
     let (mut begun, mut replied, mut ended) = (0, HashSet::new(), HashSet::new());
+    let (mut delivered, mut settled) = (0, HashSet::new());
     for event in &events {
         match event {
             Event::Begin { exchange, .. } => {
@@ -107,6 +108,16 @@ pub fn drive<P: Parser>(input: &[u8], new: impl Fn() -> P) {
             }
             Event::End { exchange, .. } => {
                 assert!(*exchange < begun && ended.insert(*exchange), "{events:?}");
+            }
+            Event::Delivery { delivery, .. } => {
+                assert_eq!(*delivery, delivered, "deliveries are numbered in order");
+                delivered += 1;
+            }
+            Event::Settle { delivery, .. } => {
+                assert!(*delivery < delivered && settled.insert(*delivery), "{events:?}");
+            }
+            Event::Sent { exchange, .. } => {
+                assert!(*exchange < begun && !ended.contains(exchange), "{events:?}");
             }
             Event::Push { .. } | Event::Lost { .. } | Event::Upgrade { .. } => {}
         }

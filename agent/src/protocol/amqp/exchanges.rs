@@ -114,8 +114,11 @@ impl Exchanges {
     pub(super) fn sent(&mut self, exchange: u64, at: Mark, out: &mut Vec<Event>) {
         match self.open.get(&exchange) {
             Some(Open { wait: Wait::Sent, .. }) => self.end(exchange, Ended::Complete, at, out),
-            Some(Open { message, .. }) => out.push(Event::Sent { exchange, at, message: message.clone() }),
-            None => {}
+            Some(Open { message, wait: Wait::Confirm { .. }, .. }) => {
+                out.push(Event::Sent { exchange, at, message: message.clone() });
+            }
+            // Nobody will take it, or it is known no more.
+            Some(_) | None => {}
         }
     }
 

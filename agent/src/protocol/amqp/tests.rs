@@ -395,7 +395,6 @@ fn what_the_broker_closes_ends_with_its_error() {
             "sent 1 @3",
             "end 1 @4 [send missing:k] #1 1 bytes error=404 Cut",
             "begin 2 @5-5",
-            "sent 2 @5",
             "end 2 @5 [send missing:l] 1 bytes error=404 Cut",
             "begin 3 @6-6",
             "end 3 @6 [send games:k] 1 bytes",
