@@ -144,9 +144,13 @@ impl Config {
         let mut env = env::Env::new(&env);
         env.read(&mut draft)?;
         let mut warnings = env.warnings;
-        let Draft { capture, otlp, http, messaging, discover, service, log, status, resource, disabled } = draft;
+        let Draft { capture, otlp, http, messaging, discover, service, log, status, resource, disabled } =
+            draft;
         let otlp = otlp.settings(&mut warnings)?;
-        Ok((Self { capture, otlp, http, messaging, discover, service, log, status, resource, disabled }, warnings))
+        Ok((
+            Self { capture, otlp, http, messaging, discover, service, log, status, resource, disabled },
+            warnings,
+        ))
     }
 }
 

@@ -215,7 +215,9 @@ impl<'a> Fact<'a> {
             }
             Self::Socket(socket) => into.extend_from_slice(as_bytes(&**socket)),
             Self::Close(close) => into.extend_from_slice(as_bytes(close)),
-            Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => into.extend_from_slice(as_bytes(lineage)),
+            Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => {
+                into.extend_from_slice(as_bytes(lineage));
+            }
             Self::Put(item) | Self::Get(item) => into.extend_from_slice(as_bytes(item)),
             Self::Fork(child) | Self::Thread(child) => into.extend_from_slice(as_bytes(child)),
             Self::Exec(header) | Self::Exit(header) | Self::Map(header) => {

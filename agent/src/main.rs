@@ -90,11 +90,7 @@ fn main() -> ExitCode {
         }
         Command::Doctor { pid } => {
             end_with_the_reader();
-            if doctor::doctor(&pid) {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            if doctor::doctor(&pid) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Command::Status { config } => match load(config.as_deref()) {
             Ok((config, _)) => match status::ask(&config.status.socket) {

@@ -85,8 +85,7 @@ pub fn judge(spans: &[CollectedSpan]) -> Verdict {
                 verdict.servers += 1;
                 verdict.consumers += usize::from(kind == SpanKind::Consumer);
                 let calls = [SpanKind::Client, SpanKind::Producer];
-                if let Some(caller) =
-                    forest.parent(span).filter(|parent| calls.contains(&parent.span.kind()))
+                if let Some(caller) = forest.parent(span).filter(|parent| calls.contains(&parent.span.kind()))
                 {
                     verdict.linked += 1;
                     if let Some(asked) = planted(caller).filter(|asked| *asked != rid) {
@@ -152,7 +151,9 @@ impl Verdict {
                 differences.push(format!("{rid}: no server span"));
                 continue;
             };
-            if (told.sql, told.http, told.publish) != (found.sql, found.http, found.publish) || (told.redis > 0) != (found.redis > 0) {
+            if (told.sql, told.http, told.publish) != (found.sql, found.http, found.publish)
+                || (told.redis > 0) != (found.redis > 0)
+            {
                 differences.push(format!("{rid}: did {told:?}, spans show {found:?}"));
             }
         }

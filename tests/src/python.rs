@@ -297,7 +297,15 @@ impl App {
         let requests = value.as_object().context("/truth is no object")?;
         let counts = requests.iter().map(|(rid, value)| {
             let count = |kind: &str| value[kind].as_u64().unwrap_or(0) as usize;
-            (rid.clone(), Counts { sql: count("sql"), redis: count("redis"), http: count("http"), publish: count("publish") })
+            (
+                rid.clone(),
+                Counts {
+                    sql: count("sql"),
+                    redis: count("redis"),
+                    http: count("http"),
+                    publish: count("publish"),
+                },
+            )
         });
         Ok(counts.collect())
     }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{free_port, process::Process, wait_until};
 
 /// How long the consumers may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where Debian's package has its programs.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
@@ -48,7 +48,10 @@ impl RabbitMq {
             ("RABBITMQ_DIST_PORT", distribution.to_string()),
             ("RABBITMQ_CTL_ERL_ARGS", "-proto_dist inet_tcp".to_owned()),
             // One scheduler thread that does not spin: the machine is small, and the load is not for the broker.
-            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none".to_owned()),
+            (
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none".to_owned(),
+            ),
             ("ERL_EPMD_PORT", mapper_port.to_string()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
             ("HOME", path("home")),

@@ -65,15 +65,9 @@ fn run(case: &Case<'_>) {
     let worker = start("worker", servers.environment.clone(), "worker.py", &[case.way, "jobs"]);
     let bot = start("bot", servers.environment.clone().players(&players), "worker.py", &["bot", "events"]);
     let firehose = start("firehose", servers.environment.clone(), "firehose.py", &[]);
-    let api = App::uvicorn(
-        &servers.venv,
-        &servers.dir,
-        "schedule:app",
-        EventLoop::Uvloop,
-        1,
-        &servers.environment,
-    )
-    .expect("the publishing service starts");
+    let api =
+        App::uvicorn(&servers.venv, &servers.dir, "schedule:app", EventLoop::Uvloop, 1, &servers.environment)
+            .expect("the publishing service starts");
     let load = Load {
         port: api.port(),
         connections: case.connections,
@@ -114,7 +108,8 @@ fn expect_what_the_broker_says(watched: &Watched, firehose: &App, events: bool) 
         }
         counts
     };
-    let lines = |word: &'static str| log.lines().filter(move |line| line.starts_with(word)).map(str::to_owned);
+    let lines =
+        |word: &'static str| log.lines().filter(move |line| line.starts_with(word)).map(str::to_owned);
     let spans = |kind: SpanKind| {
         let of_kind = watched.spans.iter().filter(move |span| span.span.kind() == kind);
         of_kind.filter_map(|span| span.attribute("messaging.rabbitmq.destination.routing_key"))

@@ -167,11 +167,12 @@ fn uvloop_version(pid: u32, maps: &[Mapping]) -> Option<(u32, u32)> {
     let packages = Path::new(path).parent()?.parent()?;
     let inside = PathBuf::from(format!("/proc/{pid}/root{}", packages.display()));
     // Without a mount namespace of its own the path is the same for all.
-    let mut names = [inside.as_path(), packages].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    let mut names =
+        [inside.as_path(), packages].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
     let names = names.next()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let version = names.into_iter().find_map(|name| {
-        name.strip_prefix("uvloop-")?.strip_suffix(".dist-info").map(str::to_owned)
-    })?;
+    let version = names
+        .into_iter()
+        .find_map(|name| name.strip_prefix("uvloop-")?.strip_suffix(".dist-info").map(str::to_owned))?;
     let mut numbers = version.split('.').map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     DEPTH_MAX, Engine, Finished, HOLD_MAX, JOIN_WINDOW, Operation, OperationId, RemoteParent, UnitId,
+    publishes::Place,
 };
 use crate::{
     fact::ProcessInfo,
@@ -15,7 +16,7 @@ use crate::{
 const OWNER_WAIT: u64 = 100_000_000;
 
 /// Where a span stands: all of it but what its protocol says.
-struct Place {
+struct Frame {
     trace_id: [u8; 16],
     span_id: [u8; 8],
     parent_span_id: Option<[u8; 8]>,
@@ -76,10 +77,10 @@ impl Engine {
             return true;
         }
         if let Some(delivery) = &unit.delivery {
-            return self.delivery_settled(delivery)
+            return delivery.is_placed()
                 && match self.origin(delivery) {
-                    Some(Err(publish)) => self.operation_settled(publish, depth + 1),
-                    Some(Ok(_)) | None => true,
+                    Some(Place::Open(publish)) => self.operation_settled(publish, depth + 1),
+                    Some(Place::Made(..)) | None => true,
                 };
         }
         match unit.caller {
@@ -141,8 +142,8 @@ impl Engine {
             && depth < DEPTH_MAX
         {
             match self.origin(delivery) {
-                Some(Ok((trace_id, span_id))) => return (trace_id, Some(span_id), true),
-                Some(Err(publish)) => {
+                Some(Place::Made(trace_id, span_id)) => return (trace_id, Some(span_id), true),
+                Some(Place::Open(publish)) => {
                     if let Some(publish) = self.operations.get(&publish) {
                         return (self.operation_trace(publish, depth + 1).0, Some(publish.span_id), true);
                     }
@@ -174,7 +175,7 @@ impl Engine {
         // From now on the trace stands, whatever becomes of the caller.
         unit.trace_id = trace_id;
         let Some(detail) = unit.detail.take() else { return };
-        let mut place = Place {
+        let mut place = Frame {
             trace_id,
             span_id: unit.span_id,
             parent_span_id,
@@ -211,7 +212,7 @@ impl Engine {
         }
         let owner = owner.and_then(|owner| self.units.get(&owner));
         let remote = owner.and_then(|owner| owner.remote.as_ref());
-        let place = Place {
+        let place = Frame {
             trace_id,
             span_id: operation.span_id,
             parent_span_id: owner.map(|owner| owner.span_id),
@@ -236,7 +237,7 @@ impl Engine {
         self.retire(id, trace_id);
     }
 
-    fn push_span(&mut self, place: Place, role: Role, detail: &Detail) {
+    fn push_span(&mut self, place: Frame, role: Role, detail: &Detail) {
         let description = self.describe(detail, role, &place);
         self.counters.spans += 1;
         self.spans.push(Span {
@@ -290,7 +291,7 @@ impl Engine {
         }
     }
 
-    fn describe(&mut self, detail: &Detail, role: Role, place: &Place) -> Description {
+    fn describe(&mut self, detail: &Detail, role: Role, place: &Frame) -> Description {
         let endpoints = &*place.endpoints;
         match detail {
             Detail::Http(exchange) => {

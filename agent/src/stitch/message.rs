@@ -16,15 +16,18 @@
 
 use std::collections::VecDeque;
 
-use adder_ebpf::Header;
-use rustc_hash::FxHashMap;
-
-use super::{DEPTH_MAX, Engine, Finished, context::ContextId, unit::OperationId, unit::UnitId};
+use super::{
+    DEPTH_MAX, Engine, Finished,
+    context::ContextId,
+    publishes::Place,
+    unit::{OperationId, UnitId},
+};
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
     protocol::{Detail, Event, Mark, amqp},
     signal::Link,
 };
+use adder_ebpf::Header;
 
 /// Settlements of one context or thread that are remembered.
 const SETTLED_MAX: usize = 1024;
@@ -34,10 +37,6 @@ const DELIVERED_MAX: usize = 4096;
 const AFTERWARDS: u64 = 1_000_000_000;
 /// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
 const QUIET: u64 = 1_000_000_000;
-/// Publishes remembered for deliveries to come.
-const PUBLISHED_MAX: usize = 100_000;
-/// How long a publish is remembered, nanoseconds.
-const PUBLISHED_KEPT: u64 = 24 * 3600 * 1_000_000_000;
 
 /// [`super::Unit::claimed_by`] of a delivery that was handed to another thread.
 pub(super) const HANDED_OVER: ContextId = ContextId::MAX;
@@ -48,11 +47,13 @@ pub(super) struct Consumer {
     connection: ConnectionId,
     /// When it has settled what.
     settled: VecDeque<(u64, UnitId)>,
+    /// It is a task's: it was woken by whoever sent for it.
+    is_task: bool,
 }
 
 impl Consumer {
-    fn new(connection: ConnectionId) -> Box<Self> {
-        Box::new(Self { connection, settled: VecDeque::new() })
+    fn new(connection: ConnectionId) -> Self {
+        Self { connection, settled: VecDeque::new(), is_task: false }
     }
 }
 
@@ -91,6 +92,11 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// Whether the publish behind it has been looked for.
+    pub(super) fn is_placed(&self) -> bool {
+        self.origin != Origin::Unknown
+    }
+
     /// How it was settled.
     pub(super) fn outcome(&self) -> Option<amqp::Outcome> {
         self.outcome
@@ -110,145 +116,6 @@ enum Origin {
     Linked(u64),
 }
 
-/// A message that a watched process has published.
-struct Published {
-    operation: OperationId,
-    /// Trace and span, once that is certain.
-    span: Option<([u8; 16], [u8; 8])>,
-    sent: u64,
-    exchange: String,
-    routing_key: String,
-    /// Digest of the body, where all of it was seen.
-    body: Option<u64>,
-    /// How many deliveries of each queue (consumer) it has been given to.
-    given: Vec<(u64, u32)>,
-}
-
-/// All publishes that deliveries may come of.
-#[derive(Default)]
-pub(super) struct Publishes {
-    all: FxHashMap<u64, Published>,
-    /// By what is the same at both ends.
-    by_message: FxHashMap<u64, Vec<u64>>,
-    by_operation: FxHashMap<OperationId, u64>,
-    /// Oldest first, with its key.
-    order: VecDeque<(u64, u64)>,
-    next: u64,
-}
-
-/// What is the same where a message is published and where it is delivered, however often it was requeued or
-/// dead-lettered between.
-fn key(message: &amqp::Message) -> u64 {
-    use std::hash::{Hash as _, Hasher as _};
-    let mut hasher = rustc_hash::FxHasher::default();
-    (message.properties_digest, message.body_size, message.head_digest).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The queue that a delivery came from, as far as it can be told: its name, else its consumer.
-fn queue(message: &amqp::Message, connection: ConnectionId) -> u64 {
-    use std::hash::{Hash as _, Hasher as _};
-    let mut hasher = rustc_hash::FxHasher::default();
-    match &message.queue {
-        Some(name) => name.hash(&mut hasher),
-        None => (connection, message.channel, &message.consumer_tag).hash(&mut hasher),
-    }
-    hasher.finish()
-}
-
-impl Publishes {
-    /// Remembers a publish, at its first report.
-    pub(super) fn insert_once(&mut self, operation: OperationId, message: &amqp::Message, sent: u64) {
-        if self.by_operation.contains_key(&operation) {
-            return;
-        }
-        self.next += 1;
-        let (id, key) = (self.next, key(message));
-        let published = Published {
-            operation,
-            span: None,
-            sent,
-            exchange: message.exchange.clone(),
-            routing_key: message.routing_key.clone(),
-            body: message.digest_complete.then_some(message.body_digest),
-            given: Vec::new(),
-        };
-        self.all.insert(id, published);
-        self.by_message.entry(key).or_default().push(id);
-        self.by_operation.insert(operation, id);
-        self.order.push_back((id, key));
-        if self.order.len() > PUBLISHED_MAX {
-            self.forget_oldest();
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some((id, key)) = self.order.pop_front() else { return };
-        if let Some(published) = self.all.remove(&id) {
-            self.by_operation.remove(&published.operation);
-        }
-        if let Some(equal) = self.by_message.get_mut(&key) {
-            equal.retain(|known| *known != id);
-            if equal.is_empty() {
-                self.by_message.remove(&key);
-            }
-        }
-    }
-
-    /// The publish of a delivered message. Of equal ones each queue gets them in their order.
-    fn find(&mut self, message: &amqp::Message, connection: ConnectionId, before: u64) -> Option<u64> {
-        let equal = self.by_message.get(&key(message))?;
-        let queue = queue(message, connection);
-        let given = |published: &Published| {
-            published.given.iter().find(|(known, _)| *known == queue).map_or(0, |(_, count)| *count)
-        };
-        // A message that was dead-lettered has another exchange and routing key than the one it was published with.
-        let fits = |id: &&u64| {
-            self.all.get(id).is_some_and(|published| {
-                let body = message.digest_complete.then_some(message.body_digest);
-                published.sent <= before
-                    && (body.is_none() || published.body.is_none() || body == published.body)
-                    && (message.death.is_some()
-                        || published.exchange == message.exchange
-                            && published.routing_key == message.routing_key)
-            })
-        };
-        let fitting = || equal.iter().filter(fits);
-        let fresh = || fitting().find(|id| self.all.get(id).is_some_and(|published| given(published) == 0));
-        let again = || fitting().rfind(|id| self.all.get(id).is_some_and(|published| given(published) > 0));
-        let id = *if message.redelivered { again().or_else(fresh) } else { fresh().or_else(again) }?;
-        let published = self.all.get_mut(&id)?;
-        match published.given.iter_mut().find(|(known, _)| *known == queue) {
-            Some((_, count)) => *count += 1,
-            None => published.given.push((queue, 1)),
-        }
-        Some(id)
-    }
-
-    /// The span of a publish is made.
-    pub(super) fn made(&mut self, operation: OperationId, trace_id: [u8; 16], span_id: [u8; 8]) {
-        if let Some(id) = self.by_operation.remove(&operation)
-            && let Some(published) = self.all.get_mut(&id)
-        {
-            published.span = Some((trace_id, span_id));
-        }
-    }
-
-    /// Forgets what is too old.
-    pub(super) fn sweep(&mut self, now: u64) {
-        while let Some((id, _)) = self.order.front()
-            && self.all.get(id).is_none_or(|published| published.sent + PUBLISHED_KEPT < now)
-        {
-            self.forget_oldest();
-        }
-    }
-
-    /// How many are remembered.
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
-    }
-}
-
 impl Engine {
     /// What a thread puts into a queue, or starts as another thread, is for this.
     pub(super) fn origin_of_work(&mut self, header: &Header, context: ContextId) -> Option<UnitId> {
@@ -266,7 +133,13 @@ impl Engine {
     }
 
     /// A message has been sent completely.
-    pub(super) fn published(&mut self, connection: ConnectionId, exchange: u64, message: &amqp::Message, at: Mark) {
+    pub(super) fn published(
+        &mut self,
+        connection: ConnectionId,
+        exchange: u64,
+        message: &amqp::Message,
+        at: Mark,
+    ) {
         let known = self.exchanges.get(&connection);
         let known = known.and_then(|known| known.operations.iter().find(|(number, _)| *number == exchange));
         if let Some((_, operation)) = known {
@@ -283,8 +156,13 @@ impl Engine {
         let connection = happened.connection;
         let mut unit = self.unit(&at, first.time, happened.endpoints);
         unit.remote = message.incoming.as_deref().and_then(super::RemoteParent::parse);
-        unit.delivery =
-            Some(Box::new(Delivery { connection, channel, origin: Origin::Unknown, outcome: None, last: at.time }));
+        unit.delivery = Some(Box::new(Delivery {
+            connection,
+            channel,
+            origin: Origin::Unknown,
+            outcome: None,
+            last: at.time,
+        }));
         unit.detail = Some(detail);
         self.units.insert(id, unit);
         if let Some(process) = self.processes.get_mut(&at.pid) {
@@ -297,7 +175,8 @@ impl Engine {
         let thread = self.threads.entry((at.pid, at.tid)).or_default();
         if at.context == 0 {
             // Who reads handles it, where there are no contexts that could tell more.
-            thread.consumer.get_or_insert_with(|| Consumer::new(connection)).connection = connection;
+            thread.consumer.get_or_insert_with(|| Box::new(Consumer::new(connection))).connection =
+                connection;
         }
         thread.delivered.push_back(Delivered { unit: id, connection, channel, context: at.context });
         if thread.delivered.len() > DELIVERED_MAX {
@@ -306,9 +185,17 @@ impl Engine {
     }
 
     /// A delivery was acknowledged or refused.
-    pub(super) fn settle(&mut self, connection: ConnectionId, delivery: u64, at: Mark, outcome: amqp::Outcome) {
+    pub(super) fn settle(
+        &mut self,
+        connection: ConnectionId,
+        delivery: u64,
+        at: Mark,
+        outcome: amqp::Outcome,
+    ) {
         let Some(exchanges) = self.exchanges.get_mut(&connection) else { return };
-        let Some(place) = exchanges.deliveries.iter().position(|(number, _)| *number == delivery) else { return };
+        let Some(place) = exchanges.deliveries.iter().position(|(number, _)| *number == delivery) else {
+            return;
+        };
         let Some((_, id)) = exchanges.deliveries.remove(place) else { return };
         let Some(unit) = self.units.get_mut(&id) else { return };
         unit.end = Some(at.time.max(unit.start));
@@ -371,10 +258,12 @@ impl Engine {
         let consumer = if context == 0 {
             &mut self.threads.entry((at.pid, at.tid)).or_default().consumer
         } else {
-            let Some(context) = self.contexts.find_mut(context).filter(|context| !context.common) else { return };
+            let Some(context) = self.contexts.find_mut(context).filter(|context| !context.common) else {
+                return;
+            };
             &mut context.consumer
         };
-        let consumer = consumer.get_or_insert_with(|| Consumer::new(connection));
+        let consumer = consumer.get_or_insert_with(|| Box::new(Consumer::new(connection)));
         consumer.connection = connection;
         consumer.settled.push_back((at.time, id));
         if consumer.settled.len() > SETTLED_MAX {
@@ -474,11 +363,13 @@ impl Engine {
         let (mut at, mut time) = (context, time);
         for depth in 0..DEPTH_MAX {
             let context = self.contexts.find(at)?;
-            if depth > 0 && !context.announced {
-                // The thread's own, or the loop's: everything comes out of that.
+            let consumer = context.consumer.as_deref();
+            // The thread's own, or the loop's: everything comes out of that.
+            let base = depth > 0 && !context.announced && consumer.is_none_or(|consumer| !consumer.is_task);
+            if base {
                 return None;
             }
-            if let Some(found) = context.consumer.as_deref().and_then(|consumer| self.consumed_by(consumer, time)) {
+            if let Some(found) = consumer.and_then(|consumer| self.consumed_by(consumer, time)) {
                 return Some(found);
             }
             time = context.created;
@@ -497,15 +388,19 @@ impl Engine {
         }
         let waiting = self.exchanges.get(&consumer.connection);
         let waiting = waiting.and_then(|exchanges| {
-            exchanges.deliveries.iter().map(|(_, unit)| unit).find(|unit| {
-                begun(unit) && self.units.get(unit).is_some_and(|unit| unit.claimed_by == 0)
-            })
+            exchanges.deliveries.iter().map(|(_, unit)| unit).find(|unit| begun(unit) && self.is_free(**unit))
         });
         if let Some(unit) = waiting {
             return Some((*unit, false));
         }
         let before = consumer.settled.iter().rfind(|(settled, _)| *settled < time);
         before.filter(|(settled, _)| settled + AFTERWARDS > time).map(|(_, unit)| (*unit, true))
+    }
+
+    /// Whether nobody certainly handles a delivery.
+    fn is_free(&self, unit: UnitId) -> bool {
+        let Some(claimed_by) = self.units.get(&unit).map(|unit| unit.claimed_by) else { return false };
+        claimed_by == 0 || self.contexts.find(claimed_by).is_some_and(|context| context.tentative)
     }
 
     /// A future has its result: the context that waits for it runs because of the current one.
@@ -518,9 +413,9 @@ impl Engine {
         let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
         let sent = self.contexts.find_mut(by).and_then(|context| {
             // It wakes at once, or (a large body) when all has left, which is known of one that has done so before.
-            let sent = context.sent.take_if(|sent| {
-                sent.tid == header.tid && (sent.facts + 1 == facts || context.writer)
-            })?;
+            let sent = context
+                .sent
+                .take_if(|sent| sent.tid == header.tid && (sent.facts + 1 == facts || context.writer))?;
             context.writer = true;
             Some(sent)
         });
@@ -535,6 +430,11 @@ impl Engine {
             let time = self.units.get(&unit).and_then(|unit| unit.end).unwrap_or(header.time);
             let at = Mark { time, pid: header.pid, tid: header.tid, context: child };
             self.settled_by(&at, child, unit);
+            if let Some(consumer) =
+                self.contexts.find_mut(child).and_then(|context| context.consumer.as_mut())
+            {
+                consumer.is_task = true;
+            }
         }
     }
 
@@ -543,16 +443,22 @@ impl Engine {
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
         if thread.answered.0 == by {
             for operation in std::mem::take(&mut thread.answered.1) {
-                if let Some(operation) = self.operations.get_mut(&operation).filter(|operation| operation.late) {
+                if let Some(operation) =
+                    self.operations.get_mut(&operation).filter(|operation| operation.late)
+                {
                     operation.woken = child;
                 }
             }
         }
-        let Some(inbound) = thread.inbound.filter(|inbound| inbound.by_loop && inbound.context == by) else { return };
+        let Some(inbound) = thread.inbound.filter(|inbound| inbound.by_loop && inbound.context == by) else {
+            return;
+        };
         let adjacent = inbound.facts + 1 == thread.facts;
         let late = self.processes.get(&header.pid).is_some_and(|process| process.late_writes);
         let Some(unit) = self.units.get(&inbound.unit).filter(|unit| unit.claimed_by == 0) else { return };
-        if adjacent && late && unit.replied.is_none()
+        if adjacent
+            && late
+            && unit.replied.is_none()
             && let Some(context) = self.contexts.find_mut(child).filter(|context| context.announced)
         {
             context.serves = Some(inbound.connection);
@@ -578,7 +484,7 @@ impl Engine {
             delivery.origin = match self.publishes.find(message, delivery.connection, last) {
                 None => Origin::None,
                 Some(id) => {
-                    let sent = self.publishes.all.get(&id).map_or(start, |published| published.sent);
+                    let sent = self.publishes.sent(id).unwrap_or(start);
                     if start.saturating_sub(sent) > self.options.link_after {
                         Origin::Linked(id)
                     } else {
@@ -591,23 +497,19 @@ impl Engine {
         self.unoriginated = waiting;
     }
 
-    /// The publish that is the parent of a delivery: its operation, or its span where that is made.
-    pub(super) fn origin(&self, delivery: &Delivery) -> Option<Result<([u8; 16], [u8; 8]), OperationId>> {
+    /// The publish that is the parent of a delivery.
+    pub(super) fn origin(&self, delivery: &Delivery) -> Option<Place> {
         let Origin::Parent(id) = delivery.origin else { return None };
-        let published = self.publishes.all.get(&id)?;
-        Some(published.span.ok_or(published.operation))
+        self.publishes.place(id)
     }
 
     /// The link of a delivery to a publish of long ago.
     pub(super) fn link(&self, delivery: &Delivery) -> Option<Link> {
         let Origin::Linked(id) = delivery.origin else { return None };
-        let (trace_id, span_id) = self.publishes.all.get(&id)?.span?;
-        Some(Link { trace_id, span_id })
-    }
-
-    /// Whether the publish behind a delivery has been looked for, and the work of one that is never settled is over.
-    pub(super) fn delivery_settled(&self, delivery: &Delivery) -> bool {
-        delivery.origin != Origin::Unknown
+        match self.publishes.place(id)? {
+            Place::Made(trace_id, span_id) => Some(Link { trace_id, span_id }),
+            Place::Open(_) => None,
+        }
     }
 
     /// Whether the span of a delivery can be made.

@@ -210,7 +210,10 @@ impl Service {
             .iter()
             .filter_map(|outcome| {
                 let (_, sql, redis) = ASKED.iter().find(|(path, ..)| is_instance(&outcome.path, path))?;
-                Some((outcome.rid.clone(), Counts { sql: *sql, redis: usize::from(*redis), ..Counts::default() }))
+                Some((
+                    outcome.rid.clone(),
+                    Counts { sql: *sql, redis: usize::from(*redis), ..Counts::default() },
+                ))
             })
             .collect();
         ensure!(truth.len() == REQUESTS, "the load asked for something else: {:?}", report.outcomes);

@@ -1,0 +1,204 @@
+//! Requests and operations: how they begin, find their other side in another watched process, and end.
+
+use std::sync::Arc;
+
+use adder_ebpf::{Header, flag};
+
+use super::{
+    Engine, Finished, JOIN_WINDOW, Operation, OperationId, RemoteParent, SERVED_MAX, UNJOINED_MAX, Unit,
+    UnitId, context::Inbound, message::Sent,
+};
+use crate::{
+    conn::{ConnectionId, Happened, Protocol},
+    protocol::{Detail, Event, Mark, amqp},
+    signal::Endpoints,
+};
+
+impl Engine {
+    pub(super) fn begin_unit(&mut self, happened: &Happened, flags: u16) {
+        let Event::Begin { exchange, first, at, incoming } = &happened.event else { return };
+        let id = UnitId(self.number());
+        let uvloop = self.processes.get(&at.pid).is_some_and(|process| process.uvloop);
+        let by_loop = uvloop && flags & flag::FILE_CALL != 0;
+        if by_loop && let Some(context) = self.contexts.find_mut(at.context) {
+            context.common = true;
+        }
+        let peer = self.connections.peer(happened.netns, &happened.endpoints);
+        let mut unit = self.unit(at, first.time, happened.endpoints.clone());
+        unit.remote = incoming.as_deref().and_then(RemoteParent::parse);
+        unit.may_have_caller = peer.is_some();
+        self.units.insert(id, unit);
+        if let Some(process) = self.processes.get_mut(&at.pid) {
+            process.open.insert(id, first.time);
+        }
+        let exchanges = self.exchanges.entry(happened.connection).or_default();
+        exchanges.units.push_back((*exchange, id));
+        exchanges.served.push_back((first.time, id));
+        if exchanges.served.len() > SERVED_MAX {
+            exchanges.served.pop_front();
+        }
+        let thread = self.threads.entry((at.pid, at.tid)).or_default();
+        thread.inbound = Some(Inbound {
+            unit: id,
+            context: at.context,
+            by_loop,
+            facts: thread.facts,
+            connection: happened.connection,
+        });
+        thread.last = at.time;
+        if let Some(peer) = peer {
+            self.join_unit(id, peer, happened.connection);
+        }
+    }
+
+    /// A unit that begins, with ids of its own.
+    pub(super) fn unit(&mut self, at: &Mark, start: u64, endpoints: Arc<Endpoints>) -> Unit {
+        Unit {
+            pid: at.pid,
+            endpoints,
+            start,
+            replied: None,
+            end: None,
+            trace_id: self.trace_id(),
+            span_id: self.span_id(),
+            remote: None,
+            caller: None,
+            may_have_caller: false,
+            claimed_by: 0,
+            delivery: None,
+            detail: None,
+        }
+    }
+
+    /// Finds the caller's side of a request, or leaves the request to be found from there.
+    fn join_unit(&mut self, id: UnitId, peer: ConnectionId, own: ConnectionId) {
+        let caller =
+            self.exchanges.get_mut(&peer).and_then(|exchanges| exchanges.unjoined_operations.pop_front());
+        if let Some(caller) = caller {
+            self.join(id, caller);
+        } else {
+            let exchanges = self.exchanges.entry(own).or_default();
+            if exchanges.unjoined_units.len() < UNJOINED_MAX {
+                exchanges.unjoined_units.push_back(id);
+            }
+        }
+    }
+
+    fn join(&mut self, id: UnitId, caller: OperationId) {
+        if let Some(unit) = self.units.get_mut(&id) {
+            unit.caller = Some(caller);
+            self.counters.joined += 1;
+        }
+        if let Some(operation) = self.operations.get_mut(&caller) {
+            operation.joined = Some(id);
+        }
+    }
+
+    pub(super) fn begin_operation(&mut self, happened: &Happened, flags: u16) {
+        let Event::Begin { exchange, first, .. } = &happened.event else { return };
+        let id = OperationId(self.number());
+        let header = Header { time: first.time, pid: first.pid, tid: first.tid, ..Header::default() };
+        let thread = self.threads.get(&(first.pid, first.tid));
+        let operation = Operation {
+            pid: first.pid,
+            connection: happened.connection,
+            endpoints: happened.endpoints.clone(),
+            start: first.time,
+            context: first.context,
+            tid: first.tid,
+            late: flags & flag::FILE_CALL != 0
+                && self.processes.get(&first.pid).is_some_and(|process| process.late_writes),
+            woken: 0,
+            by_thread: self.by_thread(&header, first.context),
+            work: thread.and_then(|thread| thread.work),
+            end: None,
+            joined: None,
+            trace_id: self.trace_id(),
+            span_id: self.span_id(),
+            detail: None,
+        };
+        self.operations.insert(id, operation);
+        if happened.protocol == Protocol::Amqp {
+            let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
+            if let Some(context) = self.contexts.find_mut(first.context) {
+                let operation = Some(id);
+                context.sent = Some(Sent { tid: first.tid, facts, operation, settled: Vec::new() });
+            }
+        }
+        let peer = self.connections.peer(happened.netns, &happened.endpoints);
+        let waiting = peer.and_then(|peer| self.exchanges.get_mut(&peer));
+        let mut joined = None;
+        if let Some(waiting) = waiting {
+            // The server's side came first by a few microseconds; an older one is of a request that was not seen here.
+            while let Some(unit) = waiting.unjoined_units.pop_front() {
+                // One that has ended before this began is an earlier exchange of a connection that is kept open.
+                let fits = |unit: &Unit| {
+                    unit.start + JOIN_WINDOW > first.time && unit.end.is_none_or(|end| end > first.time)
+                };
+                if self.units.get(&unit).is_some_and(fits) {
+                    joined = Some(unit);
+                    break;
+                }
+            }
+        }
+        let exchanges = self.exchanges.entry(happened.connection).or_default();
+        exchanges.operations.push_back((*exchange, id));
+        if let Some(unit) = joined {
+            self.join(unit, id);
+        } else {
+            // The other end of a new connection is seen only when it is accepted, after the first request has left.
+            exchanges.unjoined_operations.push_back(id);
+            if exchanges.unjoined_operations.len() > UNJOINED_MAX {
+                exchanges.unjoined_operations.pop_front();
+            }
+        }
+    }
+
+    pub(super) fn end_unit(&mut self, happened: Happened) {
+        let Event::End { exchange, at, detail } = happened.event else { return };
+        let Some(exchanges) = self.exchanges.get_mut(&happened.connection) else { return };
+        let Some(place) = exchanges.units.iter().position(|(number, _)| *number == exchange) else { return };
+        let Some((_, id)) = exchanges.units.remove(place) else { return };
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        unit.end = Some(at.time.max(unit.start));
+        unit.replied.get_or_insert(at.time);
+        unit.detail = Some(detail);
+        let pid = unit.pid;
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.open.remove(&id);
+        }
+        self.finished.push_back(Finished::Unit(id));
+    }
+
+    pub(super) fn end_operation(&mut self, happened: Happened) {
+        let Event::End { exchange, at, detail } = happened.event else { return };
+        let Some(exchanges) = self.exchanges.get_mut(&happened.connection) else { return };
+        let Some(place) = exchanges.operations.iter().position(|(number, _)| *number == exchange) else {
+            return;
+        };
+        let Some((_, id)) = exchanges.operations.remove(place) else { return };
+        if let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) {
+            thread.answered.1.push(id);
+        }
+        if let Detail::Amqp(message) = &detail
+            && message.kind == amqp::Kind::Publish
+        {
+            self.publishes.insert_once(id, message, at.time);
+        }
+        let Some(operation) = self.operations.get_mut(&id) else { return };
+        operation.end = Some(at.time.max(operation.start));
+        operation.detail = Some(detail);
+        self.finished.push_back(Finished::Operation(id));
+    }
+
+    /// The answer to an operation begins: whom it wakes has asked.
+    pub(super) fn answered(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
+        let Some(exchanges) = self.exchanges.get(&connection) else { return };
+        let asked = exchanges.operations.iter().find(|(number, _)| *number == exchange);
+        if let Some((_, operation)) = asked
+            && let Some(thread) = self.threads.get_mut(&(at.pid, at.tid))
+        {
+            thread.answered.1.push(*operation);
+        }
+    }
+}
