@@ -1,9 +1,10 @@
-"""Workers on RabbitMQ: `worker.py WAY KIND`. Takes the messages `KIND.#` of the exchange `jobs` in one of four ways, does
+"""Workers on RabbitMQ: `worker.py WAY KIND`. Takes the messages `KIND.#` of the exchange `jobs` in one of five ways, does
 two statements and a Redis command for each, and publishes an event that another worker (`bot`) takes.
 
     callbacks  aio-pika, a task for each message, side by side
     iterator   aio-pika, one message after the other
     pika       pika's blocking connection, one after the other
+    early      pika, one after the other, acknowledged before the work
     threads    pika, each message in a thread of its own, acknowledged through `add_callback_threadsafe`
     bot        aio-pika, takes `events.#`, asks the players service over HTTP
 """
@@ -110,6 +111,12 @@ class Pika:
         channel.basic_publish("jobs", request.routing_key("events"), b"{}")
         channel.basic_ack(method.delivery_tag)
 
+    def early(self, channel, method, properties, body):
+        channel.basic_ack(method.delivery_tag)
+        request = rid_of(method.routing_key)
+        self.work(request)
+        channel.basic_publish("jobs", request.routing_key("events"), b"{}")
+
     def threads(self, channel, method, properties, body):
         def run():
             self.work(rid_of(method.routing_key))
@@ -121,14 +128,15 @@ class Pika:
     def consume(self, kind, way):
         self.channel.queue_declare(kind)
         self.channel.queue_bind(kind, "jobs", f"{kind}.#")
-        self.channel.basic_consume(kind, self.threads if way == "threads" else self.inline)
+        handlers = {"pika": self.inline, "early": self.early, "threads": self.threads}
+        self.channel.basic_consume(kind, handlers[way])
         print("ready", flush=True)
         self.channel.start_consuming()
 
 
 if __name__ == "__main__":
     way, kind = sys.argv[1:3]
-    if way in ("pika", "threads"):
+    if way in ("pika", "early", "threads"):
         Pika().consume(kind, way)
     else:
         asyncio.run(with_aio_pika(way, kind))

@@ -170,6 +170,20 @@ fn callbacks_of_pika_run_one_after_the_other() {
 }
 
 #[test]
+fn callbacks_of_pika_that_acknowledge_before_they_work() {
+    let case = Case {
+        name: "messages-early",
+        python: "3.11",
+        way: "early",
+        prefetch: "50",
+        paths: &PIKA,
+        requests: 400,
+        connections: 16,
+    };
+    run(&case);
+}
+
+#[test]
 fn threads_of_pika_acknowledge_through_their_connection() {
     let case = Case {
         name: "messages-threads",

@@ -23,8 +23,8 @@ const TRIES_MAX: u32 = 32;
 /// Bytes kept while several protocols are possible.
 const UNDECIDED_MAX: usize = 1024;
 /// How late the report of a `close` may come after the number was given out again, nanoseconds: both are reported at
-/// the end of their system calls, by different threads.
-const CLOSE_DELAY: u64 = 20_000_000;
+/// the end of their system calls, by different threads, and one may have to wait for a processor meanwhile.
+const CLOSE_DELAY: u64 = 5_000_000_000;
 /// Newly found protocols that wait to be asked for.
 const FOUND_MAX: usize = 4096;
 /// Connections followed at once; beyond it the ones longest without traffic are given up.
@@ -64,7 +64,7 @@ const PROTOCOLS: [(Protocol, Detect, Start); 4] = [
 ];
 
 /// Number of a connection; never reused in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
 enum State {

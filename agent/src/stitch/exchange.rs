@@ -118,6 +118,7 @@ impl Engine {
             detail: None,
         };
         self.operations.insert(id, operation);
+        self.works_on(first.context, (first.pid, first.tid));
         if happened.protocol == Protocol::Amqp {
             let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
             if let Some(context) = self.contexts.find_mut(first.context) {
@@ -183,7 +184,11 @@ impl Engine {
         if let Detail::Amqp(message) = &detail
             && message.kind == amqp::Kind::Publish
         {
-            self.publishes.insert_once(id, message, at.time);
+            if message.returned.is_some() || message.answer == Some(amqp::Answer::Nack) {
+                self.publishes.forget(id);
+            } else {
+                self.publishes.insert_once(id, message, at.time);
+            }
         }
         let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.end = Some(at.time.max(operation.start));

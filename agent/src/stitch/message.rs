@@ -49,11 +49,43 @@ pub(super) struct Consumer {
     settled: VecDeque<(u64, UnitId)>,
     /// It is a task's: it was woken by whoever sent for it.
     is_task: bool,
+    /// It has done something since it last settled a delivery.
+    worked: bool,
+    /// How often it has settled a delivery that came when nothing else was at hand: without having done anything
+    /// before, and after work.
+    first_settled: u32,
+    first_worked: u32,
 }
 
 impl Consumer {
     fn new(connection: ConnectionId) -> Self {
-        Self { connection, settled: VecDeque::new(), is_task: false }
+        Self {
+            connection,
+            settled: VecDeque::new(),
+            is_task: false,
+            worked: false,
+            first_settled: 0,
+            first_worked: 0,
+        }
+    }
+
+    /// It has settled a delivery that came at `start`.
+    fn settle(&mut self, unit: UnitId, start: u64, at: u64) {
+        // What came while something else was at hand does not tell whether the work before it was for it.
+        if self.settled.back().is_none_or(|(last, _)| *last < start) {
+            let count = if self.worked { &mut self.first_worked } else { &mut self.first_settled };
+            *count += 1;
+        }
+        self.worked = false;
+        self.settled.push_back((at, unit));
+        if self.settled.len() > SETTLED_MAX {
+            self.settled.pop_front();
+        }
+    }
+
+    /// It acknowledges first and works then.
+    fn settles_first(&self) -> bool {
+        self.first_worked == 0 && self.first_settled > 0
     }
 }
 
@@ -229,7 +261,9 @@ impl Engine {
     /// A context (or, where there is none, a thread) has settled a delivery.
     fn settled_by(&mut self, at: &Mark, context: ContextId, id: UnitId) {
         let Some(unit) = self.units.get(&id) else { return };
-        let (claimed_by, Some(delivery)) = (unit.claimed_by, &unit.delivery) else { return };
+        let (start, claimed_by, Some(delivery)) = (unit.start, unit.claimed_by, &unit.delivery) else {
+            return;
+        };
         let (connection, channel) = (delivery.connection, delivery.channel);
         if claimed_by == HANDED_OVER {
             return;
@@ -265,10 +299,7 @@ impl Engine {
         };
         let consumer = consumer.get_or_insert_with(|| Box::new(Consumer::new(connection)));
         consumer.connection = connection;
-        consumer.settled.push_back((at.time, id));
-        if consumer.settled.len() > SETTLED_MAX {
-            consumer.settled.pop_front();
-        }
+        consumer.settle(id, start, at.time);
     }
 
     /// The claim of a context was right: what made it is the one that dispatches the channel's deliveries.
@@ -380,6 +411,10 @@ impl Engine {
 
     fn consumed_by(&self, consumer: &Consumer, time: u64) -> Option<(UnitId, bool)> {
         let begun = |unit: &UnitId| self.units.get(unit).is_some_and(|unit| unit.start <= time);
+        let before = || consumer.settled.iter().rfind(|(settled, _)| *settled < time);
+        if consumer.settles_first() {
+            return before().map(|(_, unit)| (*unit, true));
+        }
         let after = consumer.settled.iter().find(|(settled, unit)| *settled >= time && begun(unit));
         if let Some((settled, unit)) = after {
             // Settled at one stroke with others: which of them it was for cannot be told.
@@ -393,8 +428,27 @@ impl Engine {
         if let Some(unit) = waiting {
             return Some((*unit, false));
         }
-        let before = consumer.settled.iter().rfind(|(settled, _)| *settled < time);
-        before.filter(|(settled, _)| settled + AFTERWARDS > time).map(|(_, unit)| (*unit, true))
+        before().filter(|(settled, _)| settled + AFTERWARDS > time).map(|(_, unit)| (*unit, true))
+    }
+
+    /// A context (or a thread without one) does something.
+    pub(super) fn works_on(&mut self, context: ContextId, thread: (u32, u32)) {
+        if context == 0 {
+            if let Some(consumer) = self.threads.get_mut(&thread).and_then(|thread| thread.consumer.as_mut())
+            {
+                consumer.worked = true;
+            }
+            return;
+        }
+        let mut at = context;
+        for _ in 0..DEPTH_MAX {
+            let Some(context) = self.contexts.find_mut(at) else { return };
+            if let Some(consumer) = &mut context.consumer {
+                consumer.worked = true;
+                return;
+            }
+            at = context.parent;
+        }
     }
 
     /// Whether nobody certainly handles a delivery.
@@ -422,6 +476,7 @@ impl Engine {
         let Some(sent) = sent else { return self.woken_by_read(header, by, child) };
         if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
             operation.woken = child;
+            self.works_on(child, (header.pid, header.tid));
         }
         for unit in sent.settled {
             if let Some(consumer) = self.contexts.find_mut(by).and_then(|context| context.consumer.as_mut()) {

@@ -1,6 +1,9 @@
 //! What watched processes have published, to be found again by what is delivered.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    hash::{Hash, Hasher as _},
+};
 
 use rustc_hash::FxHashMap;
 
@@ -11,6 +14,9 @@ use crate::{conn::ConnectionId, protocol::amqp};
 const PUBLISHED_MAX: usize = 100_000;
 /// How long a publish is remembered, nanoseconds.
 const PUBLISHED_KEPT: u64 = 24 * 3600 * 1_000_000_000;
+
+/// Publishes looked at for one that fits, beyond those that a queue has got.
+const LOOK_AHEAD: usize = 256;
 
 /// Where a publish stands.
 #[derive(Clone, Copy, Debug)]
@@ -27,44 +33,86 @@ struct Published {
     /// Trace and span, once that is certain.
     span: Option<([u8; 16], [u8; 8])>,
     sent: u64,
-    exchange: String,
-    routing_key: String,
     /// Digest of the body, where all of it was seen.
     body: Option<u64>,
-    /// How many deliveries of each queue (consumer) it has been given to.
-    given: Vec<(u64, u32)>,
+    /// Where it is found: by everything, and by what stays the same when it is dead-lettered.
+    keys: [u64; 2],
+}
+
+/// Publishes that cannot be told apart by their key, oldest first, and what each queue has got of them.
+#[derive(Default)]
+struct Equal {
+    ids: VecDeque<u64>,
+    queues: Vec<Given>,
+}
+
+/// What a queue has got: everything before `from`, and some behind.
+#[derive(Default)]
+struct Given {
+    queue: u64,
+    from: u64,
+    ahead: BTreeSet<u64>,
+    last: u64,
 }
 
 /// All publishes that deliveries may come of.
 #[derive(Default)]
 pub(super) struct Publishes {
     all: FxHashMap<u64, Published>,
-    /// By what is the same at both ends.
-    by_message: FxHashMap<u64, Vec<u64>>,
+    /// By their keys.
+    equal: FxHashMap<u64, Equal>,
     by_operation: FxHashMap<OperationId, u64>,
-    /// Oldest first, with its key.
-    order: VecDeque<(u64, u64)>,
+    oldest: u64,
     next: u64,
 }
 
-/// What is the same where a message is published and where it is delivered, however often it was requeued or
-/// dead-lettered between.
-fn key(message: &amqp::Message) -> u64 {
-    use std::hash::{Hash as _, Hasher as _};
+fn hash(value: impl Hash) -> u64 {
     let mut hasher = rustc_hash::FxHasher::default();
-    (message.properties_digest, message.body_size, message.head_digest).hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
+}
+
+/// What is the same where a message is published and where it is delivered, however often it was requeued; and what
+/// is when it was dead-lettered between, to another exchange with another routing key.
+fn keys(message: &amqp::Message) -> [u64; 2] {
+    let content = (message.properties_digest, message.body_size, message.head_digest);
+    [hash((content, &message.exchange, &message.routing_key)), hash((content, "dead letters"))]
 }
 
 /// The queue that a delivery came from, as far as it can be told: its name, else its consumer.
 fn queue(message: &amqp::Message, connection: ConnectionId) -> u64 {
-    use std::hash::{Hash as _, Hasher as _};
-    let mut hasher = rustc_hash::FxHasher::default();
     match &message.queue {
-        Some(name) => name.hash(&mut hasher),
-        None => (connection, message.channel, &message.consumer_tag).hash(&mut hasher),
+        Some(name) => hash(name),
+        None => hash((connection, message.channel, &message.consumer_tag)),
     }
-    hasher.finish()
+}
+
+impl Equal {
+    /// The next that a queue gets: the oldest that it has not got and that fits. A message that is delivered again is the
+    /// one that it has got last.
+    fn give(&mut self, queue: u64, again: bool, fits: impl Fn(u64) -> bool) -> Option<u64> {
+        let place = self.queues.iter().position(|given| given.queue == queue);
+        let place = place.unwrap_or_else(|| {
+            self.queues.push(Given { queue, ..Given::default() });
+            self.queues.len() - 1
+        });
+        let given = self.queues.get_mut(place)?;
+        if again && given.last != 0 && fits(given.last) {
+            return Some(given.last);
+        }
+        let first = self.ids.partition_point(|id| *id < given.from);
+        let rest = self.ids.range(first..).filter(|id| !given.ahead.contains(id));
+        let found = rest.take(LOOK_AHEAD).copied().find(|id| fits(*id))?;
+        given.last = found;
+        given.ahead.insert(found);
+        for id in self.ids.range(first..) {
+            if !given.ahead.remove(id) {
+                break;
+            }
+            given.from = id + 1;
+        }
+        Some(found)
+    }
 }
 
 impl Publishes {
@@ -74,36 +122,47 @@ impl Publishes {
             return;
         }
         self.next += 1;
-        let (id, key) = (self.next, key(message));
-        let published = Published {
-            operation,
-            span: None,
-            sent,
-            exchange: message.exchange.clone(),
-            routing_key: message.routing_key.clone(),
-            body: message.digest_complete.then_some(message.body_digest),
-            given: Vec::new(),
-        };
-        self.all.insert(id, published);
-        self.by_message.entry(key).or_default().push(id);
+        let (id, keys) = (self.next, keys(message));
+        let body = message.digest_complete.then_some(message.body_digest);
+        self.all.insert(id, Published { operation, span: None, sent, body, keys });
+        for key in keys {
+            self.equal.entry(key).or_default().ids.push_back(id);
+        }
         self.by_operation.insert(operation, id);
-        self.order.push_back((id, key));
-        if self.order.len() > PUBLISHED_MAX {
+        if self.all.len() > PUBLISHED_MAX {
             self.forget_oldest();
         }
     }
 
-    fn forget_oldest(&mut self) {
-        let Some((id, key)) = self.order.pop_front() else { return };
-        if let Some(published) = self.all.remove(&id) {
-            self.by_operation.remove(&published.operation);
+    /// Forgets a publish that no queue has taken.
+    pub(super) fn forget(&mut self, operation: OperationId) {
+        if let Some(id) = self.by_operation.remove(&operation) {
+            self.remove(id);
         }
-        if let Some(equal) = self.by_message.get_mut(&key) {
-            equal.retain(|known| *known != id);
-            if equal.is_empty() {
-                self.by_message.remove(&key);
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.oldest < self.next {
+            self.oldest += 1;
+            if self.remove(self.oldest) {
+                return;
             }
         }
+    }
+
+    fn remove(&mut self, id: u64) -> bool {
+        let Some(published) = self.all.remove(&id) else { return false };
+        self.by_operation.remove(&published.operation);
+        for key in published.keys {
+            let Some(equal) = self.equal.get_mut(&key) else { continue };
+            if let Ok(place) = equal.ids.binary_search(&id) {
+                equal.ids.remove(place);
+            }
+            if equal.ids.is_empty() {
+                self.equal.remove(&key);
+            }
+        }
+        true
     }
 
     /// The publish of a delivered message. Of equal ones each queue gets them in their order.
@@ -113,32 +172,16 @@ impl Publishes {
         connection: ConnectionId,
         before: u64,
     ) -> Option<u64> {
-        let equal = self.by_message.get(&key(message))?;
-        let queue = queue(message, connection);
-        let given = |published: &Published| {
-            published.given.iter().find(|(known, _)| *known == queue).map_or(0, |(_, count)| *count)
-        };
-        // A message that was dead-lettered has another exchange and routing key than the one it was published with.
-        let fits = |id: &&u64| {
-            self.all.get(id).is_some_and(|published| {
-                let body = message.digest_complete.then_some(message.body_digest);
+        let [key, dead] = keys(message);
+        let equal = self.equal.get_mut(if message.death.is_some() { &dead } else { &key })?;
+        let body = message.digest_complete.then_some(message.body_digest);
+        let fits = |id: u64| {
+            self.all.get(&id).is_some_and(|published| {
                 published.sent <= before
                     && (body.is_none() || published.body.is_none() || body == published.body)
-                    && (message.death.is_some()
-                        || published.exchange == message.exchange
-                            && published.routing_key == message.routing_key)
             })
         };
-        let fitting = || equal.iter().filter(fits);
-        let fresh = || fitting().find(|id| self.all.get(id).is_some_and(|published| given(published) == 0));
-        let again = || fitting().rfind(|id| self.all.get(id).is_some_and(|published| given(published) > 0));
-        let id = *if message.redelivered { again().or_else(fresh) } else { fresh().or_else(again) }?;
-        let published = self.all.get_mut(&id)?;
-        match published.given.iter_mut().find(|(known, _)| *known == queue) {
-            Some((_, count)) => *count += 1,
-            None => published.given.push((queue, 1)),
-        }
-        Some(id)
+        equal.give(queue(message, connection), message.redelivered, fits)
     }
 
     /// The span of a publish is made.
@@ -167,15 +210,115 @@ impl Publishes {
 
     /// Forgets what is too old.
     pub(super) fn sweep(&mut self, now: u64) {
-        while let Some((id, _)) = self.order.front()
-            && self.all.get(id).is_none_or(|published| published.sent + PUBLISHED_KEPT < now)
+        while let Some(id) = (self.oldest < self.next).then_some(self.oldest + 1)
+            && self.all.get(&id).is_none_or(|published| published.sent + PUBLISHED_KEPT < now)
         {
-            self.forget_oldest();
+            self.oldest = id;
+            self.remove(id);
         }
     }
 
     /// How many are remembered.
     pub(super) fn len(&self) -> usize {
         self.all.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        conn::ConnectionId,
+        protocol::{Detail, Event, Mark, Parser as _, Side, amqp::Amqp},
+    };
+
+    /// A connection's number; which does not matter here.
+    fn connection() -> ConnectionId {
+        ConnectionId::default()
+    }
+
+    /// A publish to `exchange` with `key`, and what a parser makes of it.
+    fn message(exchange: &str, key: &str, body: &[u8]) -> amqp::Message {
+        let short = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+        let frame = |kind: u8, payload: &[u8]| {
+            [&[kind, 0, 1][..], &(payload.len() as u32).to_be_bytes(), payload, &[0xce]].concat()
+        };
+        let method = [&[0, 60, 0, 40, 0, 0][..], &short(exchange), &short(key), &[0]].concat();
+        let header = [&[0, 60, 0, 0][..], &(body.len() as u64).to_be_bytes(), &[0, 0]].concat();
+        let bytes = [frame(1, &method), frame(2, &header), frame(3, body)].concat();
+        let mut events = Vec::new();
+        Amqp::new().data(Side::Request, &bytes, Mark::default(), &mut events);
+        let message = events.into_iter().find_map(|event| match event {
+            Event::End { detail: Detail::Amqp(message), .. } => Some(*message),
+            _ => None,
+        });
+        message.expect("a whole publish")
+    }
+
+    fn delivered(queue: &str, message: &amqp::Message) -> amqp::Message {
+        amqp::Message { kind: amqp::Kind::Delivery, queue: Some(queue.to_owned()), ..message.clone() }
+    }
+
+    #[test]
+    fn equal_messages_are_found_in_their_order_by_each_queue() {
+        let mut publishes = Publishes::default();
+        let message = message("jobs", "a", b"x");
+        for number in 1..=3 {
+            publishes.insert_once(OperationId(number), &message, number);
+        }
+        let mut next = |queue: &str| publishes.find(&delivered(queue, &message), connection(), 10);
+        assert_eq!([next("q"), next("q"), next("r"), next("q"), next("r")], [1, 2, 1, 3, 2].map(Some));
+    }
+
+    #[test]
+    fn only_what_agrees_is_found() {
+        let mut publishes = Publishes::default();
+        publishes.insert_once(OperationId(1), &message("jobs", "a", b"x"), 1);
+        let mut find = |message: &amqp::Message| publishes.find(&delivered("q", message), connection(), 10);
+        assert_eq!(find(&message("jobs", "b", b"x")), None, "another routing key");
+        assert_eq!(find(&message("events", "a", b"x")), None, "another exchange");
+        assert_eq!(find(&message("jobs", "a", b"y")), None, "another body");
+        assert_eq!(find(&message("jobs", "a", b"x")), Some(1));
+    }
+
+    #[test]
+    fn what_was_not_sent_yet_is_not_found() {
+        let mut publishes = Publishes::default();
+        let message = message("jobs", "a", b"x");
+        publishes.insert_once(OperationId(1), &message, 100);
+        assert_eq!(publishes.find(&delivered("q", &message), connection(), 99), None);
+    }
+
+    #[test]
+    fn redelivery_and_dead_letters_keep_the_publish() {
+        let mut publishes = Publishes::default();
+        let message = message("jobs", "a", b"x");
+        publishes.insert_once(OperationId(1), &message, 1);
+        publishes.insert_once(OperationId(2), &message, 2);
+        let first = delivered("q", &message);
+        assert_eq!(publishes.find(&first, connection(), 10), Some(1));
+        let again = amqp::Message { redelivered: true, ..first.clone() };
+        assert_eq!(publishes.find(&again, connection(), 10), Some(1));
+        let dead = amqp::Message {
+            exchange: "dead".to_owned(),
+            death: Some(Box::default()),
+            ..delivered("dead letters", &message)
+        };
+        assert_eq!(publishes.find(&dead, connection(), 10), Some(1));
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_first() {
+        let mut publishes = Publishes::default();
+        let old = message("jobs", "old", b"x");
+        publishes.insert_once(OperationId(0), &old, 0);
+        let message = message("jobs", "a", b"x");
+        for number in 1..=PUBLISHED_MAX as u64 {
+            publishes.insert_once(OperationId(number), &message, number);
+        }
+        assert_eq!(publishes.len(), PUBLISHED_MAX);
+        assert_eq!(publishes.find(&delivered("q", &old), connection(), u64::MAX), None);
+        publishes.sweep(u64::MAX - 1);
+        assert_eq!((publishes.len(), publishes.equal.len(), publishes.by_operation.len()), (0, 0, 0));
     }
 }
