@@ -118,7 +118,7 @@ impl Engine {
             detail: None,
         };
         self.operations.insert(id, operation);
-        self.works_on(first.context, (first.pid, first.tid));
+        self.works_on(first.context, (first.pid, first.tid), first.time);
         if happened.protocol == Protocol::Amqp {
             let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
             if let Some(context) = self.contexts.find_mut(first.context) {

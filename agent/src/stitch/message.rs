@@ -35,6 +35,8 @@ const SETTLED_MAX: usize = 1024;
 const DELIVERED_MAX: usize = 4096;
 /// How long after it has settled a delivery a context still works for it, where nothing else shows, nanoseconds.
 const AFTERWARDS: u64 = 1_000_000_000;
+/// A consumer that has settled and done nothing for this time has nothing at hand, nanoseconds.
+const IDLE: u64 = 20_000_000;
 /// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
 const QUIET: u64 = 1_000_000_000;
 
@@ -49,8 +51,8 @@ pub(super) struct Consumer {
     settled: VecDeque<(u64, UnitId)>,
     /// It is a task's: it was woken by whoever sent for it.
     is_task: bool,
-    /// It has done something since it last settled a delivery.
-    worked: bool,
+    /// When it last did something.
+    worked: u64,
     /// How often it has settled a delivery that came when nothing else was at hand: without having done anything
     /// before, and after work.
     first_settled: u32,
@@ -63,7 +65,7 @@ impl Consumer {
             connection,
             settled: VecDeque::new(),
             is_task: false,
-            worked: false,
+            worked: 0,
             first_settled: 0,
             first_worked: 0,
         }
@@ -71,12 +73,12 @@ impl Consumer {
 
     /// It has settled a delivery that came at `start`.
     fn settle(&mut self, unit: UnitId, start: u64, at: u64) {
-        // What came while something else was at hand does not tell whether the work before it was for it.
-        if self.settled.back().is_none_or(|(last, _)| *last < start) {
-            let count = if self.worked { &mut self.first_worked } else { &mut self.first_settled };
+        // What comes while something else is at hand does not tell whether the work before it was for it.
+        let idle = self.settled.back().is_none_or(|(last, _)| last + IDLE < start);
+        if idle && (self.worked >= start || self.worked + IDLE < start) {
+            let count = if self.worked >= start { &mut self.first_worked } else { &mut self.first_settled };
             *count += 1;
         }
-        self.worked = false;
         self.settled.push_back((at, unit));
         if self.settled.len() > SETTLED_MAX {
             self.settled.pop_front();
@@ -432,11 +434,11 @@ impl Engine {
     }
 
     /// A context (or a thread without one) does something.
-    pub(super) fn works_on(&mut self, context: ContextId, thread: (u32, u32)) {
+    pub(super) fn works_on(&mut self, context: ContextId, thread: (u32, u32), time: u64) {
         if context == 0 {
             if let Some(consumer) = self.threads.get_mut(&thread).and_then(|thread| thread.consumer.as_mut())
             {
-                consumer.worked = true;
+                consumer.worked = time;
             }
             return;
         }
@@ -444,7 +446,7 @@ impl Engine {
         for _ in 0..DEPTH_MAX {
             let Some(context) = self.contexts.find_mut(at) else { return };
             if let Some(consumer) = &mut context.consumer {
-                consumer.worked = true;
+                consumer.worked = time;
                 return;
             }
             at = context.parent;
@@ -476,7 +478,7 @@ impl Engine {
         let Some(sent) = sent else { return self.woken_by_read(header, by, child) };
         if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
             operation.woken = child;
-            self.works_on(child, (header.pid, header.tid));
+            self.works_on(child, (header.pid, header.tid), header.time);
         }
         for unit in sent.settled {
             if let Some(consumer) = self.contexts.find_mut(by).and_then(|context| context.consumer.as_mut()) {
@@ -496,6 +498,8 @@ impl Engine {
     /// uvloop up to 0.22: what was just read is for whoever is woken.
     fn woken_by_read(&mut self, header: &Header, by: ContextId, child: ContextId) {
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
+        // Where the loop calls the protocol in another context than it reads in (asyncpg's), a wake-up next to the read may
+        // still be another's.
         if thread.answered.0 == by {
             for operation in std::mem::take(&mut thread.answered.1) {
                 if let Some(operation) =
