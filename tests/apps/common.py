@@ -65,6 +65,23 @@ def truth():
         return {rid: dict(counts) for rid, counts in _truth.items()}
 
 
+def serve_truth(app):
+    """Adds to a FastAPI service what the rig asks of each: whether it is there, and what it did."""
+
+    @app.get("/health")
+    async def health():
+        return {"ok": True}
+
+    @app.get("/truth")
+    async def read_truth():
+        return truth()
+
+    @app.delete("/truth")
+    async def clear_truth():
+        forget()
+        return {}
+
+
 def forget():
     """Empties the record."""
     with _lock:

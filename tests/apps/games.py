@@ -13,7 +13,7 @@ import psycopg
 import psycopg2
 import redis
 import redis.asyncio
-from common import PG_DSN, REDIS_URL, Rid, forget, truth
+from common import PG_DSN, REDIS_URL, Rid, serve_truth
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Integer, Numeric, Text, func, insert, select, text
@@ -103,22 +103,7 @@ class State:
 
 state = State()
 app = FastAPI(title="games-api", lifespan=lifespan)
-
-
-@app.get("/health")
-async def health():
-    return {"ok": True}
-
-
-@app.get("/truth")
-async def read_truth():
-    return truth()
-
-
-@app.delete("/truth")
-async def clear_truth():
-    forget()
-    return {}
+serve_truth(app)
 
 
 @app.get("/hit/{id}")

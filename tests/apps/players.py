@@ -3,7 +3,7 @@
 import contextlib
 
 import asyncpg
-from common import PG_DSN, Rid, forget, truth
+from common import PG_DSN, Rid, serve_truth
 from fastapi import Depends, FastAPI
 
 
@@ -15,22 +15,7 @@ async def lifespan(app):
 
 
 app = FastAPI(title="players", lifespan=lifespan)
-
-
-@app.get("/health")
-async def health():
-    return {"ok": True}
-
-
-@app.get("/truth")
-async def read_truth():
-    return truth()
-
-
-@app.delete("/truth")
-async def clear_truth():
-    forget()
-    return {}
+serve_truth(app)
 
 
 @app.get("/echo")

@@ -11,7 +11,7 @@ import threading
 import aio_pika
 import asyncpg
 import pika
-from common import PG_DSN, Rid, forget, truth
+from common import PG_DSN, Rid, serve_truth
 from fastapi import Depends, FastAPI
 
 AMQP_URL = os.environ["AMQP_URL"]
@@ -29,24 +29,9 @@ async def lifespan(app):
 
 
 app = FastAPI(title="schedule", lifespan=lifespan)
+serve_truth(app)
 state = app.state
 local = threading.local()
-
-
-@app.get("/health")
-async def health():
-    return {"ok": True}
-
-
-@app.get("/truth")
-async def read_truth():
-    return truth()
-
-
-@app.delete("/truth")
-async def clear_truth():
-    forget()
-    return {}
 
 
 async def publish(request, kind, body=b"{}"):

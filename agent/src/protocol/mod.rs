@@ -7,6 +7,8 @@
 pub mod amqp;
 pub mod http;
 pub mod postgres;
+#[cfg(test)]
+mod recording;
 pub mod redis;
 
 /// Who moved a piece of captured bytes, and when. Parsers copy marks, they never look into them.

@@ -10,8 +10,8 @@
 //!    request. A context that answers on C without having been made for one request serves C, request after request
 //!    (aiohttp's connection task).
 //! 2. *Claim.* A task made by a thread that has just read a request, in the context in which it was read, is made for
-//!    that request (uvicorn). uvloop reads outside any task's context, so there the parent may be any context that
-//!    nobody announced.
+//!    that request (uvicorn). uvloop reads outside any task's context, and uvicorn may start the task in a new empty
+//!    one, so any context will do where nothing of the thread lies between.
 //! 3. *Lineage.* A context made out of another belongs to what the other belonged to at that time.
 //!
 //! and, for what a thread does in its own context, before all of these:

@@ -1,7 +1,7 @@
 //! The first look, at every prefix of what is to be seen.
 
-use super::{super::detect, golden::RECORDINGS, golden::recording, *};
-use crate::protocol::Guess;
+use super::{super::detect, golden::RECORDINGS, *};
+use crate::protocol::{Guess, recording::recording};
 
 /// Every prefix is open until one decides, and no longer one decides otherwise.
 #[track_caller]
