@@ -77,8 +77,11 @@ fn run(case: &Case<'_>) {
     let pids = [api.pid(), worker.pid(), bot.pid(), players.pid()];
     // Who wakes whom is watched from the first message on, in connections that are older than the agent.
     let warm_up = || {
-        api.get("/publish/jobs")?;
-        thread::sleep(Duration::from_secs(1));
+        // One by one: how a consumer goes about a message shows where it has only one.
+        for _ in 0..5 {
+            api.get("/publish/jobs")?;
+            thread::sleep(Duration::from_millis(300));
+        }
         Ok(())
     };
     let watched = watch_between(&servers.dir, &pids, warm_up, &load, || servers.broker.wait_empty());

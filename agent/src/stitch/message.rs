@@ -35,6 +35,8 @@ const SETTLED_MAX: usize = 1024;
 const DELIVERED_MAX: usize = 4096;
 /// How long after it has settled a delivery a context still works for it, where nothing else shows, nanoseconds.
 const AFTERWARDS: u64 = 1_000_000_000;
+/// Deliveries that a consumer has settled without having done anything, at which it is clear that it always does.
+const SETTLED_FIRST: u32 = 3;
 /// A consumer that has settled and done nothing for this time has nothing at hand, nanoseconds.
 const IDLE: u64 = 20_000_000;
 /// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
@@ -73,8 +75,9 @@ impl Consumer {
 
     /// It has settled a delivery that came at `start`.
     fn settle(&mut self, unit: UnitId, start: u64, at: u64) {
-        // What comes while something else is at hand does not tell whether the work before it was for it.
-        let idle = self.settled.back().is_none_or(|(last, _)| last + IDLE < start);
+        // What comes while something else is at hand does not tell whether the work before it was for it. Before it
+        // has settled anything it was not known as a consumer, and nobody has noted its work.
+        let idle = self.settled.back().is_some_and(|(last, _)| last + IDLE < start);
         if idle && (self.worked >= start || self.worked + IDLE < start) {
             let count = if self.worked >= start { &mut self.first_worked } else { &mut self.first_settled };
             *count += 1;
@@ -85,9 +88,13 @@ impl Consumer {
         }
     }
 
-    /// It acknowledges first and works then.
-    fn settles_first(&self) -> bool {
-        self.first_worked == 0 && self.first_settled > 0
+    /// Whether it acknowledges first and works then; `None` while that cannot be told.
+    fn settles_first(&self) -> Option<bool> {
+        match (self.first_worked, self.first_settled) {
+            (0, SETTLED_FIRST..) => Some(true),
+            (0, 1..SETTLED_FIRST) => None,
+            _ => Some(false),
+        }
     }
 }
 
@@ -414,8 +421,11 @@ impl Engine {
     fn consumed_by(&self, consumer: &Consumer, time: u64) -> Option<(UnitId, bool)> {
         let begun = |unit: &UnitId| self.units.get(unit).is_some_and(|unit| unit.start <= time);
         let before = || consumer.settled.iter().rfind(|(settled, _)| *settled < time);
-        if consumer.settles_first() {
-            return before().map(|(_, unit)| (*unit, true));
+        match (consumer.settles_first(), before()) {
+            (Some(true), before) => return before.map(|(_, unit)| (*unit, true)),
+            // Of two messages this may be for either.
+            (None, Some(_)) => return None,
+            (None | Some(false), _) => {}
         }
         let after = consumer.settled.iter().find(|(settled, unit)| *settled >= time && begun(unit));
         if let Some((settled, unit)) = after {

@@ -215,7 +215,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         place: "Redis: `db.operation.name`, `db.namespace`, `db.operation.batch.size`",
-        adder: "from the commands; `0` where no `SELECT` was seen",
+        adder: "from the commands; the database where the beginning of the connection or a `SELECT` was seen",
         sdk: "none",
         reason: "Required and recommended by the conventions.",
         fits: |d| {
