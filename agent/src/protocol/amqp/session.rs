@@ -444,7 +444,7 @@ impl Parser for Amqp {
         let left = self.walk(side, length, mark, out);
         if left > 0 {
             let begun = self.half(side).framer.begun();
-            self.lose(side, LossReason::Gap, begun + left, mark, out);
+            self.lose(side, LossReason::Gap, begun.saturating_add(left), mark, out);
         }
     }
 

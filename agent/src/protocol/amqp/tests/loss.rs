@@ -275,3 +275,11 @@ fn unsettled_deliveries_are_bounded() {
         out.iter().filter(|event| matches!(event, Event::Settle { outcome: Outcome::Lost, .. })).count();
     assert_eq!(lost, 4);
 }
+
+#[test]
+fn a_hole_of_any_length_within_a_frame_is_counted() {
+    let bytes = publish(1, "games", "new");
+    let ops = [Op::Data(Side::Request, bytes[..9].to_vec()), Op::Gap(Side::Request, u64::MAX), Op::Close];
+    let lost = play(&ops).into_iter().any(|event| matches!(event, Event::Lost { bytes: u64::MAX, .. }));
+    assert!(lost, "as much as can be counted");
+}
