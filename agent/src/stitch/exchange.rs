@@ -161,14 +161,26 @@ impl Engine {
         let Some(place) = exchanges.units.iter().position(|(number, _)| *number == exchange) else { return };
         let Some((_, id)) = exchanges.units.remove(place) else { return };
         let Some(unit) = self.units.get_mut(&id) else { return };
-        unit.end = Some(at.time.max(unit.start));
         unit.replied.get_or_insert(at.time);
         unit.detail = Some(detail);
+        self.finish_unit(id, at.time);
+    }
+
+    /// A unit is over: its span can be made once its evidence is complete.
+    pub(super) fn finish_unit(&mut self, id: UnitId, time: u64) {
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        unit.end = Some(time.max(unit.start));
         let pid = unit.pid;
         if let Some(process) = self.processes.get_mut(&pid) {
             process.open.remove(&id);
         }
         self.finished.push_back(Finished::Unit(id));
+    }
+
+    /// The operation that is this exchange of a connection.
+    pub(super) fn operation_of(&self, connection: ConnectionId, exchange: u64) -> Option<OperationId> {
+        let operations = &self.exchanges.get(&connection)?.operations;
+        operations.iter().find(|(number, _)| *number == exchange).map(|(_, operation)| *operation)
     }
 
     pub(super) fn end_operation(&mut self, happened: Happened) {
@@ -198,12 +210,10 @@ impl Engine {
 
     /// The answer to an operation begins: whom it wakes has asked.
     pub(super) fn answered(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
-        let Some(exchanges) = self.exchanges.get(&connection) else { return };
-        let asked = exchanges.operations.iter().find(|(number, _)| *number == exchange);
-        if let Some((_, operation)) = asked
+        if let Some(operation) = self.operation_of(connection, exchange)
             && let Some(thread) = self.threads.get_mut(&(at.pid, at.tid))
         {
-            thread.answered.1.push(*operation);
+            thread.answered.1.push(operation);
         }
     }
 }

@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    DEPTH_MAX, Engine, Finished,
+    DEPTH_MAX, Engine,
     context::ContextId,
     publishes::Place,
     unit::{OperationId, UnitId},
@@ -181,10 +181,8 @@ impl Engine {
         message: &amqp::Message,
         at: Mark,
     ) {
-        let known = self.exchanges.get(&connection);
-        let known = known.and_then(|known| known.operations.iter().find(|(number, _)| *number == exchange));
-        if let Some((_, operation)) = known {
-            self.publishes.insert_once(*operation, message, at.time);
+        if let Some(operation) = self.operation_of(connection, exchange) {
+            self.publishes.insert_once(operation, message, at.time);
         }
     }
 
@@ -239,16 +237,11 @@ impl Engine {
         };
         let Some((_, id)) = exchanges.deliveries.remove(place) else { return };
         let Some(unit) = self.units.get_mut(&id) else { return };
-        unit.end = Some(at.time.max(unit.start));
         unit.replied = Some(at.time);
         if let Some(delivery) = &mut unit.delivery {
             delivery.outcome = Some(outcome);
         }
-        let pid = unit.pid;
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.open.remove(&id);
-        }
-        self.finished.push_back(Finished::Unit(id));
+        self.finish_unit(id, at.time);
         self.take_delivered((at.pid, at.tid), id);
         if matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost) {
             return;
