@@ -11,6 +11,8 @@ use crate::protocol::{Guess, Side};
 const MAX_LENGTH: u32 = 1 << 24;
 /// Most columns of a table, and so of a row (`MaxTupleAttributeNumber`).
 const MAX_COLUMNS: u16 = 1664;
+/// Longest name of a startup parameter, with its zero byte, that is believed (`NAMEDATALEN`).
+const MAX_NAME: usize = 64;
 /// Messages looked at before the answer is taken as certain.
 const MAX_MESSAGES: usize = 32;
 
@@ -144,10 +146,10 @@ fn startup(bytes: &[u8]) -> Guess {
         return Guess::Yes(Side::Request);
     }
     // A request of Apache Kafka can begin like a version; a parameter's name it has not.
-    let name = cursor.0;
+    let name = cursor.0.get(..MAX_NAME).unwrap_or(cursor.0);
     match name.iter().position(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'_' | b'.')) {
         Some(end) if end > 0 && name.get(end) == Some(&0) => Guess::Yes(Side::Request),
-        None if name.len() < 64 => Guess::More,
+        None if name.len() < MAX_NAME => Guess::More,
         _ => Guess::No,
     }
 }

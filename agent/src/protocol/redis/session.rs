@@ -463,6 +463,9 @@ impl Redis {
 
     /// The thread is lost on one side: whatever is unanswered will not be paired any more.
     fn lose(&mut self, side: Side, reason: LossReason, bytes: u64, mark: Mark, out: &mut Vec<Event>) {
+        let unanswered = self.runs > 0;
+        // An answered batch may still wait for the next call to be over: it ends before the loss in any cut.
+        self.end_all(Ended::Gap, mark, out);
         let hunt = match side {
             Side::Request => {
                 self.requests.reset();
@@ -480,11 +483,10 @@ impl Redis {
         hunt.given_up = (!gap).then_some(mark);
         hunt.active = true;
         // Requests that were missed have replies, so those cannot be counted off either.
-        if self.runs > 0 || side == Side::Response {
+        if unanswered || side == Side::Response {
             self.replies.reset();
             self.response_hunt.active = true;
         }
-        self.end_all(Ended::Gap, mark, out);
     }
 }
 

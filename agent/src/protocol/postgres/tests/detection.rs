@@ -28,6 +28,18 @@ fn every_prefix_of_a_connections_beginning_is_claimed_or_left_open() {
 }
 
 #[test]
+fn a_parameter_of_which_the_name_does_not_end_is_refused_for_good() {
+    for end in [0, b' '] {
+        let mut bytes = b"\0\0\x01\x01\0\x03\0\0".to_vec();
+        bytes.extend([b'9'; 100]);
+        bytes.push(end);
+        let refused = (0..=bytes.len()).map(|length| detect(&bytes[..length]));
+        let refused: Vec<Guess> = refused.skip_while(|guess| *guess == Guess::More).collect();
+        assert!(!refused.is_empty() && refused.iter().all(|guess| *guess == Guess::No), "{refused:?}");
+    }
+}
+
+#[test]
 fn every_chunk_of_the_recordings_is_claimed_for_its_side() {
     for wire in [
         include_str!("../testdata/asyncpg.wire"),
