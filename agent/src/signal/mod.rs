@@ -1,5 +1,6 @@
 //! Signals: what leaves the agent, in OpenTelemetry's terms and still free of any wire format.
 
+pub mod consumer;
 pub mod route;
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};

@@ -194,6 +194,17 @@ impl Pattern {
     }
 }
 
+/// The name of a channel or list with placeholders for the parts, between `:`, `.` and `/`, that cannot be words.
+pub fn name(text: &str) -> String {
+    let mut template = String::with_capacity(text.len());
+    for part in text.split_inclusive([':', '.', '/']) {
+        let word = part.trim_end_matches([':', '.', '/']);
+        template.push_str(placeholder(word).unwrap_or(word));
+        template.push_str(part.get(word.len()..).unwrap_or_default());
+    }
+    template
+}
+
 /// The placeholder of a segment that cannot be a word.
 fn placeholder(segment: &str) -> Option<&'static str> {
     let bytes = segment.as_bytes();

@@ -118,6 +118,8 @@ pub struct Session {
     pub application_name: Option<String>,
     /// `server_version`.
     pub server_version: Option<String>,
+    /// Process id of the server's side, which notifications bear.
+    pub backend: Option<u32>,
 }
 
 /// One statement, or the statements of one simple query, and the outcome.

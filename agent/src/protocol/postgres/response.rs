@@ -41,6 +41,7 @@ impl Pairing {
         match message.kind {
             b'S' => self.parameter(message),
             b'A' => self.notification(message, out),
+            b'K' => self.backend(message),
             kind if is_unasked(kind) => {}
             kind => {
                 self.drop_copy_ends();
@@ -370,6 +371,11 @@ impl Pairing {
         } else {
             session.application_name = value;
         }
+    }
+
+    fn backend(&mut self, message: &Message) {
+        let pid = Cursor(&message.body).int32();
+        Arc::make_mut(self.session.get_or_insert_default()).backend = pid;
     }
 
     fn notification(&mut self, message: &Message, out: &mut Vec<Event>) {

@@ -7,7 +7,7 @@ use super::{
     sql::Analysis,
     texts::{Reading, Texts},
 };
-use crate::signal::{Address, Attribute, Description, Endpoints, Role, Status, TextMode};
+use crate::signal::{Address, Attribute, Description, Endpoints, Role, Status, TextMode, consumer};
 
 /// Says what a statement was. `role` is the watched process's part.
 pub fn describe(
@@ -17,6 +17,9 @@ pub fn describe(
     text: TextMode,
     texts: &mut Texts,
 ) -> Description {
+    if let Kind::Notification { channel, payload_size, .. } = &statement.kind {
+        return consumer::describe("postgresql", channel, *payload_size as u64, endpoints, text);
+    }
     let reading = statement.text.as_ref().map(|text| texts.read(text));
     let unknown = Analysis::default();
     let analysis = reading.as_ref().map_or(&unknown, |reading| &reading.analysis);
@@ -26,7 +29,7 @@ pub fn describe(
     let summary =
         analysis.summary.as_ref().map(|text| if batch { format!("BATCH {text}") } else { text.clone() });
     let database = statement.session.as_ref().and_then(|session| session.database.clone());
-    let name = name(statement, summary.as_ref().or(operation.as_ref()), database.as_ref());
+    let name = name(summary.as_ref().or(operation.as_ref()), database.as_ref());
 
     let mut attributes = vec![Attribute::new("db.system.name", "postgresql")];
     let mut put = |key: &'static str, value: Option<String>| {
@@ -46,11 +49,8 @@ pub fn describe(
     Description { name, attributes, status: status(statement) }
 }
 
-fn name(statement: &Statement, best: Option<&String>, database: Option<&String>) -> String {
-    match &statement.kind {
-        Kind::Notification { channel, .. } => format!("notification {channel}"),
-        _ => best.or(database).cloned().unwrap_or_else(|| "postgresql".to_owned()),
-    }
+fn name(best: Option<&String>, database: Option<&String>) -> String {
+    best.or(database).cloned().unwrap_or_else(|| "postgresql".to_owned())
 }
 
 /// The operation as the server calls it, or as the statement says.
@@ -142,15 +142,8 @@ fn own(statement: &Statement, mode: TextMode, attributes: &mut Vec<Attribute>) {
     if let Some(count) = statement.statements {
         attributes.push(Attribute::new("adder.db.query.statements", i64::from(count)));
     }
-    match &statement.kind {
-        Kind::Notification { channel, pid, payload_size, .. } => {
-            let size = i64::try_from(*payload_size).unwrap_or(i64::MAX);
-            attributes.push(Attribute::new("adder.db.notification.channel", channel.clone()));
-            attributes.push(Attribute::new("adder.db.notification.pid", i64::from(*pid)));
-            attributes.push(Attribute::new("adder.db.notification.payload.size", size));
-        }
-        Kind::Function { oid } => attributes.push(Attribute::new("adder.db.function.oid", i64::from(*oid))),
-        Kind::Simple | Kind::Extended | Kind::Copy | Kind::Cancel => {}
+    if let Kind::Function { oid } = &statement.kind {
+        attributes.push(Attribute::new("adder.db.function.oid", i64::from(*oid)));
     }
 }
 

@@ -5,6 +5,9 @@ use super::{Payload, words};
 /// Arguments kept of one command.
 pub const MAX_ARGUMENTS: usize = 32;
 
+/// Payloads kept of one command.
+const MAX_PAYLOADS: usize = 64;
+
 /// Bytes kept of one argument.
 pub const MAX_ARGUMENT: usize = 128;
 
@@ -18,8 +21,8 @@ pub struct Command {
     pub sub: Option<String>,
     /// Number of arguments after name and sub-command; more than [`Command::arguments`] may give.
     pub argument_count: u64,
-    /// The message of a `PUBLISH` or `SPUBLISH`.
-    pub payload: Option<Payload>,
+    /// The message of a `PUBLISH` or `SPUBLISH`, or the first elements that a command appends to a list.
+    pub payloads: Vec<Payload>,
     kept: Vec<Kept>,
     text: Vec<u8>,
 }
@@ -84,6 +87,35 @@ impl Command {
     /// Whether it is this command of a container.
     pub(super) fn is(&self, name: &str, sub: &str) -> bool {
         self.name == name && self.sub.as_deref() == Some(sub)
+    }
+
+    /// Whether it waits for an element of a list, takes it away and gives it. (`BLMPOP` gives several.)
+    pub fn waits(&self) -> bool {
+        matches!(self.name.as_str(), "BLPOP" | "BRPOP" | "BLMOVE" | "BRPOPLPUSH")
+    }
+
+    /// Whether it sends messages to a channel.
+    pub fn publishes(&self) -> bool {
+        matches!(self.name.as_str(), "PUBLISH" | "SPUBLISH")
+    }
+
+    /// Whether it appends elements to a list.
+    pub fn appends(&self) -> bool {
+        matches!(self.name.as_str(), "LPUSH" | "RPUSH" | "LPUSHX" | "RPUSHX")
+    }
+
+    /// Whether the argument that comes next goes to a receiver as it is.
+    pub(super) fn payload_is_next(&self) -> bool {
+        self.payloads.len() < MAX_PAYLOADS
+            && (self.publishes() && self.argument_count == 1 || self.appends() && self.argument_count >= 1)
+    }
+
+    /// The beginning of its first argument as text: the list or channel of a command that has one.
+    pub fn destination(&self) -> String {
+        match self.arguments().next() {
+            Some(Argument::Bytes { head, .. }) => String::from_utf8_lossy(head).into_owned(),
+            _ => String::new(),
+        }
     }
 
     /// Whether it frames a transaction instead of doing work.

@@ -48,6 +48,8 @@ pub struct Batch {
     pub transaction: bool,
     /// The first error among the replies.
     pub error: Option<RedisError>,
+    /// What its first blocking command has taken from a list.
+    pub popped: Option<Popped>,
     /// Index of the database in use when it ended; `None` where neither the beginning of the connection nor a
     /// `SELECT` or `RESET` was seen.
     pub database: Option<u32>,
@@ -73,13 +75,22 @@ pub enum Kind {
     },
 }
 
-/// A published message: enough to recognise it at the other end.
+/// A published message, or an element of a list: enough to recognise it at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// Length in bytes.
     pub length: u64,
-    /// FNV-1a of the bytes; none where some were not captured.
+    /// FNV-1a of the first 1,024 bytes; none where some of them were not captured.
     pub digest: Option<u64>,
+}
+
+/// What a blocking command has taken from a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Popped {
+    /// The beginning of the list's name.
+    pub list: String,
+    /// The element.
+    pub payload: Payload,
 }
 
 /// An error reply.
@@ -113,6 +124,11 @@ pub enum Ended {
 }
 
 impl Batch {
+    /// Whether it does nothing but wait for an element of a list.
+    pub fn waits(&self) -> bool {
+        self.count == 1 && self.commands.first().is_some_and(Command::waits)
+    }
+
     /// Number of operations, without the commands that frame a transaction around others.
     pub fn operations(&self) -> u64 {
         if self.transaction { self.count.saturating_sub(self.brackets) } else { self.count }

@@ -55,6 +55,8 @@ pub(super) enum Expect {
     Hello,
     /// The connection is as new.
     Reset,
+    /// An element of a list, with the list's name before it or not; nil after a time.
+    Element,
     /// What follows is a stream of another kind (`MONITOR`, replication).
     Stream,
     /// So many confirmations; none stands for one per subscription of that kind.
@@ -70,6 +72,7 @@ impl Expect {
             "DISCARD" => Self::Discard,
             "HELLO" => Self::Hello,
             "RESET" => Self::Reset,
+            _ if command.waits() => Self::Element,
             "MONITOR" | "SYNC" | "PSYNC" => Self::Stream,
             name => Action::of(name.as_bytes()).map_or(Self::Plain, |action| {
                 let count = command.argument_count;
@@ -150,6 +153,7 @@ impl Batch {
             operation: None,
             transaction: false,
             error: None,
+            popped: None,
             database: None,
             ended: Ended::Complete,
         }

@@ -51,6 +51,8 @@ pub(super) struct Message {
     pub(super) inner_error: Option<RedisError>,
     /// Its first elements, where they were asked for.
     pub(super) push: Option<Box<PushHead>>,
+    /// It is watched because it is, or ends with, an element taken from a list.
+    pub(super) is_element: bool,
 }
 
 /// Simple strings that change the connection's state.
@@ -127,9 +129,9 @@ enum Part {
     Error,
     /// The kind of a push message.
     Kind,
-    /// Its channel.
+    /// Its channel, or the name of a list.
     Channel,
-    /// What was published.
+    /// What was published, or taken from a list.
     Payload,
 }
 
@@ -172,13 +174,19 @@ impl Replies {
         self.message.push = Some(Box::new(PushHead { elements, ..PushHead::default() }));
     }
 
+    /// The value just opened is an element of a list, or the list's name and the element.
+    pub(super) fn watch_element(&mut self) {
+        self.watch();
+        self.message.is_element = true;
+    }
+
     /// Takes a gap, if it lies within a string whose bytes do not matter. Where it takes the string's end with it, the
     /// next [`Replies::step`] goes on from there, even without a byte.
     pub(super) fn gap(&mut self, length: u64) -> bool {
         match &mut self.state {
             State::Body { left, part, .. } if *left >= length && *part != Part::Kind => {
                 match part {
-                    Part::Payload => self.digest.spoil(),
+                    Part::Payload => self.digest.skip(length),
                     Part::Error => {
                         self.head_whole = false;
                         *part = Part::Skipped;
@@ -360,6 +368,14 @@ impl Replies {
 
     fn part(&self, kind: u8, length: u64) -> Part {
         let index = self.index();
+        if self.message.is_element {
+            return match (kind, index) {
+                (b'$', Some(0)) => Part::Channel,
+                (b'$', Some(1)) => Part::Payload,
+                (b'$', _) if self.stack.is_empty() => Part::Payload,
+                _ => Part::Skipped,
+            };
+        }
         match (kind, index, &self.message.push) {
             (b'!', index, _) if self.stack.is_empty() || index.is_some() => Part::Error,
             (b'$' | b'=', Some(0), Some(_)) if length <= MAX_HEAD as u64 => Part::Kind,

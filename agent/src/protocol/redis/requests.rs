@@ -53,7 +53,7 @@ enum Part {
     Sub,
     /// An argument of which the head is kept.
     Kept,
-    /// The message of a `PUBLISH`.
+    /// The message of a `PUBLISH`, an element of a list.
     Payload,
     /// An argument that is passed over.
     Skipped,
@@ -101,7 +101,7 @@ impl Requests {
             State::Body { left, part, .. } if *left >= length && !matches!(part, Part::Name | Part::Sub) => {
                 match part {
                     Part::Kept => *part = Part::Skipped,
-                    Part::Payload => self.digest.spoil(),
+                    Part::Payload => self.digest.skip(length),
                     Part::Name | Part::Sub | Part::Skipped => {}
                 }
                 *left -= length;
@@ -224,8 +224,7 @@ impl Requests {
         } else if self.expects_sub() && length <= words::MAX_WORD as u64 {
             Part::Sub
         } else {
-            let is_payload = matches!(self.command.name.as_str(), "PUBLISH" | "SPUBLISH")
-                && self.command.argument_count == 1;
+            let is_payload = self.command.payload_is_next();
             let wanted = self.command.open_argument(length);
             if is_payload {
                 self.digest = Digest::default();
@@ -264,7 +263,7 @@ impl Requests {
                 self.word.clear();
             }
             Part::Payload => {
-                self.command.payload = Some(Payload { length, digest: self.digest.finish() });
+                self.command.payloads.push(Payload { length, digest: self.digest.finish() });
             }
             Part::Kept | Part::Skipped => {}
         }

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use super::{
-    Batch, Ended, Kind,
+    Batch, Ended, Kind, Popped,
     command::Command,
     open::{Expect, Open, Run},
-    replies::{self, Message, Replies, Status},
+    replies::{self, Message, PushHead, Replies, Status},
     requests::{self, Requests},
     subscriptions::{Action, Subscriptions},
 };
@@ -109,6 +109,10 @@ impl Redis {
             match self.requests.step(&mut bytes, mark) {
                 requests::Step::Need => return,
                 requests::Step::Ready { command, first, bytes: size } => {
+                    if self.open.back().is_none_or(|last| last.sent != first) {
+                        // What came before, perhaps with an empty command in its call, is over.
+                        self.settle(Side::Request, first, out);
+                    }
                     if self.request_hunt.active {
                         self.request_hunt.end(out);
                     }
@@ -245,6 +249,9 @@ impl Redis {
         if self.response_hunt.active || front.is_none() {
             return false;
         }
+        if front == Some(Expect::Element) {
+            self.replies.watch_element();
+        }
         self.reply(out);
         true
     }
@@ -326,7 +333,7 @@ impl Redis {
     }
 
     /// Takes the reply to the oldest unanswered command. False if there is none.
-    fn answer(&mut self, message: Message, mark: Mark, out: &mut Vec<Event>) -> bool {
+    fn answer(&mut self, mut message: Message, mark: Mark, out: &mut Vec<Event>) -> bool {
         let Some(Run { expect, .. }) = self.run() else { return false };
         self.reply_at(message.first, out);
         let ok = message.error.is_none();
@@ -352,6 +359,7 @@ impl Redis {
                 self.resp3 = false;
                 self.subscriptions = Subscriptions::default();
             }
+            Expect::Element => self.take_element(message.push.take()),
             Expect::Plain | Expect::Subscription(..) | Expect::Reset => {}
             Expect::Stream => self.over = ok,
         }
@@ -366,6 +374,19 @@ impl Redis {
             self.end_all(Ended::Gap, mark, out);
         }
         true
+    }
+
+    /// Notes what the oldest unanswered command has taken from a list.
+    fn take_element(&mut self, head: Option<Box<PushHead>>) {
+        let Some(PushHead { channel, payload: Some(payload), .. }) = head.map(|head| *head) else { return };
+        let Some(open) = self.front_mut() else { return };
+        let list = match channel.as_slice() {
+            // A command that names one list only: the reply does not repeat it.
+            [] => open.batch.commands.iter().find(|command| command.waits()).map(Command::destination),
+            name => Some(String::from_utf8_lossy(name).into_owned()),
+        };
+        let list = list.unwrap_or_default();
+        open.batch.popped.get_or_insert(Popped { list, payload });
     }
 
     fn pushed(&self, message: Message) -> Batch {

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::{Argument, Batch, Command, Ended, Kind, MAX_ARGUMENTS};
-use crate::signal::{Address, Attribute, Description, Endpoints, Role, Status, TextMode};
+use crate::signal::{Address, Attribute, Description, Endpoints, Role, Status, TextMode, consumer};
 
 /// Longest `db.query.text`, bytes, before the mark that something is left out.
 const MAX_TEXT: usize = 2048;
@@ -18,9 +18,19 @@ const OMITTED: &str = "...";
 
 /// Describes a batch as the span of a database call.
 ///
-/// `db.namespace` is the database selected on this connection, as far as that was seen. Of a push message only the
-/// kind is told, and the channel only with [`TextMode::Raw`], for channels may contain keys and names of people.
+/// `db.namespace` is the database selected on this connection, as far as that was seen. A message that the server
+/// sent unasked, and for a server's role an element of a list, is described as the work that it starts.
 pub fn describe(batch: &Batch, role: Role, endpoints: &Endpoints, text: TextMode) -> Description {
+    match (&batch.kind, &batch.popped, role) {
+        (Kind::Push { channel, payload, .. }, ..) => {
+            let size = payload.map_or(0, |payload| payload.length);
+            return consumer::describe("redis", channel, size, endpoints, text);
+        }
+        (_, Some(popped), Role::Server) => {
+            return consumer::describe("redis", &popped.list, popped.payload.length, endpoints, text);
+        }
+        _ => {}
+    }
     let name = name(batch);
     let mut attributes =
         vec![Attribute::new("db.system.name", "redis"), Attribute::new("db.operation.name", name.clone())];
@@ -66,11 +76,6 @@ pub fn describe(batch: &Batch, role: Role, endpoints: &Endpoints, text: TextMode
             attributes.push(Attribute::new("server.address", path.clone()));
         }
         Address::Unix(_) | Address::Unknown => {}
-    }
-    if let (Kind::Push { channel, .. }, TextMode::Raw) = (&batch.kind, text)
-        && !channel.is_empty()
-    {
-        attributes.push(Attribute::new("messaging.destination.name", channel.clone()));
     }
     Description { name, attributes, status: failure.map_or(Status::Unset, |(_, text)| Status::Error(text)) }
 }

@@ -8,7 +8,7 @@ mod spans;
 
 use std::fmt::Write as _;
 
-use super::{Batch, Kind, Redis, describe};
+use super::{Batch, Kind, Popped, Redis, describe};
 use crate::{
     protocol::{Detail, Event, Mark, Parser, Side},
     signal::{Attribute, Endpoints, Role, TextMode, Value},
@@ -398,7 +398,7 @@ fn a_refused_subscription_is_answered_once() {
 fn a_published_payload_has_the_same_digest_at_both_ends() {
     let sender = play(&[sent(command("PUBLISH news hello")), got(":1\r\n")]);
     let receiver = play(&[got("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n")]);
-    let payload = batches(&sender)[0].commands[0].payload;
+    let payload = batches(&sender)[0].commands[0].payloads.first().copied();
     assert!(payload.is_some_and(|payload| payload.length == 5 && payload.digest.is_some()));
     match receiver.as_slice() {
         [Event::Push { detail: Detail::Redis(batch), .. }] => {
@@ -490,4 +490,43 @@ fn the_close_cuts_what_is_open() {
         &[sent(command("BLPOP q 0")), sent("*1\r\n$4\r\nPI"), Op::Close],
         &["begin 0 @1-1", "end 0 @3 [BLPOP] BLPOP ? ? | Cut"],
     );
+}
+
+#[test]
+fn an_element_that_was_waited_for_has_the_digest_that_it_was_pushed_with() {
+    let pushed = play(&[sent(command("RPUSH jobs first second")), got(":2\r\n")]);
+    let pushed = batches(&pushed)[0].commands[0].payloads.clone();
+    assert_eq!(pushed.iter().map(|payload| payload.length).collect::<Vec<_>>(), [5, 6]);
+    let waits = [
+        ("BLPOP other jobs 0", "*2\r\n$4\r\njobs\r\n$5\r\nfirst\r\n", Some(pushed[0])),
+        ("BRPOPLPUSH jobs done 0", "$6\r\nsecond\r\n", Some(pushed[1])),
+        ("BLMOVE jobs done LEFT RIGHT 0", "$5\r\nfirst\r\n", Some(pushed[0])),
+        ("BLPOP jobs 1", "*-1\r\n", None),
+        ("BLMOVE jobs done LEFT RIGHT 1", "$-1\r\n", None),
+        ("BLPOP jobs 1", "-WRONGTYPE no list\r\n", None),
+        ("LPOP jobs", "$5\r\nfirst\r\n", None),
+    ];
+    for (text, reply, payload) in waits {
+        for events in [play(&[sent(command(text)), got(reply)]), {
+            play_cut(&[sent(command(text)), got(reply)], &mut || 1)
+        }] {
+            let popped = batches(&events)[0].popped.clone();
+            let expected = payload.map(|payload| Popped { list: "jobs".to_owned(), payload });
+            assert_eq!(popped, expected, "{text}");
+        }
+    }
+}
+
+#[test]
+fn the_digest_of_a_large_payload_is_that_of_its_beginning() {
+    let payload = |op: Op| batches(&play(&[op, got(":1\r\n")]))[0].commands[0].payloads[0];
+    let whole = payload(sent(command(&format!("PUBLISH c {}", "x".repeat(3000)))));
+    assert!(whole.digest.is_some());
+    let holed = |before: usize| {
+        let head = format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n$3000\r\n{}", "x".repeat(before));
+        let rest = format!("{}\r\n", "x".repeat(2900 - before));
+        payload(Op::Holed(Side::Request, head.into_bytes(), 100, rest.into_bytes()))
+    };
+    assert_eq!(holed(1500), whole);
+    assert_eq!(holed(500).digest, None);
 }

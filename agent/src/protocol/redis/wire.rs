@@ -72,29 +72,35 @@ impl LengthReader {
     }
 }
 
-/// FNV-1a over 64 bits, see the draft by Fowler, Noll, Vo and Eastlake.
+/// Bytes of a payload that its digest is made of: what is captured of a large one is its beginning.
+const MAX_DIGESTED: u64 = 1024;
+
+/// FNV-1a over 64 bits of a payload's beginning, see the draft by Fowler, Noll, Vo and Eastlake.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Digest {
     hash: u64,
+    left: u64,
     whole: bool,
 }
 
 impl Default for Digest {
     fn default() -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, whole: true }
+        Self { hash: 0xcbf2_9ce4_8422_2325, left: MAX_DIGESTED, whole: true }
     }
 }
 
 impl Digest {
     pub(super) fn update(&mut self, bytes: &[u8]) {
-        for byte in bytes {
+        let mut bytes = bytes;
+        for byte in take(&mut bytes, self.left) {
+            self.left -= 1;
             self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
-    /// Bytes are missing: no digest can be given.
-    pub(super) fn spoil(&mut self) {
-        self.whole = false;
+    /// Bytes are missing: no digest can be given, if they belong to it.
+    pub(super) fn skip(&mut self, length: u64) {
+        self.whole &= self.left == 0 || length == 0;
     }
 
     pub(super) fn finish(self) -> Option<u64> {

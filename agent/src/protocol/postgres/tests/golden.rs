@@ -114,6 +114,7 @@ fn the_session_is_what_startup_and_parameters_say() {
     assert_eq!(session.database.as_deref(), Some("shop"));
     assert_eq!(session.application_name.as_deref(), Some("shop-api"));
     assert!(session.server_version.as_deref().is_some_and(|version| version.starts_with("15.")));
+    assert!(session.backend.is_some_and(|pid| pid > 0));
 }
 
 #[test]

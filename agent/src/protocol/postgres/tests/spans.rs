@@ -170,8 +170,8 @@ fn a_unix_socket_is_an_address_without_port() {
 #[test]
 fn a_notification_has_its_channel_and_a_cancel_its_name() {
     let channel = describe_all(&[answers(message(b'A', b"\0\0\0\x07news\0x\0"))], TextMode::Sanitized);
-    assert_eq!(channel[0].name, "notification news");
-    assert!(has(&channel[0], "adder.db.notification.payload.size=1"));
+    assert_eq!(channel[0].name, "process news");
+    assert!(has(&channel[0], "messaging.message.body.size=1"));
     let cancel = describe_all(&recording(include_str!("../testdata/cancel.wire")), TextMode::Sanitized);
     assert_eq!(cancel[0].name, "CANCEL");
 }

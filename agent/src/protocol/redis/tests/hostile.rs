@@ -27,7 +27,7 @@ fn a_gap_that_takes_the_end_of_an_argument_along_completes_it() {
 fn a_payload_with_a_gap_has_no_digest() {
     let before = b"*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n$10\r\na".to_vec();
     let events = play(&[Op::Holed(Side::Request, before, 4, b"bbbbb\r\n".to_vec()), got(":0\r\n")]);
-    let payload = batches(&events)[0].commands[0].payload.expect("PUBLISH has a payload");
+    let payload = batches(&events)[0].commands[0].payloads[0];
     assert_eq!((payload.length, payload.digest), (10, None));
 }
 
@@ -158,6 +158,10 @@ fn what_is_answered_ends_before_a_loss_however_the_bytes_are_cut() {
     check(
         &[sent("PING\r\n*-1\r"), got("+PONG\r\n"), sent("\n-1\r\n")],
         &["begin 0 @1-1", "reply 0 @2", "end 0 @2 [PING] PING", "lost Malformed 1"],
+    );
+    check(
+        &[sent("PING\r\n*-1\r"), got("+PONG\r\n"), sent("\nPING\r\n")],
+        &["begin 0 @1-1", "reply 0 @2", "end 0 @2 [PING] PING", "begin 1 @3-3"],
     );
 }
 

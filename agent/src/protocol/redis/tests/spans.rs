@@ -162,12 +162,14 @@ fn unix_sockets_are_told_by_their_path() {
 }
 
 #[test]
-fn channels_are_shown_only_in_raw_mode() {
+fn messages_and_elements_are_described_as_the_work_that_they_start() {
     let events = play(&[got(">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$2\r\nhi\r\n")]);
     let Some(Event::Push { detail: Detail::Redis(batch), .. }) = events.first() else { panic!("{events:?}") };
-    let key = "messaging.destination.name";
-    let shown = |mode| value(&describe(batch, Role::Client, &endpoints(), mode).attributes, key).cloned();
-    assert_eq!(shown(TextMode::Raw), Some("news".to_owned().into()));
-    assert_eq!(shown(TextMode::Sanitized), None);
-    assert_eq!(describe(batch, Role::Client, &endpoints(), TextMode::Off).name, "message");
+    let description = describe(batch, Role::Client, &endpoints(), TextMode::Sanitized);
+    assert_eq!(description.name, "process news");
+    assert_eq!(value(&description.attributes, "messaging.message.body.size"), Some(&2.into()));
+    let popped = play(&[sent(command("BLPOP jobs 0")), got("*2\r\n$4\r\njobs\r\n$1\r\nx\r\n")]);
+    let batch = &batches(&popped)[0];
+    assert_eq!(describe(batch, Role::Server, &endpoints(), TextMode::Off).name, "process jobs");
+    assert_eq!(describe(batch, Role::Client, &endpoints(), TextMode::Off).name, "BLPOP");
 }
