@@ -1,4 +1,4 @@
-"""schedule-api: a FastAPI service that publishes what is to be done, by aio-pika and by pika.
+"""schedule-api: a FastAPI service that publishes what is to be done: by aio-pika, by pika, by Redis, by Postgres.
 
 The id of the request is in each routing key, which pika and brokers hand on as it is.
 """
@@ -11,20 +11,25 @@ import threading
 import aio_pika
 import asyncpg
 import pika
-from common import PG_DSN, Rid, serve_truth
+import redis.asyncio
+from common import PG_DSN, REDIS_URL, Rid, serve_truth
 from fastapi import Depends, FastAPI
 
-AMQP_URL = os.environ["AMQP_URL"]
+AMQP_URL = os.environ.get("AMQP_URL")
 
 
 @contextlib.asynccontextmanager
 async def lifespan(app):
     state.pg = await asyncpg.create_pool(PG_DSN, min_size=2, max_size=16)
-    state.connection = await aio_pika.connect_robust(AMQP_URL)
-    state.channel = await state.connection.channel()
-    state.jobs = await state.channel.declare_exchange("jobs", aio_pika.ExchangeType.TOPIC)
+    state.redis = redis.asyncio.from_url(REDIS_URL, max_connections=256)
+    if AMQP_URL:
+        state.connection = await aio_pika.connect_robust(AMQP_URL)
+        state.channel = await state.connection.channel()
+        state.jobs = await state.channel.declare_exchange("jobs", aio_pika.ExchangeType.TOPIC)
     yield
-    await state.connection.close()
+    if AMQP_URL:
+        await state.connection.close()
+    await state.redis.aclose()
     await state.pg.close()
 
 
@@ -64,3 +69,33 @@ def publish_pika(kind: str, request: Rid = Depends(Rid)):
     request.note("publish")
     local.channel.basic_publish("jobs", request.routing_key(kind), b"{}")
     return {"published": 1}
+
+
+@app.get("/redis-publish/{kind}")
+async def redis_publish(kind: str, request: Rid = Depends(Rid)):
+    """A message to a channel."""
+    request.note("redis")
+    return {"receivers": await state.redis.publish(kind, f"rid:{request.rid}")}
+
+
+@app.get("/redis-push/{kind}")
+async def redis_push(kind: str, request: Rid = Depends(Rid)):
+    """An element of a list."""
+    request.note("redis")
+    return {"length": await state.redis.lpush(kind, f"rid:{request.rid}")}
+
+
+@app.get("/notify/{kind}")
+async def notify(kind: str, request: Rid = Depends(Rid)):
+    """A notification."""
+    await state.pg.execute(request.sql(f"SELECT pg_notify('{kind}', 'rid:{request.rid}')"))
+    return {"notified": 1}
+
+
+@app.get("/notify-later/{kind}")
+async def notify_later(kind: str, request: Rid = Depends(Rid)):
+    """A notification that leaves with the end of its transaction."""
+    async with state.pg.acquire() as connection, connection.transaction():
+        await connection.execute(request.sql(f"NOTIFY {kind}, 'rid:{request.rid}'"))
+        await connection.fetchval(request.sql("SELECT name FROM games WHERE id = 2"))
+    return {"notified": 1}

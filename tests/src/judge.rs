@@ -1,7 +1,8 @@
 //! Whether the spans hang under the requests that caused them.
 //!
 //! A client span carries the id of its request (`rid`) in its own text; the nearest server span above it carries the
-//! id that came in. Both are equal or the trace is wrong.
+//! id that came in. Both are equal or the trace is wrong. A consumer span whose message cannot carry an id in a
+//! place that is shown stands for the calls that it comes of.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -107,8 +108,10 @@ pub fn judge(spans: &[CollectedSpan]) -> Verdict {
 impl Verdict {
     fn client(&mut self, forest: &Forest, span: &CollectedSpan) {
         let server = forest.server(span);
-        let owner = server.and_then(server_rid);
         let planted = planted(span);
+        let mut owners = server.map(|server| forest.rids(server)).unwrap_or_default();
+        let here = owners.iter().position(|owner| Some(owner) == planted.as_ref());
+        let owner = if owners.is_empty() { None } else { Some(owners.swap_remove(here.unwrap_or(0))) };
         // The service counts what it sends itself; what its drivers and pools add carries no id.
         if let (Some(server), Some(owner), true) = (server, &owner, planted.is_some()) {
             let counts = self.found.entry((server.service().to_string(), owner.clone())).or_default();
@@ -252,6 +255,17 @@ impl<'a> Forest<'a> {
 
     fn parent(&self, span: &CollectedSpan) -> Option<&'a CollectedSpan> {
         self.0.get(&(&span.span.trace_id[..], &span.span.parent_span_id[..])).copied()
+    }
+
+    /// The ids that a server or consumer span stands for: its own, else those of the calls that it comes of, as its
+    /// parent or (a batch) by its links.
+    fn rids(&self, span: &CollectedSpan) -> Vec<String> {
+        if let Some(rid) = server_rid(span) {
+            return vec![rid];
+        }
+        let linked =
+            span.span.links.iter().filter_map(|link| self.0.get(&(&link.trace_id[..], &link.span_id[..])));
+        self.parent(span).into_iter().chain(linked.copied()).filter_map(planted).collect()
     }
 
     /// The nearest server or consumer span above.

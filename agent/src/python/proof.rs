@@ -70,7 +70,7 @@ pub struct Proof {
     pub process: Process,
     /// Probes to attach.
     pub probes: Vec<Probe>,
-    /// Probes that only some processes need; see [`Proof::late_writes`] and `Engine::wants_wakes`.
+    /// Probes that only some processes need; see [`Proof::late_writes`] and `Engine::waiting_for_wakes`.
     pub wakes: Vec<Probe>,
     /// `3.13` and the like.
     pub version: String,

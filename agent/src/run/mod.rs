@@ -167,7 +167,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let mut counted = Instant::now();
     loop {
         watcher.turn(TURN, FACTS_PER_TURN, &mut facts);
-        for pid in facts.engine.wants_wakes() {
+        for pid in facts.engine.waiting_for_wakes() {
             watcher.attach_wakes(pid);
         }
         facts.own(&clock());

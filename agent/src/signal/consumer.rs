@@ -66,6 +66,9 @@ mod tests {
         let (_, names) = told("game:17:events", TextMode::Raw);
         assert_eq!(names[0], "messaging.destination.name=game:17:events");
         let (name, names) = told("events", TextMode::Sanitized);
-        assert_eq!((name.as_str(), names), ("process events", vec!["messaging.destination.name=events".into()]));
+        assert_eq!(
+            (name.as_str(), names),
+            ("process events", vec!["messaging.destination.name=events".into()])
+        );
     }
 }

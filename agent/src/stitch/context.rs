@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 
 use super::{
+    DEPTH_MAX,
     message::{Consumer, Delivered, Sent},
+    notice::{Reading, Received},
     unit::{OperationId, UnitId},
 };
 use crate::conn::ConnectionId;
@@ -48,6 +50,8 @@ pub(super) struct Context {
     pub(super) writer: bool,
     /// It reads or settles deliveries.
     pub(super) consumer: Option<Box<Consumer>>,
+    /// The messages that it handles without acknowledging them.
+    pub(super) received: Option<Box<Received>>,
     /// Its address now belongs to another.
     replaced: bool,
     last: u64,
@@ -101,6 +105,7 @@ impl Contexts {
             sent: None,
             writer: false,
             consumer: None,
+            received: None,
             replaced: false,
             last: time,
         };
@@ -116,19 +121,20 @@ impl Contexts {
         self.all.get_mut(&id)
     }
 
+    /// A context at some time, the one out of which it came at the time when it did, and so on.
+    pub(super) fn line(&self, id: ContextId, time: u64) -> impl Iterator<Item = (ContextId, &Context, u64)> {
+        let mut next = (id, time);
+        (0..DEPTH_MAX).map_while(move |_| {
+            let (id, time) = next;
+            let context = self.all.get(&id)?;
+            next = (context.parent, context.created);
+            Some((id, context, time))
+        })
+    }
+
     /// Whether `ancestor` is `id` or one of the contexts out of which it came.
     pub(super) fn descends(&self, id: ContextId, ancestor: ContextId) -> bool {
-        let mut at = id;
-        for _ in 0..super::DEPTH_MAX {
-            if at == ancestor {
-                return true;
-            }
-            match self.all.get(&at) {
-                Some(context) if context.parent != 0 => at = context.parent,
-                _ => return false,
-            }
-        }
-        false
+        id == ancestor || self.line(id, 0).any(|(_, context, _)| context.parent == ancestor)
     }
 
     /// How many are kept.
@@ -217,6 +223,12 @@ pub(super) struct Thread {
     pub(super) consumer: Option<Box<Consumer>>,
     /// The operations that what it has read last answers, and the context in which it was read.
     pub(super) answered: (ContextId, Vec<OperationId>),
+    /// The message that it has just read, which nobody will acknowledge.
+    pub(super) reading: Option<Reading>,
+    /// Such messages that it handles in no context.
+    pub(super) received: Option<Box<Received>>,
+    /// Time from the fact before to its last one, nanoseconds.
+    pub(super) rested: u64,
     /// How many facts came from it.
     pub(super) facts: u64,
     /// When it was last heard of.

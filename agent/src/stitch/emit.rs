@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     DEPTH_MAX, Engine, Finished, HOLD_MAX, JOIN_WINDOW, Operation, OperationId, RemoteParent, UnitId,
-    publishes::Place,
+    notice::connection_key, publishes::Place,
 };
 use crate::{
     fact::ProcessInfo,
@@ -28,7 +28,7 @@ struct Frame {
     end: u64,
     /// How a delivery was settled.
     outcome: Option<amqp::Outcome>,
-    link: Option<Link>,
+    links: Vec<Link>,
 }
 
 impl Engine {
@@ -50,6 +50,7 @@ impl Engine {
                 self.counters.unsettled += 1;
             }
             match finished {
+                Finished::Unit(id) if self.leaves_no_span(id) => {}
                 Finished::Unit(id) => self.emit_unit(id),
                 Finished::Operation(id) => self.emit_operation(id),
             }
@@ -66,8 +67,9 @@ impl Engine {
     }
 
     fn unit_is_over(&self, id: UnitId) -> bool {
-        let delivery = self.units.get(&id).and_then(|unit| unit.delivery.as_ref());
-        delivery.is_none_or(|delivery| self.delivery_is_over(delivery))
+        let Some(unit) = self.units.get(&id) else { return true };
+        unit.delivery.as_ref().is_none_or(|delivery| self.delivery_is_over(delivery))
+            && unit.notice.as_ref().is_none_or(|notice| notice.is_over(self.now))
     }
 
     /// Whether the trace of a request is certain: given by its caller, or certainly its own.
@@ -79,6 +81,15 @@ impl Engine {
         if let Some(delivery) = &unit.delivery {
             return delivery.is_placed()
                 && match self.origin(delivery) {
+                    Some(Place::Open(publish)) => self.operation_settled(publish, depth + 1),
+                    Some(Place::Made(..)) | None => true,
+                };
+        }
+        if let Some(notice) = &unit.notice {
+            // More messages may make a batch of it.
+            return notice.is_over(self.now)
+                && notice.is_placed()
+                && match self.notice_origin(notice) {
                     Some(Place::Open(publish)) => self.operation_settled(publish, depth + 1),
                     Some(Place::Made(..)) | None => true,
                 };
@@ -107,7 +118,16 @@ impl Engine {
     }
 
     /// The request that caused an operation, and whether that is certain before its response has left.
-    fn operation_owner(&self, operation: &Operation) -> Option<(UnitId, bool)> {
+    pub(super) fn operation_owner(&self, operation: &Operation) -> Option<(UnitId, bool)> {
+        let notice = operation.notice.and_then(|unit| self.batch_of(unit)).map(|unit| (unit, true));
+        match self.owner_by_evidence(operation) {
+            // What a request has started long ago works for a message now.
+            Some((owner, _)) if notice.is_some() && self.has_ended(owner) => notice,
+            owner => owner.or(notice),
+        }
+    }
+
+    fn owner_by_evidence(&self, operation: &Operation) -> Option<(UnitId, bool)> {
         if operation.woken != 0 {
             let thread = (operation.pid, operation.tid);
             let owner = self.owner(operation.woken, operation.start).map(|(owner, guess)| (owner, !guess));
@@ -138,10 +158,13 @@ impl Engine {
         if let Some(remote) = &unit.remote {
             return (remote.trace_id, Some(remote.span_id), true);
         }
-        if let Some(delivery) = &unit.delivery
-            && depth < DEPTH_MAX
-        {
-            match self.origin(delivery) {
+        let origin = match (&unit.delivery, &unit.notice) {
+            (Some(delivery), _) => self.origin(delivery),
+            (_, Some(notice)) => self.notice_origin(notice),
+            (None, None) => None,
+        };
+        if depth < DEPTH_MAX {
+            match origin {
                 Some(Place::Made(trace_id, span_id)) => return (trace_id, Some(span_id), true),
                 Some(Place::Open(publish)) => {
                     if let Some(publish) = self.operations.get(&publish) {
@@ -175,7 +198,7 @@ impl Engine {
         // From now on the trace stands, whatever becomes of the caller.
         unit.trace_id = trace_id;
         let Some(detail) = unit.detail.take() else { return };
-        let mut place = Frame {
+        let mut frame = Frame {
             trace_id,
             span_id: unit.span_id,
             parent_span_id,
@@ -186,17 +209,30 @@ impl Engine {
             start: unit.start,
             end: unit.end.unwrap_or(unit.start),
             outcome: None,
-            link: None,
+            links: Vec::new(),
         };
         if let Some(delivery) = &unit.delivery {
-            place.outcome = delivery.outcome();
-            if place.outcome == Some(amqp::Outcome::Auto) {
-                place.end = place.end.max(delivery.last);
+            frame.outcome = delivery.outcome();
+            if frame.outcome == Some(amqp::Outcome::Auto) {
+                frame.end = frame.end.max(delivery.last);
             }
         }
-        let delivery = self.units.get(&id).and_then(|unit| unit.delivery.as_ref());
-        place.link = delivery.and_then(|delivery| self.link(delivery));
-        self.push_span(place, Role::Server, &detail);
+        let mut attribute = None;
+        if let Some(notice) = &unit.notice {
+            frame.end = frame.end.max(notice.end());
+            attribute = notice.attributes();
+        }
+        if let Some(unit) = self.units.get(&id) {
+            frame.links = match (&unit.delivery, &unit.notice) {
+                (Some(delivery), _) => self.link(delivery).into_iter().collect(),
+                (_, Some(notice)) => self.notice_links(notice),
+                (None, None) => Vec::new(),
+            };
+        }
+        self.push_span(frame, Role::Server, &detail);
+        if let (Some(attribute), Some(span)) = (attribute, self.spans.last_mut()) {
+            span.attributes.push(attribute);
+        }
     }
 
     fn emit_operation(&mut self, id: OperationId) {
@@ -212,7 +248,7 @@ impl Engine {
         }
         let owner = owner.and_then(|owner| self.units.get(&owner));
         let remote = owner.and_then(|owner| owner.remote.as_ref());
-        let place = Frame {
+        let frame = Frame {
             trace_id,
             span_id: operation.span_id,
             parent_span_id: owner.map(|owner| owner.span_id),
@@ -223,43 +259,52 @@ impl Engine {
             start: operation.start,
             end: operation.end.unwrap_or(operation.start),
             outcome: None,
-            link: None,
+            links: Vec::new(),
         };
+        let waits = operation.waits;
+        let connection = operation.connection;
         let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else {
             return;
         };
-        let span_id = place.span_id;
-        if self.options.declarations || !is_declaration(&detail) {
-            self.counters.roots += u64::from(place.parent_span_id.is_none());
-            self.push_span(place, Role::Client, &detail);
+        let span_id = frame.span_id;
+        let root = frame.parent_span_id.is_none();
+        if waits && root {
+            self.counters.waits += 1;
+        } else if self.options.declarations || !is_declaration(&detail) {
+            self.counters.roots += u64::from(root);
+            self.push_span(frame, Role::Client, &detail);
         }
         self.publishes.made(id, trace_id, span_id);
+        if let Detail::Postgres(_) = &detail {
+            self.notifiers.made(connection_key(connection), id, trace_id, span_id);
+        }
         self.retire(id, trace_id);
     }
 
-    fn push_span(&mut self, place: Frame, role: Role, detail: &Detail) {
-        let description = self.describe(detail, role, &place);
+    fn push_span(&mut self, frame: Frame, role: Role, detail: &Detail) {
+        let description = self.describe(detail, role, &frame);
         self.counters.spans += 1;
         self.spans.push(Span {
-            trace_id: place.trace_id,
-            span_id: place.span_id,
-            parent_span_id: place.parent_span_id,
-            parent_is_remote: place.parent_is_remote,
-            trace_state: place.trace_state,
+            trace_id: frame.trace_id,
+            span_id: frame.span_id,
+            parent_span_id: frame.parent_span_id,
+            parent_is_remote: frame.parent_is_remote,
+            trace_state: frame.trace_state,
             name: description.name,
             kind: match (detail, role) {
                 (Detail::Amqp(message), _) if message.kind == amqp::Kind::Publish => Kind::Producer,
                 (Detail::Amqp(message), _) if message.kind == amqp::Kind::Delivery => Kind::Consumer,
+                (Detail::Redis(_) | Detail::Postgres(_), Role::Server) => Kind::Consumer,
                 (_, Role::Client) => Kind::Client,
                 (_, Role::Server) => Kind::Server,
             },
-            start: self.unix(place.start),
-            end: self.unix(place.end),
+            start: self.unix(frame.start),
+            end: self.unix(frame.end),
             attributes: description.attributes,
             events: Vec::new(),
-            links: place.link.into_iter().collect(),
+            links: frame.links,
             status: description.status,
-            resource: self.resource_of(place.pid),
+            resource: self.resource_of(frame.pid),
         });
     }
 
@@ -291,8 +336,8 @@ impl Engine {
         }
     }
 
-    fn describe(&mut self, detail: &Detail, role: Role, place: &Frame) -> Description {
-        let endpoints = &*place.endpoints;
+    fn describe(&mut self, detail: &Detail, role: Role, frame: &Frame) -> Description {
+        let endpoints = &*frame.endpoints;
         match detail {
             Detail::Http(exchange) => {
                 // Nothing is learned from what was refused: a scanner's paths must not crowd out the real ones.
@@ -308,7 +353,7 @@ impl Engine {
             Detail::Postgres(statement) => {
                 postgres::describe(statement, role, endpoints, self.options.sql, &mut self.texts)
             }
-            Detail::Amqp(message) => amqp::describe(message, endpoints, place.outcome),
+            Detail::Amqp(message) => amqp::describe(message, endpoints, frame.outcome),
             Detail::Redis(batch) => redis::describe(batch, role, endpoints, self.options.redis),
         }
     }

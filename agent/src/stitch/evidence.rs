@@ -3,7 +3,7 @@
 use adder_ebpf::{Header, flag, kind};
 
 use super::{
-    DEPTH_MAX, Engine,
+    Engine,
     context::{Cause, ContextId, Work},
     message::HANDED_OVER,
     unit::UnitId,
@@ -18,6 +18,10 @@ impl Engine {
         }
         let parent = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.create(header.pid, child, parent, header.time);
+        let is_task = header.kind == kind::TASK;
+        if is_task {
+            self.wakes_for_notice(header, parent, child, true);
+        }
         let own_work = self.works(header, parent);
         let by_queue = || if own_work { self.by_queue(header) } else { None };
         if let Some(claim) = self.by_thread(header, parent).or_else(by_queue) {
@@ -25,7 +29,6 @@ impl Engine {
             return;
         }
         let owner = if own_work { None } else { self.owner(parent, header.time).map(|(owner, _)| owner) };
-        let is_task = header.kind == kind::TASK;
         let dispatched = if own_work || !is_task { None } else { self.dispatched(header, parent, owner) };
         let fresh = match dispatched {
             Some((unit, false)) => Some((unit, false)),
@@ -81,9 +84,7 @@ impl Engine {
 
     /// What a context worked for at some time, and whether that wants the response's confirmation.
     pub(super) fn owner(&self, context: ContextId, time: u64) -> Option<(UnitId, bool)> {
-        let (mut at, mut time) = (context, time);
-        for _ in 0..DEPTH_MAX {
-            let context = self.contexts.find(at)?;
+        for (_, context, time) in self.contexts.line(context, time) {
             if let Some(connection) = context.serves
                 && let Some(unit) = self.served(connection, time)
             {
@@ -92,11 +93,6 @@ impl Engine {
             if let Some(unit) = context.claim {
                 return Some((unit, context.tentative));
             }
-            if context.parent == 0 {
-                return None;
-            }
-            time = context.created;
-            at = context.parent;
         }
         None
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
-    protocol::{Detail, Event, Mark, amqp},
+    protocol::{Detail, Event, Mark, amqp, redis},
     signal::Endpoints,
 };
 
@@ -66,6 +66,7 @@ impl Engine {
             may_have_caller: false,
             claimed_by: 0,
             delivery: None,
+            notice: None,
             detail: None,
         }
     }
@@ -111,6 +112,8 @@ impl Engine {
             woken: 0,
             by_thread: self.by_thread(&header, first.context),
             work: thread.and_then(|thread| thread.work),
+            notice: None,
+            waits: false,
             end: None,
             joined: None,
             trace_id: self.trace_id(),
@@ -119,6 +122,7 @@ impl Engine {
         };
         self.operations.insert(id, operation);
         self.works_on(first.context, (first.pid, first.tid), first.time);
+        self.work_begins(id, first.context);
         if happened.protocol == Protocol::Amqp {
             let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
             if let Some(context) = self.contexts.find_mut(first.context) {
@@ -184,7 +188,7 @@ impl Engine {
     }
 
     pub(super) fn end_operation(&mut self, happened: Happened) {
-        let Event::End { exchange, at, detail } = happened.event else { return };
+        let Event::End { exchange, at, .. } = happened.event else { return };
         let Some(exchanges) = self.exchanges.get_mut(&happened.connection) else { return };
         let Some(place) = exchanges.operations.iter().position(|(number, _)| *number == exchange) else {
             return;
@@ -193,6 +197,8 @@ impl Engine {
         if let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) {
             thread.answered.1.push(id);
         }
+        self.popped(&happened, id);
+        let Event::End { detail, .. } = happened.event else { return };
         if let Detail::Amqp(message) = &detail
             && message.kind == amqp::Kind::Publish
         {
@@ -203,7 +209,17 @@ impl Engine {
             }
         }
         let Some(operation) = self.operations.get_mut(&id) else { return };
-        operation.end = Some(at.time.max(operation.start));
+        let end = at.time.max(operation.start);
+        operation.end = Some(end);
+        let notice = operation.notice;
+        if let Some(unit) = notice {
+            self.work_ends(unit, end);
+        }
+        self.sent(id, &detail);
+        if listens(&detail) {
+            self.wants_wakes(at.pid);
+        }
+        let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.detail = Some(detail);
         self.finished.push_back(Finished::Operation(id));
     }
@@ -215,5 +231,14 @@ impl Engine {
         {
             thread.answered.1.push(operation);
         }
+    }
+}
+
+/// Whether messages may come unasked from now on.
+fn listens(detail: &Detail) -> bool {
+    match detail {
+        Detail::Redis(batch) => batch.commands.iter().any(redis::Command::subscribes),
+        Detail::Postgres(statement) => statement.tag.as_deref() == Some("LISTEN"),
+        Detail::Http(_) | Detail::Amqp(_) => false,
     }
 }

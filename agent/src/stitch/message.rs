@@ -17,9 +17,10 @@
 use std::collections::VecDeque;
 
 use super::{
-    DEPTH_MAX, Engine,
-    context::ContextId,
-    publishes::Place,
+    Engine,
+    context::{Context, ContextId},
+    notice::{Publisher, Waiting},
+    publishes::{Place, Sought},
     unit::{OperationId, UnitId},
 };
 use crate::{
@@ -164,13 +165,29 @@ impl Engine {
             return Some(unit);
         }
         let owned = self.owner(context, header.time).is_some();
-        if owned { None } else { self.handed_over(header, context) }
+        if owned {
+            return None;
+        }
+        self.handed_over(header, context)
+            .or_else(|| self.noticed(context, (header.pid, header.tid), header.time))
     }
 
     /// Processes in which it would help to see who wakes whom, since the last call.
-    pub fn wants_wakes(&mut self) -> Vec<u32> {
+    pub fn waiting_for_wakes(&mut self) -> Vec<u32> {
         let found = self.connections.found().into_iter();
-        found.filter(|(protocol, _)| *protocol == Protocol::Amqp).map(|(_, pid)| pid).collect()
+        let found = found.filter(|(protocol, _)| *protocol == Protocol::Amqp).map(|(_, pid)| pid);
+        let mut processes = std::mem::take(&mut self.wakes_wanted);
+        processes.extend(found);
+        processes
+    }
+
+    /// It would help to see who wakes whom in a process.
+    pub(super) fn wants_wakes(&mut self, pid: u32) {
+        if let Some(process) = self.processes.get_mut(&pid)
+            && !std::mem::replace(&mut process.wakes_wanted, true)
+        {
+            self.wakes_wanted.push(pid);
+        }
     }
 
     /// A message has been sent completely.
@@ -210,7 +227,7 @@ impl Engine {
         let exchanges = self.exchanges.entry(connection).or_default();
         exchanges.deliveries.push_back((delivery, id));
         exchanges.delivered = at.time;
-        self.unoriginated.push_back(id);
+        self.unoriginated.push_back(Waiting { unit: id, time: first.time, publisher: Publisher::Amqp });
         let thread = self.threads.entry((at.pid, at.tid)).or_default();
         if at.context == 0 {
             // Who reads handles it, where there are no contexts that could tell more.
@@ -316,15 +333,8 @@ impl Engine {
 
     /// The context among `id` and its ancestors that was made for a unit, and the unit.
     fn holder(&self, id: ContextId) -> Option<(ContextId, UnitId)> {
-        let mut at = id;
-        for _ in 0..DEPTH_MAX {
-            let context = self.contexts.find(at)?;
-            if let Some(unit) = context.claim {
-                return Some((at, unit));
-            }
-            at = context.parent;
-        }
-        None
+        let mut line = self.contexts.line(id, 0);
+        line.find_map(|(at, context, _)| context.claim.map(|unit| (at, unit)))
     }
 
     /// A task was made in `parent`, whose owner is `owner`: the delivery that it is for, and whether that is a guess.
@@ -354,15 +364,8 @@ impl Engine {
 
     /// Whether a context, or one out of which it came, settles deliveries itself.
     fn settles(&self, id: ContextId) -> bool {
-        let mut at = id;
-        for _ in 0..DEPTH_MAX {
-            let Some(context) = self.contexts.find(at) else { return false };
-            if context.consumer.as_ref().is_some_and(|consumer| !consumer.settled.is_empty()) {
-                return true;
-            }
-            at = context.parent;
-        }
-        false
+        let settled = |context: &Context| context.consumer.as_ref().is_some_and(|by| !by.settled.is_empty());
+        self.contexts.line(id, 0).any(|(_, context, _)| settled(context))
     }
 
     /// What a thread hands to another (by a work queue, or as a thread's first work) is for this delivery.
@@ -393,9 +396,7 @@ impl Engine {
         if context == 0 {
             return self.consumed_by(self.threads.get(&thread)?.consumer.as_deref()?, time);
         }
-        let (mut at, mut time) = (context, time);
-        for depth in 0..DEPTH_MAX {
-            let context = self.contexts.find(at)?;
+        for (depth, (_, context, time)) in self.contexts.line(context, time).enumerate() {
             let consumer = context.consumer.as_deref();
             // The thread's own, or the loop's: everything comes out of that.
             let base = depth > 0 && !context.announced && consumer.is_none_or(|consumer| !consumer.is_task);
@@ -405,8 +406,6 @@ impl Engine {
             if let Some(found) = consumer.and_then(|consumer| self.consumed_by(consumer, time)) {
                 return Some(found);
             }
-            time = context.created;
-            at = context.parent;
         }
         None
     }
@@ -445,14 +444,10 @@ impl Engine {
             }
             return;
         }
-        let mut at = context;
-        for _ in 0..DEPTH_MAX {
-            let Some(context) = self.contexts.find_mut(at) else { return };
-            if let Some(consumer) = &mut context.consumer {
-                consumer.worked = time;
-                return;
-            }
-            at = context.parent;
+        let found = self.contexts.line(context, time).find(|(_, context, _)| context.consumer.is_some());
+        let Some(id) = found.map(|(id, ..)| id) else { return };
+        if let Some(consumer) = self.contexts.find_mut(id).and_then(|context| context.consumer.as_mut()) {
+            consumer.worked = time;
         }
     }
 
@@ -469,6 +464,7 @@ impl Engine {
         if by == child {
             return;
         }
+        self.wakes_for_notice(header, by, child, false);
         let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
         let sent = self.contexts.find_mut(by).and_then(|context| {
             // It wakes at once, or (a large body) when all has left, which is known of one that has done so before.
@@ -482,6 +478,9 @@ impl Engine {
         if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
             operation.woken = child;
             self.works_on(child, (header.pid, header.tid), header.time);
+        }
+        if let Some(id) = sent.operation {
+            self.work_begins(id, child);
         }
         for unit in sent.settled {
             if let Some(consumer) = self.contexts.find_mut(by).and_then(|context| context.consumer.as_mut()) {
@@ -530,33 +529,48 @@ impl Engine {
     /// Looks for the publishes of deliveries that are old enough for both to have been reported.
     pub(super) fn find_origins(&mut self, all: bool) {
         let now = self.now;
-        let mut waiting = std::mem::take(&mut self.unoriginated);
-        while let Some(id) = waiting.front().copied() {
-            let Some(unit) = self.units.get_mut(&id) else {
-                waiting.pop_front();
-                continue;
-            };
-            if !all && unit.start + super::JOIN_WINDOW > now {
+        let mut all_waiting = std::mem::take(&mut self.unoriginated);
+        while let Some(waiting) = all_waiting.pop_front() {
+            let last = waiting.time + super::JOIN_WINDOW;
+            if !all && last > now {
+                all_waiting.push_front(waiting);
                 break;
             }
-            waiting.pop_front();
-            let (start, Some(delivery)) = (unit.start, &mut unit.delivery) else { continue };
-            let Some(Detail::Amqp(message)) = &unit.detail else { continue };
-            let last = unit.start + super::JOIN_WINDOW;
-            delivery.origin = match self.publishes.find(message, delivery.connection, last) {
-                None => Origin::None,
-                Some(id) => {
-                    let sent = self.publishes.sent(id).unwrap_or(start);
-                    if start.saturating_sub(sent) > self.options.link_after {
-                        Origin::Linked(id)
-                    } else {
-                        self.counters.joined += 1;
-                        Origin::Parent(id)
-                    }
+            match &waiting.publisher {
+                Publisher::Amqp => self.find_publish(waiting.unit, last),
+                Publisher::Redis(sought) => {
+                    let origin = self.publishes.find(sought, last);
+                    self.found_origin(&waiting, origin);
                 }
-            };
+                Publisher::Session(notification) => {
+                    let listener = self.listener(waiting.unit);
+                    let found = self.notifiers.find(notification, listener, waiting.time);
+                    let origin =
+                        found.map(|(operation, place, sent)| self.publishes.adopt(operation, place, sent));
+                    self.found_origin(&waiting, origin);
+                }
+            }
         }
-        self.unoriginated = waiting;
+        self.unoriginated = all_waiting;
+    }
+
+    /// Looks for the publish of a delivery, which was sent before `last`.
+    fn find_publish(&mut self, id: UnitId, last: u64) {
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let (start, Some(delivery)) = (unit.start, &mut unit.delivery) else { return };
+        let Some(Detail::Amqp(message)) = &unit.detail else { return };
+        delivery.origin = match self.publishes.find(&Sought::of(message, delivery.connection), last) {
+            None => Origin::None,
+            Some(id) => {
+                let sent = self.publishes.sent(id).unwrap_or(start);
+                if start.saturating_sub(sent) > self.options.link_after {
+                    Origin::Linked(id)
+                } else {
+                    self.counters.joined += 1;
+                    Origin::Parent(id)
+                }
+            }
+        };
     }
 
     /// The publish that is the parent of a delivery.

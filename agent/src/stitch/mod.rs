@@ -28,6 +28,8 @@ mod emit;
 mod evidence;
 mod exchange;
 mod message;
+mod notice;
+mod notifiers;
 mod publishes;
 mod unit;
 
@@ -39,6 +41,8 @@ use serde::Serialize;
 
 use self::{
     context::{Cause, Contexts, Thread, Work},
+    notice::Waiting,
+    notifiers::Notifiers,
     publishes::Publishes,
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
@@ -112,8 +116,12 @@ pub struct Counters {
     pub unjoined: u64,
     /// Operations forgotten before they ended, because their connection was lost.
     pub abandoned: u64,
-    /// Messages that a server sent unasked.
+    /// What a server sent unasked and was no message.
     pub pushed: u64,
+    /// Messages of channels, lists and notifications for which nothing was done.
+    pub idle: u64,
+    /// Commands that waited for an element of a list, outside any unit of work.
+    pub waits: u64,
     /// Work items whose origin was not kept because too many lay in queues.
     pub unqueued: u64,
     /// Contexts forgotten because there were too many.
@@ -124,6 +132,8 @@ struct ProcessState {
     resource: Arc<Resource>,
     uvloop: bool,
     late_writes: bool,
+    /// It has been asked for who wakes whom in it.
+    wakes_wanted: bool,
     /// Requests that were read and have not been answered yet.
     open: FxHashMap<UnitId, u64>,
     /// When it ended.
@@ -146,6 +156,12 @@ struct Exchanges {
     dispatchers: FxHashMap<u16, context::ContextId>,
     /// When the last delivery came.
     delivered: u64,
+    /// A message that nobody acknowledges and that has woken nobody yet.
+    untaken: Option<UnitId>,
+    /// The context in which its messages wake others, where they are read in another.
+    waker: Option<context::ContextId>,
+    /// The one that has last woken a task, which takes one after the other.
+    handled: Option<UnitId>,
     closed: Option<u64>,
 }
 
@@ -172,8 +188,13 @@ pub struct Engine {
     operations: FxHashMap<OperationId, Operation>,
     finished: VecDeque<Finished>,
     publishes: Publishes,
-    /// Deliveries whose publish has not been looked for.
-    unoriginated: VecDeque<UnitId>,
+    notifiers: Notifiers,
+    /// Messages whose publish has not been looked for.
+    unoriginated: VecDeque<Waiting>,
+    /// Messages that have woken nobody yet: when they came, and where.
+    untaken: VecDeque<(u64, ConnectionId)>,
+    /// Processes in which it would help to see who wakes whom.
+    wakes_wanted: Vec<u32>,
     happened: VecDeque<Happened>,
     clock: i64,
     now: u64,
@@ -203,6 +224,9 @@ impl Engine {
             operations: FxHashMap::default(),
             finished: VecDeque::new(),
             publishes: Publishes::default(),
+            notifiers: Notifiers::default(),
+            untaken: VecDeque::new(),
+            wakes_wanted: Vec::new(),
             unoriginated: VecDeque::new(),
             happened: VecDeque::new(),
             clock: 0,
@@ -261,7 +285,9 @@ impl Engine {
         self.now = self.now.max(header.time);
         // What the fact tells of the thread is compared with the facts before it.
         let before = (header.tid != 0).then(|| {
+            let last = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.last);
             let thread = self.thread(&header);
+            thread.rested = header.time.saturating_sub(last);
             thread.facts += 1;
             thread.facts - 1
         });
@@ -272,6 +298,7 @@ impl Engine {
                     let thread = self.thread(&header);
                     thread.answered.0 = mark.context;
                     thread.answered.1.clear();
+                    thread.reading = None;
                 }
                 self.connections.data(data, head, tail, mark, &mut self.happened);
                 self.handle(header.flags);
@@ -332,6 +359,7 @@ impl Engine {
                         resource: parent.resource.clone(),
                         uvloop: parent.uvloop,
                         late_writes: parent.late_writes,
+                        wakes_wanted: false,
                         open: FxHashMap::default(),
                         ended: None,
                     };
@@ -380,6 +408,7 @@ impl Engine {
                 resource,
                 uvloop: false,
                 late_writes: false,
+                wakes_wanted: false,
                 open: FxHashMap::default(),
                 ended: None,
             };
@@ -404,7 +433,7 @@ impl Engine {
                 }
                 (Event::End { .. }, Role::Server) => self.end_unit(happened),
                 (Event::End { .. }, Role::Client) => self.end_operation(happened),
-                (Event::Push { .. }, _) => self.counters.pushed += 1,
+                (Event::Push { .. }, _) => self.pushed(happened),
                 (Event::Reply { exchange, at }, Role::Client) => {
                     self.answered(happened.connection, *exchange, *at);
                 }
@@ -436,6 +465,7 @@ impl Engine {
     /// Time has passed.
     fn tick(&mut self, clock: Clock) {
         self.clock = clock.offset;
+        self.settle_all_untaken(false);
         self.find_origins(false);
         self.emit_settled(false);
         if self.now >= self.swept + SWEEP_EVERY {
@@ -446,6 +476,7 @@ impl Engine {
 
     /// Nothing will follow: what has finished becomes spans with the evidence that there is.
     fn finish(&mut self) {
+        self.settle_all_untaken(true);
         self.find_origins(true);
         self.emit_settled(true);
         self.counters.abandoned += self.operations.len() as u64;
@@ -457,6 +488,7 @@ impl Engine {
         self.counters.forgotten_contexts += self.contexts.sweep(now);
         self.threads.retain(|_, thread| thread.last + ENDED_KEPT > now);
         self.publishes.sweep(now);
+        self.notifiers.sweep(now);
         self.queued.retain(|_, cause| cause.time + ENDED_KEPT > now);
         self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };

@@ -36,7 +36,32 @@ struct Published {
     /// Digest of the body, where all of it was seen.
     body: Option<u64>,
     /// Where it is found: by everything, and by what stays the same when it is dead-lettered.
-    keys: [u64; 2],
+    keys: [Option<u64>; 2],
+}
+
+/// A message whose publish is looked for.
+pub(super) struct Sought {
+    /// What is the same where it was published.
+    pub(super) key: Option<u64>,
+    /// Who gets each of equal messages once.
+    pub(super) queue: u64,
+    /// It was delivered before.
+    pub(super) again: bool,
+    /// Digest of the body, where all of it was seen and the key does not hold it.
+    pub(super) body: Option<u64>,
+}
+
+impl Sought {
+    /// Of a delivery.
+    pub(super) fn of(message: &amqp::Message, connection: ConnectionId) -> Self {
+        let [key, dead] = keys(message);
+        Self {
+            key: Some(if message.death.is_some() { dead } else { key }),
+            queue: queue(message, connection),
+            again: message.redelivered,
+            body: message.digest_complete.then_some(message.body_digest),
+        }
+    }
 }
 
 /// Publishes that cannot be told apart by their key, oldest first, and what each queue has got of them.
@@ -61,7 +86,8 @@ pub(super) struct Publishes {
     all: FxHashMap<u64, Published>,
     /// By their keys.
     equal: FxHashMap<u64, Equal>,
-    by_operation: FxHashMap<OperationId, u64>,
+    /// The first of those that an operation has published, and how many: their numbers follow each other.
+    by_operation: FxHashMap<OperationId, (u64, u64)>,
     oldest: u64,
     next: u64,
 }
@@ -121,24 +147,56 @@ impl Publishes {
         if self.by_operation.contains_key(&operation) {
             return;
         }
-        self.next += 1;
-        let (id, keys) = (self.next, keys(message));
         let body = message.digest_complete.then_some(message.body_digest);
-        self.all.insert(id, Published { operation, span: None, sent, body, keys });
+        self.add(Published { operation, span: None, sent, body, keys: keys(message).map(Some) });
+    }
+
+    /// Remembers what an operation has sent, by keys.
+    pub(super) fn insert(&mut self, operation: OperationId, sent: u64, keys: impl Iterator<Item = u64>) {
         for key in keys {
+            self.add(Published { operation, span: None, sent, body: None, keys: [Some(key), None] });
+        }
+    }
+
+    /// Remembers a publish that was found by other means.
+    pub(super) fn adopt(&mut self, operation: OperationId, place: Place, sent: u64) -> u64 {
+        let span = match place {
+            Place::Open(_) => None,
+            Place::Made(trace_id, span_id) => Some((trace_id, span_id)),
+        };
+        self.add(Published { operation, span, sent, body: None, keys: [None, None] })
+    }
+
+    fn add(&mut self, published: Published) -> u64 {
+        self.next += 1;
+        let id = self.next;
+        for key in published.keys.into_iter().flatten() {
             self.equal.entry(key).or_default().ids.push_back(id);
         }
-        self.by_operation.insert(operation, id);
+        if published.span.is_none() {
+            // What other operations have published between makes a few more of a range: they are passed over.
+            let range = self.by_operation.entry(published.operation).or_insert((id, 0));
+            range.1 = id - range.0 + 1;
+        }
+        self.all.insert(id, published);
         if self.all.len() > PUBLISHED_MAX {
             self.forget_oldest();
         }
+        id
     }
 
     /// Forgets a publish that no queue has taken.
     pub(super) fn forget(&mut self, operation: OperationId) {
-        if let Some(id) = self.by_operation.remove(&operation) {
+        for id in self.take_operation(operation) {
             self.remove(id);
         }
+    }
+
+    /// The publishes of an operation, which is not looked for any more.
+    fn take_operation(&mut self, operation: OperationId) -> Vec<u64> {
+        let Some((first, count)) = self.by_operation.remove(&operation) else { return Vec::new() };
+        let of_operation = |id: &u64| self.all.get(id).is_some_and(|found| found.operation == operation);
+        (first..first + count).filter(of_operation).collect()
     }
 
     fn forget_oldest(&mut self) {
@@ -153,7 +211,7 @@ impl Publishes {
     fn remove(&mut self, id: u64) -> bool {
         let Some(published) = self.all.remove(&id) else { return false };
         self.by_operation.remove(&published.operation);
-        for key in published.keys {
+        for key in published.keys.into_iter().flatten() {
             let Some(equal) = self.equal.get_mut(&key) else { continue };
             if let Ok(place) = equal.ids.binary_search(&id) {
                 equal.ids.remove(place);
@@ -166,30 +224,24 @@ impl Publishes {
     }
 
     /// The publish of a delivered message. Of equal ones each queue gets them in their order.
-    pub(super) fn find(
-        &mut self,
-        message: &amqp::Message,
-        connection: ConnectionId,
-        before: u64,
-    ) -> Option<u64> {
-        let [key, dead] = keys(message);
-        let equal = self.equal.get_mut(if message.death.is_some() { &dead } else { &key })?;
-        let body = message.digest_complete.then_some(message.body_digest);
+    pub(super) fn find(&mut self, sought: &Sought, before: u64) -> Option<u64> {
+        let equal = self.equal.get_mut(&sought.key?)?;
+        let body = sought.body;
         let fits = |id: u64| {
             self.all.get(&id).is_some_and(|published| {
                 published.sent <= before
                     && (body.is_none() || published.body.is_none() || body == published.body)
             })
         };
-        equal.give(queue(message, connection), message.redelivered, fits)
+        equal.give(sought.queue, sought.again, fits)
     }
 
     /// The span of a publish is made.
     pub(super) fn made(&mut self, operation: OperationId, trace_id: [u8; 16], span_id: [u8; 8]) {
-        if let Some(id) = self.by_operation.remove(&operation)
-            && let Some(published) = self.all.get_mut(&id)
-        {
-            published.span = Some((trace_id, span_id));
+        for id in self.take_operation(operation) {
+            if let Some(published) = self.all.get_mut(&id) {
+                published.span = Some((trace_id, span_id));
+            }
         }
     }
 
@@ -259,6 +311,10 @@ mod tests {
         amqp::Message { kind: amqp::Kind::Delivery, queue: Some(queue.to_owned()), ..message.clone() }
     }
 
+    fn sought(message: &amqp::Message) -> Sought {
+        Sought::of(message, connection())
+    }
+
     #[test]
     fn equal_messages_are_found_in_their_order_by_each_queue() {
         let mut publishes = Publishes::default();
@@ -266,7 +322,7 @@ mod tests {
         for number in 1..=3 {
             publishes.insert_once(OperationId(number), &message, number);
         }
-        let mut next = |queue: &str| publishes.find(&delivered(queue, &message), connection(), 10);
+        let mut next = |queue: &str| publishes.find(&sought(&delivered(queue, &message)), 10);
         assert_eq!([next("q"), next("q"), next("r"), next("q"), next("r")], [1, 2, 1, 3, 2].map(Some));
     }
 
@@ -274,7 +330,7 @@ mod tests {
     fn only_what_agrees_is_found() {
         let mut publishes = Publishes::default();
         publishes.insert_once(OperationId(1), &message("jobs", "a", b"x"), 1);
-        let mut find = |message: &amqp::Message| publishes.find(&delivered("q", message), connection(), 10);
+        let mut find = |message: &amqp::Message| publishes.find(&sought(&delivered("q", message)), 10);
         assert_eq!(find(&message("jobs", "b", b"x")), None, "another routing key");
         assert_eq!(find(&message("events", "a", b"x")), None, "another exchange");
         assert_eq!(find(&message("jobs", "a", b"y")), None, "another body");
@@ -286,7 +342,7 @@ mod tests {
         let mut publishes = Publishes::default();
         let message = message("jobs", "a", b"x");
         publishes.insert_once(OperationId(1), &message, 100);
-        assert_eq!(publishes.find(&delivered("q", &message), connection(), 99), None);
+        assert_eq!(publishes.find(&sought(&delivered("q", &message)), 99), None);
     }
 
     #[test]
@@ -296,15 +352,15 @@ mod tests {
         publishes.insert_once(OperationId(1), &message, 1);
         publishes.insert_once(OperationId(2), &message, 2);
         let first = delivered("q", &message);
-        assert_eq!(publishes.find(&first, connection(), 10), Some(1));
+        assert_eq!(publishes.find(&sought(&first), 10), Some(1));
         let again = amqp::Message { redelivered: true, ..first.clone() };
-        assert_eq!(publishes.find(&again, connection(), 10), Some(1));
+        assert_eq!(publishes.find(&sought(&again), 10), Some(1));
         let dead = amqp::Message {
             exchange: "dead".to_owned(),
             death: Some(Box::default()),
             ..delivered("dead letters", &message)
         };
-        assert_eq!(publishes.find(&dead, connection(), 10), Some(1));
+        assert_eq!(publishes.find(&sought(&dead), 10), Some(1));
     }
 
     #[test]
@@ -317,7 +373,7 @@ mod tests {
             publishes.insert_once(OperationId(number), &message, number);
         }
         assert_eq!(publishes.len(), PUBLISHED_MAX);
-        assert_eq!(publishes.find(&delivered("q", &old), connection(), u64::MAX), None);
+        assert_eq!(publishes.find(&sought(&delivered("q", &old)), u64::MAX), None);
         publishes.sweep(u64::MAX - 1);
         assert_eq!((publishes.len(), publishes.equal.len(), publishes.by_operation.len()), (0, 0, 0));
     }

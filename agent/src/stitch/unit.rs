@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     context::{ContextId, Work},
     message::Delivery,
+    notice::Notice,
 };
 use crate::{
     conn::ConnectionId,
@@ -85,6 +86,8 @@ pub(super) struct Unit {
     pub(super) claimed_by: ContextId,
     /// Of a message: what only deliveries have.
     pub(super) delivery: Option<Box<Delivery>>,
+    /// Of a message that nobody acknowledges, likewise.
+    pub(super) notice: Option<Box<Notice>>,
     /// What it was, until the span is made of it.
     pub(super) detail: Option<Detail>,
 }
@@ -113,6 +116,10 @@ pub(super) struct Operation {
     pub(super) by_thread: Option<UnitId>,
     /// The piece of work from a queue in which it began.
     pub(super) work: Option<Work>,
+    /// The message for which it was begun, where nothing speaks for another unit.
+    pub(super) notice: Option<UnitId>,
+    /// It only waits for an element of a list.
+    pub(super) waits: bool,
     pub(super) end: Option<u64>,
     /// The request in another watched process that is this operation, seen from there.
     pub(super) joined: Option<UnitId>,

@@ -34,7 +34,7 @@ mod wire;
 
 use std::sync::Arc;
 
-pub use self::{detect::detect, span::describe, texts::Texts};
+pub use self::{detect::detect, response::notification_digest, span::describe, texts::Texts};
 use self::{
     pairing::Pairing,
     resync::{RequestSearch, Search},

@@ -381,10 +381,11 @@ impl Pairing {
     fn notification(&mut self, message: &Message, out: &mut Vec<Event>) {
         let mut body = Cursor(&message.body);
         let Some(pid) = body.int32() else { return };
-        let digest = fnv(body.0);
         let Some(channel) = body.string() else { return };
-        let payload_size = body.string().unwrap_or(body.0).len();
+        let payload = body.string().unwrap_or(body.0);
+        let payload_size = payload.len();
         let channel = String::from_utf8_lossy(channel).into_owned();
+        let digest = notification_digest(&channel, payload);
         let statement = Statement {
             kind: Kind::Notification { channel, pid, payload_size, digest },
             text: None,
@@ -504,10 +505,8 @@ fn error(body: &[u8]) -> PgError {
     error
 }
 
-/// 64-bit FNV-1a of a notification's channel and payload, without the last zero byte.
-fn fnv(bytes: &[u8]) -> u64 {
-    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// 64-bit FNV-1a of a notification's channel, a zero byte and its payload: the same on all listeners.
+pub fn notification_digest(channel: &str, payload: &[u8]) -> u64 {
+    let bytes = channel.bytes().chain([0]).chain(payload.iter().copied());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

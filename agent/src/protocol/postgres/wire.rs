@@ -68,15 +68,14 @@ fn keeps(side: Side, kind: u8) -> usize {
     match (side, kind) {
         (Side::Request, b'Q' | b'P') => MAX_TEXT + MAX_NAME,
         (Side::Request, b'B' | b'E' | b'D' | b'C') => 2 * MAX_NAME,
-        (Side::Request, b'F') => 4,
+        // Of `BackendKeyData` the process; the key behind it is a secret.
+        (Side::Request, b'F') | (Side::Response, b'K') => 4,
         (Side::Request, STARTUP) => MAX_STARTUP as usize,
         // Severity and SQLSTATE are the first fields of an error.
         (Side::Response, b'E' | b'S' | b'C') => MAX_NAME,
         // A notification's payload is shorter than 8,000 bytes.
         (Side::Response, b'A') => MAX_TEXT,
         (Side::Response, b'Z') => 1,
-        // The server's process; the key behind it is a secret.
-        (Side::Response, b'K') => 4,
         _ => 0,
     }
 }

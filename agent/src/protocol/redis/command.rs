@@ -99,6 +99,11 @@ impl Command {
         matches!(self.name.as_str(), "PUBLISH" | "SPUBLISH")
     }
 
+    /// Whether it asks for messages of channels.
+    pub fn subscribes(&self) -> bool {
+        matches!(self.name.as_str(), "SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE")
+    }
+
     /// Whether it appends elements to a list.
     pub fn appends(&self) -> bool {
         matches!(self.name.as_str(), "LPUSH" | "RPUSH" | "LPUSHX" | "RPUSHX")
