@@ -51,17 +51,39 @@ pub fn user<T: Copy>(address: u64) -> T {
     }
 }
 
-/// The `struct socket` of the stream socket behind a descriptor of the current process; `None` for anything else.
+/// `S_IFMT` and `S_IFIFO` (include/uapi/linux/stat.h).
+const FILE_TYPE: u16 = 0o170_000;
+const PIPE: u16 = 0o010_000;
+
+/// The `struct file` behind a descriptor of the current process; 0 where there is none.
 #[inline(always)]
-pub fn stream_socket(fd: u32) -> Option<u64> {
+fn file(fd: u32) -> u64 {
     let task = unsafe { bpf_get_current_task() };
     let files: u64 = kernel(task + offset!(task_files));
     let fdt: u64 = kernel(files + offset!(files_fdt));
     let descriptors: Descriptors = kernel(fdt);
     if fd >= descriptors.max_fds {
+        return 0;
+    }
+    kernel(descriptors.fd + u64::from(fd) * 8)
+}
+
+/// The inode number of the pipe behind a descriptor of the current process; `None` for anything else.
+#[inline(always)]
+pub fn pipe(fd: u32) -> Option<u64> {
+    let file = file(fd);
+    if file == 0 {
         return None;
     }
-    let file: u64 = kernel(descriptors.fd + u64::from(fd) * 8);
+    let inode: u64 = kernel(file + offset!(file_inode));
+    let mode: u16 = kernel(inode + offset!(inode_mode));
+    (mode & FILE_TYPE == PIPE).then(|| kernel(inode + offset!(inode_ino)))
+}
+
+/// The `struct socket` of the stream socket behind a descriptor of the current process; `None` for anything else.
+#[inline(always)]
+pub fn stream_socket(fd: u32) -> Option<u64> {
+    let file = file(fd);
     if file == 0 {
         return None;
     }

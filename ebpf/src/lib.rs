@@ -46,6 +46,8 @@ pub mod flag {
     pub const ACCEPTED: u16 = 8;
     /// [`Data`](super::Data): descriptors went with it (`SCM_RIGHTS`).
     pub const RIGHTS: u16 = 16;
+    /// [`Data`](super::Data): read from a pipe, of which only the front of each piece is captured.
+    pub const PIPE: u16 = 32;
 }
 
 /// The head of every fact.
@@ -68,7 +70,7 @@ pub struct Header {
     pub reserved: u32,
 }
 
-/// Bytes went through a stream socket. `head` bytes from the front of the call's buffer follow this structure, then
+/// Bytes went through a stream socket, or were read from a pipe. `head` bytes from the front of the call's buffer follow this structure, then
 /// `tail` bytes from its end; the `length - head - tail` bytes between were not captured.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +184,10 @@ pub struct Process {
     pub context: u32,
     /// Offset of `TaskObj.task_context`.
     pub task_context: u32,
+    /// 1: what the process reads from pipes is reported. It may be work that its parent hands to it.
+    pub pipes: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
 }
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.
@@ -197,6 +203,7 @@ pub struct Offsets {
     pub file_inode: u32,
     pub file_private: u32,
     pub inode_ino: u32,
+    pub inode_mode: u32,
     pub sk_family: u32,
     pub sk_daddr: u32,
     pub sk_rcv_saddr: u32,
@@ -231,6 +238,8 @@ pub struct Settings {
 
 /// Most bytes that can be captured from the front of one buffer.
 pub const HEAD_MAX: usize = 16 * 1024;
+/// Bytes captured from the front of what is read from a pipe.
+pub const PIPE_HEAD: usize = 512;
 /// Most bytes that can be captured from the end of one buffer.
 pub const TAIL_MAX: usize = 1024;
 /// Most watched processes.

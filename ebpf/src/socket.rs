@@ -1,6 +1,6 @@
 //! Reporting sockets and the bytes that go through them.
 
-use adder_ebpf::{Close, Data, HEAD_MAX, Socket, TAIL_MAX, flag, kind};
+use adder_ebpf::{Close, Data, HEAD_MAX, PIPE_HEAD, Socket, TAIL_MAX, flag, kind};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::{
@@ -177,6 +177,17 @@ pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u6
     } else {
         capture::<HEAD_MAX, 0>(&call);
     }
+    0
+}
+
+/// Reports the front of `length` bytes that were read from a pipe.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_pipe(inode: u64, buffer: u64, length: u64, fd: u32, context: u64) -> u32 {
+    let most = PIPE_HEAD as u64;
+    let head = if length < most { length } else { most };
+    let packed = pack(fd, flag::RECEIVED | flag::FILE_CALL | flag::PIPE);
+    capture::<PIPE_HEAD, 0>(&Call { inode, offset: 0, buffer, length, head, packed, context });
     0
 }
 

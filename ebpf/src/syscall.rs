@@ -12,11 +12,11 @@ use aya_ebpf::{
 };
 
 use crate::{
-    kernel::{kernel, stream_socket, user},
+    kernel::{kernel, pipe, stream_socket, user},
     life::argument,
     python::{current_context, flush_pending},
     record::{current, report_head, watched},
-    socket::{pack, report_bytes, report_close, report_socket},
+    socket::{pack, report_bytes, report_close, report_pipe, report_socket},
 };
 
 /// System call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -247,7 +247,12 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     // `splice` and `sendfile` name where the bytes went first or last; only what goes into a socket matters here.
     let fd =
         if number == number::SPLICE { registers.get(register::RDX) } else { registers.get(register::RDI) };
-    let Some(socket) = stream_socket(fd as u32) else { return };
+    let Some(socket) = stream_socket(fd as u32) else {
+        if number == number::READ && process.pipes != 0 {
+            on_pipe(process, fd as u32, registers.get(register::RSI), result as u64);
+        }
+        return;
+    };
     let second = registers.get(register::RSI);
     let third = registers.get(register::RDX);
     let message_flags: u64 = match number {
@@ -298,6 +303,14 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
             report_bytes(socket, 0, behind, pack(fd as u32, flags), context);
         }
     }
+}
+
+/// Bytes were read that are no socket's.
+#[inline(always)]
+fn on_pipe(process: &Process, fd: u32, buffer: u64, length: u64) {
+    let Some(inode) = pipe(fd) else { return };
+    flush_pending(process);
+    report_pipe(inode, buffer, length, fd, current_context(process));
 }
 
 /// A socket was connected or accepted.

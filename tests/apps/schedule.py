@@ -12,6 +12,7 @@ import aio_pika
 import asyncpg
 import pika
 import redis.asyncio
+import tasks
 from common import PG_DSN, REDIS_URL, Rid, serve_truth
 from fastapi import Depends, FastAPI
 
@@ -69,6 +70,14 @@ def publish_pika(kind: str, request: Rid = Depends(Rid)):
     request.note("publish")
     local.channel.basic_publish("jobs", request.routing_key(kind), b"{}")
     return {"published": 1}
+
+
+@app.get("/task")
+def task(request: Rid = Depends(Rid)):
+    """A task of Celery."""
+    request.note("publish" if tasks.BROKER_URL.startswith("amqp") else "redis")
+    tasks.work.delay(request.rid)
+    return {"tasks": 1}
 
 
 @app.get("/redis-publish/{kind}")

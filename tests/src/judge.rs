@@ -258,14 +258,15 @@ impl<'a> Forest<'a> {
     }
 
     /// The ids that a server or consumer span stands for: its own, else those of the calls that it comes of, as its
-    /// parent or (a batch) by its links.
+    /// parent or (a batch) by its links. A call that shows none is its request's.
     fn rids(&self, span: &CollectedSpan) -> Vec<String> {
         if let Some(rid) = server_rid(span) {
             return vec![rid];
         }
-        let linked =
-            span.span.links.iter().filter_map(|link| self.0.get(&(&link.trace_id[..], &link.span_id[..])));
-        self.parent(span).into_iter().chain(linked.copied()).filter_map(planted).collect()
+        let linked = |id: &(&[u8], &[u8])| self.0.get(id).copied();
+        let links = span.span.links.iter().map(|link| (&link.trace_id[..], &link.span_id[..]));
+        let calls = self.parent(span).into_iter().chain(links.filter_map(|id| linked(&id)));
+        calls.filter_map(|call| planted(call).or_else(|| server_rid(self.server(call)?))).collect()
     }
 
     /// The nearest server or consumer span above.

@@ -201,6 +201,17 @@ impl App {
         Ok(app)
     }
 
+    /// `celery --app tasks worker` with a pool (`prefork`, `threads`, `solo`) of eight.
+    pub fn celery(venv: &Path, dir: &Path, pool: &str, environment: &Environment) -> Result<Self> {
+        let arguments = ["-m", "celery", "--app", "tasks", "worker", "--pool", pool, "--concurrency", "8"];
+        let mut app = Self::spawn(venv, dir, environment, |command, _| {
+            command.args(arguments).args(["--without-heartbeat", "--without-gossip", "--without-mingle"]);
+        })?;
+        app.process.wait_ready(|| app.process.log_tail().lines().any(|line| line.trim() == "ready"))?;
+        app.port = 0;
+        Ok(app)
+    }
+
     fn start(
         venv: &Path,
         dir: &Path,

@@ -45,6 +45,7 @@ pub fn kernel_offsets() -> Result<Offsets, OffsetsError> {
         file_inode: find("file", "f_inode")?,
         file_private: find("file", "private_data")?,
         inode_ino: find("inode", "i_ino")?,
+        inode_mode: find("inode", "i_mode")?,
         sk_family: find("sock_common", "skc_family")?,
         sk_daddr: find("sock_common", "skc_daddr")?,
         sk_rcv_saddr: find("sock_common", "skc_rcv_saddr")?,

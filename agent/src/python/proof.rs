@@ -153,8 +153,14 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         notes
             .push("no context in use yet: its place is taken from the table and checked at each read".into());
     }
-    proof.process =
-        Process { context_type, slot, slot_table, context: context.unwrap_or(hint.1), task_context: hint.2 };
+    proof.process = Process {
+        context_type,
+        slot,
+        slot_table,
+        context: context.unwrap_or(hint.1),
+        task_context: hint.2,
+        ..Process::default()
+    };
     proof.attribution = Attribution::Context;
     add_probes(pid, &maps, (&file, &elf), &mut proof, &mut notes);
     proof.notes = notes;

@@ -245,10 +245,18 @@ impl Watcher {
     fn look(&mut self, pid: u32, facts: &mut Facts<'_>) {
         let Some(watched) = self.watched.get_mut(&pid) else { return };
         watched.due = None;
+        let tries = watched.tries;
         match python::prove(pid) {
-            Ok(proof) => self.proven(pid, proof, facts),
+            Ok(mut proof) => {
+                // What a watched process has started may be handed work by it (a Celery worker's pool).
+                let parent = discover::parent(pid);
+                let started = parent.is_some_and(|parent| self.watched.contains_key(&parent));
+                proof.process.pipes = u32::from(started);
+                self.proven(pid, proof, facts);
+            }
             Err(error) => {
-                let pause = RETRIES.get(watched.tries).copied();
+                let Some(watched) = self.watched.get_mut(&pid) else { return };
+                let pause = RETRIES.get(tries).copied();
                 watched.tries += 1;
                 if let (Some(pause), true) = (pause, error != ProofError::NotPython || watched.tries < 8) {
                     watched.due = Some(Instant::now() + Duration::from_millis(pause));

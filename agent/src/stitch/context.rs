@@ -225,6 +225,8 @@ pub(super) struct Thread {
     pub(super) answered: (ContextId, Vec<OperationId>),
     /// The message that it has just read, which nobody will acknowledge.
     pub(super) reading: Option<Reading>,
+    /// How many bytes it has read last at a time.
+    pub(super) read: u64,
     /// Such messages that it handles in no context.
     pub(super) received: Option<Box<Received>>,
     /// Time from the fact before to its last one, nanoseconds.

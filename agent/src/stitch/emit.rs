@@ -213,7 +213,7 @@ impl Engine {
         };
         if let Some(delivery) = &unit.delivery {
             frame.outcome = delivery.outcome();
-            if frame.outcome == Some(amqp::Outcome::Auto) {
+            if delivery.outlives() {
                 frame.end = frame.end.max(delivery.last);
             }
         }

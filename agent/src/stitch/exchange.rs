@@ -123,6 +123,9 @@ impl Engine {
         self.operations.insert(id, operation);
         self.works_on(first.context, (first.pid, first.tid), first.time);
         self.work_begins(id, first.context);
+        if let Some(unit) = self.by_queue(&header) {
+            self.delivery_is_worked_on(unit, first.time);
+        }
         if happened.protocol == Protocol::Amqp {
             let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
             if let Some(context) = self.contexts.find_mut(first.context) {

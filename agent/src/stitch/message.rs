@@ -8,7 +8,9 @@
 //!    later one.
 //! 2. *Dispatch.* The tasks that a connection's reader makes are for its deliveries, in their order: a guess until
 //!    an acknowledgement shows which context is that reader.
-//! 3. *Handing over.* What the reading thread puts into a work queue, or starts as a thread, is for the first delivery
+//! 3. *Reading.* Who reads frame by frame (py-amqp: a head of seven bytes, the payload, the end mark) holds nothing back:
+//!    until it reads the next delivery it works for this one, whenever it acknowledges.
+//! 4. *Handing over.* What the reading thread puts into a work queue, or starts as a thread, is for the first delivery
 //!    that it has not handed over yet.
 //!
 //! The same wake-ups tell who is behind a publish that the writing task sends, and behind small writes that uvloop up
@@ -129,6 +131,10 @@ pub(super) struct Delivery {
     /// The publish behind it, as far as it was looked for.
     origin: Origin,
     outcome: Option<amqp::Outcome>,
+    /// Who reads it has read nothing beyond it.
+    exact: bool,
+    /// Another process works for it, whatever becomes of its acknowledgement.
+    by_process: bool,
     /// When something was last done for it.
     pub(super) last: u64,
 }
@@ -137,6 +143,11 @@ impl Delivery {
     /// Whether the publish behind it has been looked for.
     pub(super) fn is_placed(&self) -> bool {
         self.origin != Origin::Unknown
+    }
+
+    /// Whether its work may go on after it was settled.
+    pub(super) fn outlives(&self) -> bool {
+        self.by_process || self.exact || self.outcome == Some(amqp::Outcome::Auto)
     }
 
     /// How it was settled.
@@ -168,8 +179,14 @@ impl Engine {
         if owned {
             return None;
         }
-        self.handed_over(header, context)
-            .or_else(|| self.noticed(context, (header.pid, header.tid), header.time))
+        let at_hand = self.noticed(context, (header.pid, header.tid), header.time);
+        let at_hand = at_hand.filter(|unit| {
+            self.units.get(unit).is_some_and(|unit| unit.notice.is_some() || unit.claimed_by == 0)
+        });
+        if let Some(unit) = at_hand {
+            self.hand_over(unit);
+        }
+        at_hand.or_else(|| self.handed_over(header, context))
     }
 
     /// Processes in which it would help to see who wakes whom, since the last call.
@@ -210,6 +227,9 @@ impl Engine {
         let id = UnitId(self.number());
         let channel = message.channel;
         let connection = happened.connection;
+        if let Some(task) = &message.task {
+            self.expect_task(&task.id, id);
+        }
         let mut unit = self.unit(&at, first.time, happened.endpoints);
         unit.remote = message.incoming.as_deref().and_then(super::RemoteParent::parse);
         unit.delivery = Some(Box::new(Delivery {
@@ -217,6 +237,8 @@ impl Engine {
             channel,
             origin: Origin::Unknown,
             outcome: None,
+            exact: false,
+            by_process: false,
             last: at.time,
         }));
         unit.detail = Some(detail);
@@ -229,7 +251,9 @@ impl Engine {
         exchanges.delivered = at.time;
         self.unoriginated.push_back(Waiting { unit: id, time: first.time, publisher: Publisher::Amqp });
         let thread = self.threads.entry((at.pid, at.tid)).or_default();
-        if at.context == 0 {
+        // The end mark of a frame is read by itself.
+        let exact = thread.read == 1;
+        if at.context == 0 && !exact {
             // Who reads handles it, where there are no contexts that could tell more.
             thread.consumer.get_or_insert_with(|| Box::new(Consumer::new(connection))).connection =
                 connection;
@@ -237,6 +261,12 @@ impl Engine {
         thread.delivered.push_back(Delivered { unit: id, connection, channel, context: at.context });
         if thread.delivered.len() > DELIVERED_MAX {
             thread.delivered.pop_front();
+        }
+        if exact {
+            if let Some(delivery) = self.units.get_mut(&id).and_then(|unit| unit.delivery.as_mut()) {
+                delivery.exact = true;
+            }
+            self.receive(at.context, (at.pid, at.tid), at.time, Some(id));
         }
     }
 
@@ -284,7 +314,7 @@ impl Engine {
             return;
         };
         let (connection, channel) = (delivery.connection, delivery.channel);
-        if claimed_by == HANDED_OVER {
+        if claimed_by == HANDED_OVER || delivery.exact {
             return;
         }
         if claimed_by != 0 && self.contexts.descends(context, claimed_by) {
@@ -376,6 +406,31 @@ impl Engine {
         self.take_delivered((header.pid, header.tid), unit);
         self.units.get_mut(&unit)?.claimed_by = HANDED_OVER;
         Some(unit)
+    }
+
+    /// Another thread works for a message from now on.
+    fn hand_over(&mut self, unit: UnitId) {
+        if let Some(unit) = self.units.get_mut(&unit).filter(|unit| unit.delivery.is_some()) {
+            unit.claimed_by = HANDED_OVER;
+        }
+    }
+
+    /// Somebody works for a delivery at this time.
+    pub(super) fn delivery_is_worked_on(&mut self, unit: UnitId, time: u64) {
+        if let Some(delivery) = self.units.get_mut(&unit).and_then(|unit| unit.delivery.as_mut()) {
+            delivery.last = delivery.last.max(time);
+        }
+    }
+
+    /// Another process works for a message.
+    pub(super) fn hand_to_process(&mut self, unit: UnitId) {
+        let now = self.now;
+        let Some(unit) = self.units.get_mut(&unit) else { return };
+        if let Some(delivery) = &mut unit.delivery {
+            unit.claimed_by = HANDED_OVER;
+            delivery.by_process = true;
+            delivery.last = delivery.last.max(now);
+        }
     }
 
     /// A delivery that a thread has read is somebody's now.
@@ -590,6 +645,6 @@ impl Engine {
 
     /// Whether the span of a delivery can be made.
     pub(super) fn delivery_is_over(&self, delivery: &Delivery) -> bool {
-        delivery.outcome != Some(amqp::Outcome::Auto) || delivery.last + QUIET < self.now
+        !delivery.outlives() || delivery.last + QUIET < self.now
     }
 }

@@ -30,6 +30,7 @@ mod exchange;
 mod message;
 mod notice;
 mod notifiers;
+mod pool;
 mod publishes;
 mod unit;
 
@@ -122,7 +123,7 @@ pub struct Counters {
     pub idle: u64,
     /// Commands that waited for an element of a list, outside any unit of work.
     pub waits: u64,
-    /// Work items whose origin was not kept because too many lay in queues.
+    /// Work items whose origin was not kept because too many lay in queues, or tasks in pools.
     pub unqueued: u64,
     /// Contexts forgotten because there were too many.
     pub forgotten_contexts: u64,
@@ -191,6 +192,8 @@ pub struct Engine {
     notifiers: Notifiers,
     /// Messages whose publish has not been looked for.
     unoriginated: VecDeque<Waiting>,
+    /// Deliveries of tasks that a pool's processes may be handed, by the task's id.
+    tasks: FxHashMap<String, UnitId>,
     /// Messages that have woken nobody yet: when they came, and where.
     untaken: VecDeque<(u64, ConnectionId)>,
     /// Processes in which it would help to see who wakes whom.
@@ -225,6 +228,7 @@ impl Engine {
             finished: VecDeque::new(),
             publishes: Publishes::default(),
             notifiers: Notifiers::default(),
+            tasks: FxHashMap::default(),
             untaken: VecDeque::new(),
             wakes_wanted: Vec::new(),
             unoriginated: VecDeque::new(),
@@ -292,6 +296,7 @@ impl Engine {
             thread.facts - 1
         });
         match fact {
+            Fact::Data { head, .. } if header.flags & flag::PIPE != 0 => self.piped(&header, head),
             Fact::Data { data, head, tail } => {
                 let mark = self.mark(&header);
                 if header.flags & flag::RECEIVED != 0 {
@@ -299,6 +304,7 @@ impl Engine {
                     thread.answered.0 = mark.context;
                     thread.answered.1.clear();
                     thread.reading = None;
+                    thread.read = data.length;
                 }
                 self.connections.data(data, head, tail, mark, &mut self.happened);
                 self.handle(header.flags);
@@ -494,6 +500,7 @@ impl Engine {
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
         self.units.retain(|_, unit| unit.detail.is_some() || unit.end.is_none_or(|end| end + kept > now));
         let units = &self.units;
+        self.tasks.retain(|_, unit| units.contains_key(unit));
         self.exchanges.retain(|_, exchanges| {
             let idle = exchanges.units.is_empty()
                 && exchanges.operations.is_empty()

@@ -255,6 +255,7 @@ impl Engine {
         }
         self.receive(context, thread, start, None);
         let Some(popped) = &batch.popped else { return };
+        let task = popped.task.as_ref().map(|task| task.id.clone());
         let key = redis_key("list", &popped.list, popped.payload);
         // An element goes to one receiver, whichever.
         let publisher = Publisher::Redis(Sought { key, queue: 0, again: false, body: None });
@@ -263,6 +264,9 @@ impl Engine {
         let unit = self.begin_notice(endpoints, happened.connection, *at, detail, publisher);
         self.receive(context, thread, at.time, Some(unit));
         self.take_notice(unit, false);
+        if let Some(id) = task {
+            self.expect_task(&id, unit);
+        }
     }
 
     /// Remembers what a Redis command or a statement of Postgres may have sent to others.
@@ -327,7 +331,13 @@ impl Engine {
         self.unoriginated.push_back(Waiting { unit, time, publisher });
     }
 
-    fn receive(&mut self, context: ContextId, thread: (u32, u32), time: u64, unit: Option<UnitId>) {
+    pub(super) fn receive(
+        &mut self,
+        context: ContextId,
+        thread: (u32, u32),
+        time: u64,
+        unit: Option<UnitId>,
+    ) {
         let arrival = Arrival { time, unit, own: false };
         if context != 0 {
             self.receive_in(context, arrival);
@@ -437,7 +447,10 @@ impl Engine {
     /// The unit, or the batch that it is part of, if its work was not over at `time`.
     fn is_at_hand(&self, unit: UnitId, time: u64) -> Option<UnitId> {
         let found = self.units.get(&unit)?;
-        let notice = found.notice.as_deref()?;
+        let Some(notice) = found.notice.as_deref() else {
+            let delivery = found.delivery.as_deref()?;
+            return (found.claimed_by == 0 && delivery.last + QUIET > time).then_some(unit);
+        };
         if let Some(batch) = notice.merged {
             return (batch != unit).then(|| self.is_at_hand(batch, time)).flatten();
         }
@@ -450,15 +463,18 @@ impl Engine {
     /// An operation begins for a message, or is found to be for one.
     pub(super) fn work_begins(&mut self, id: OperationId, context: ContextId) {
         let Some(operation) = self.operations.get(&id) else { return };
-        let Some(unit) = self.noticed(context, (operation.pid, operation.tid), operation.start) else {
-            return;
-        };
+        let (thread, start) = ((operation.pid, operation.tid), operation.start);
+        let queued = || operation.work.and_then(|work| work.cause?.unit);
+        let queued =
+            || queued().filter(|unit| self.units.get(unit).is_some_and(|unit| unit.notice.is_some()));
+        let Some(unit) = self.noticed(context, thread, start).or_else(queued) else { return };
         let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.notice.is_none())
         else {
             return;
         };
         operation.notice = Some(unit);
         let over = operation.end;
+        self.delivery_is_worked_on(unit, over.unwrap_or(start));
         if let Some(notice) = self.notice_mut(unit) {
             notice.works += 1;
             notice.open += u32::from(over.is_none());
@@ -468,6 +484,7 @@ impl Engine {
 
     /// An operation has ended.
     pub(super) fn work_ends(&mut self, unit: UnitId, end: u64) {
+        self.delivery_is_worked_on(unit, end);
         if let Some(notice) = self.notice_mut(unit) {
             notice.open = notice.open.saturating_sub(1);
             notice.last = notice.last.max(end);
@@ -476,7 +493,8 @@ impl Engine {
 
     /// The unit of a message, or of the batch that it became part of.
     pub(super) fn batch_of(&self, unit: UnitId) -> Option<UnitId> {
-        Some(self.units.get(&unit)?.notice.as_deref()?.merged.unwrap_or(unit))
+        let batch = self.units.get(&unit)?.notice.as_deref().and_then(|notice| notice.merged);
+        Some(batch.unwrap_or(unit))
     }
 
     /// Who listens for the notification that is this unit.

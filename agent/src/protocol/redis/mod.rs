@@ -91,6 +91,17 @@ pub struct Popped {
     pub list: String,
     /// The element.
     pub payload: Payload,
+    /// What it is to Celery.
+    pub task: Option<Task>,
+}
+
+/// A message of Celery as kombu writes it on a list: JSON, of which the headers name the task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Name of the task.
+    pub name: String,
+    /// Its id, mostly a UUID.
+    pub id: String,
 }
 
 /// An error reply.

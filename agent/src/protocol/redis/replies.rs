@@ -4,7 +4,7 @@
 //! for attributes <https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md>.
 
 use super::{
-    Payload, RedisError,
+    Payload, RedisError, Task,
     wire::{Digest, Length, LengthReader, LengthStep, MAX_BULK, MAX_ELEMENTS, take},
 };
 use crate::protocol::{LossReason, Mark};
@@ -18,6 +18,12 @@ const MAX_LINE: u64 = 64 << 10;
 /// Bytes kept of a simple string or of an error: enough for every status that matters and for error prefixes.
 const MAX_HEAD: usize = 32;
 
+/// Bytes kept of an element of a list until it is complete.
+const MAX_ELEMENT: usize = 16 << 10;
+
+/// Longest name or id of a task, bytes.
+const MAX_TASK: usize = 256;
+
 /// Bytes kept of a push message's channel.
 pub(super) const MAX_CHANNEL: usize = 128;
 
@@ -30,6 +36,8 @@ pub(super) struct Replies {
     head: Vec<u8>,
     head_whole: bool,
     digest: Digest,
+    /// The beginning of an element, to look for a task in it.
+    element: Vec<u8>,
 }
 
 /// What was gathered of one top-level value.
@@ -76,6 +84,8 @@ pub(super) struct PushHead {
     pub(super) count: Option<u64>,
     /// The last element of a published message.
     pub(super) payload: Option<Payload>,
+    /// What an element of a list is to Celery.
+    pub(super) task: Option<Task>,
 }
 
 impl PushHead {
@@ -392,7 +402,12 @@ impl Replies {
             (Part::Error, _) => extend(&mut self.head, piece, MAX_HEAD),
             (Part::Kind, Some(push)) => extend(&mut push.kind, piece, MAX_HEAD),
             (Part::Channel, Some(push)) => extend(&mut push.channel, piece, MAX_CHANNEL),
-            (Part::Payload, _) => self.digest.update(piece),
+            (Part::Payload, _) => {
+                self.digest.update(piece);
+                if self.message.is_element {
+                    extend(&mut self.element, piece, MAX_ELEMENT);
+                }
+            }
             _ => {}
         }
     }
@@ -410,6 +425,8 @@ impl Replies {
             && let Some(push) = &mut self.message.push
         {
             push.payload = Some(Payload { length, digest: self.digest.finish() });
+            push.task = task(&self.element);
+            self.element = Vec::new();
         }
         self.close_value()
     }
@@ -477,6 +494,20 @@ impl Replies {
             }
         }
     }
+}
+
+/// Reads the task off the beginning of a message of Celery. The arguments come before it, in base64, which has no quotes.
+fn task(element: &[u8]) -> Option<Task> {
+    let text = |key: &[u8]| {
+        let at = element.windows(key.len()).position(|window| window == key)? + key.len();
+        let rest = element.get(at..)?.trim_ascii_start().strip_prefix(b":")?;
+        let rest = rest.trim_ascii_start().strip_prefix(b"\"")?;
+        let end = rest.iter().take(MAX_TASK).position(|byte| matches!(byte, b'"' | b'\\'))?;
+        let value = rest.get(..end).filter(|_| rest.get(end) == Some(&b'"'))?;
+        std::str::from_utf8(value).ok().map(str::to_owned)
+    };
+    element.starts_with(b"{").then_some(())?;
+    Some(Task { name: text(b"\"task\"")?, id: text(b"\"id\"")? })
 }
 
 fn extend(kept: &mut Vec<u8>, piece: &[u8], bound: usize) {

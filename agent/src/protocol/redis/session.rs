@@ -378,7 +378,9 @@ impl Redis {
 
     /// Notes what the oldest unanswered command has taken from a list.
     fn take_element(&mut self, head: Option<Box<PushHead>>) {
-        let Some(PushHead { channel, payload: Some(payload), .. }) = head.map(|head| *head) else { return };
+        let Some(PushHead { channel, payload: Some(payload), task, .. }) = head.map(|head| *head) else {
+            return;
+        };
         let Some(open) = self.front_mut() else { return };
         let list = match channel.as_slice() {
             // A command that names one list only: the reply does not repeat it.
@@ -386,7 +388,7 @@ impl Redis {
             name => Some(String::from_utf8_lossy(name).into_owned()),
         };
         let list = list.unwrap_or_default();
-        open.batch.popped.get_or_insert(Popped { list, payload });
+        open.batch.popped.get_or_insert(Popped { list, payload, task });
     }
 
     fn pushed(&self, message: Message) -> Batch {

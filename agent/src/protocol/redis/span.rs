@@ -27,7 +27,11 @@ pub fn describe(batch: &Batch, role: Role, endpoints: &Endpoints, text: TextMode
             return consumer::describe("redis", channel, size, endpoints, text);
         }
         (_, Some(popped), Role::Server) => {
-            return consumer::describe("redis", &popped.list, popped.payload.length, endpoints, text);
+            let mut description =
+                consumer::describe("redis", &popped.list, popped.payload.length, endpoints, text);
+            let name = popped.task.as_ref().map(|task| Attribute::new("celery.task", task.name.clone()));
+            description.attributes.extend(name);
+            return description;
         }
         _ => {}
     }

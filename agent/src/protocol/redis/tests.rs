@@ -511,8 +511,30 @@ fn an_element_that_was_waited_for_has_the_digest_that_it_was_pushed_with() {
             play_cut(&[sent(command(text)), got(reply)], &mut || 1)
         }] {
             let popped = batches(&events)[0].popped.clone();
-            let expected = payload.map(|payload| Popped { list: "jobs".to_owned(), payload });
+            let expected = payload.map(|payload| Popped { list: "jobs".to_owned(), payload, task: None });
             assert_eq!(popped, expected, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_task_of_celery_is_read_off_the_element() {
+    let json = r#"{"body": "W10=", "headers": {"lang": "py", "task": "shop.notify", "id": "4f-1", "root_id": "4f-0"}}"#;
+    for (element, expected) in [
+        (json, Some(("shop.notify", "4f-1"))),
+        (r#"{"task":"a","id":"b"}"#, Some(("a", "b"))),
+        (r#"{"task": "a"}"#, None),
+        (r#"{"task": 1, "id": "b"}"#, None),
+        (r#"["task", "id"]"#, None),
+        (r#"{"task": "a\"b", "id": "b"}"#, None),
+        ("", None),
+    ] {
+        let reply = format!("*2\r\n$1\r\nq\r\n${}\r\n{element}\r\n", element.len());
+        let ops = [sent(command("BRPOP q 1")), got(reply)];
+        for events in [play(&ops), play_cut(&ops, &mut || 3)] {
+            let popped = batches(&events)[0].popped.clone().expect("an element");
+            let task = popped.task.as_ref().map(|task| (task.name.as_str(), task.id.as_str()));
+            assert_eq!(task, expected, "{element}");
         }
     }
 }
