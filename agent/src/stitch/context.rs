@@ -10,7 +10,8 @@ use rustc_hash::FxHashMap;
 
 use super::{
     DEPTH_MAX,
-    message::{Consumer, Delivered, Sent},
+    consumer::Consumer,
+    message::{Delivered, Sent},
     notice::{Reading, Received},
     unit::{OperationId, UnitId},
 };

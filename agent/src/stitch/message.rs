@@ -16,90 +16,27 @@
 //! The same wake-ups tell who is behind a publish that the writing task sends, and behind small writes that uvloop up
 //! to 0.22 does when all tasks have run.
 
-use std::collections::VecDeque;
-
 use super::{
     Engine,
+    consumer::Consumer,
     context::{Context, ContextId},
     notice::{Publisher, Waiting},
-    publishes::{Place, Sought},
+    origin::Origin,
     unit::{OperationId, UnitId},
 };
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
     protocol::{Detail, Event, Mark, amqp},
-    signal::Link,
 };
 use adder_ebpf::Header;
 
-/// Settlements of one context or thread that are remembered.
-const SETTLED_MAX: usize = 1024;
 /// Deliveries that a thread has read and nobody has taken yet, remembered at most.
 const DELIVERED_MAX: usize = 4096;
-/// How long after it has settled a delivery a context still works for it, where nothing else shows, nanoseconds.
-const AFTERWARDS: u64 = 1_000_000_000;
-/// Deliveries that a consumer has settled without having done anything, at which it is clear that it always does.
-const SETTLED_FIRST: u32 = 3;
-/// A consumer that has settled and done nothing for this time has nothing at hand, nanoseconds.
-const IDLE: u64 = 20_000_000;
 /// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
 const QUIET: u64 = 1_000_000_000;
 
 /// [`super::Unit::claimed_by`] of a delivery that was handed to another thread.
 pub(super) const HANDED_OVER: ContextId = ContextId::MAX;
-
-/// A context or thread that settles deliveries itself, one after the other.
-#[derive(Clone, Debug)]
-pub(super) struct Consumer {
-    connection: ConnectionId,
-    /// When it has settled what.
-    settled: VecDeque<(u64, UnitId)>,
-    /// It is a task's: it was woken by whoever sent for it.
-    is_task: bool,
-    /// When it last did something.
-    worked: u64,
-    /// How often it has settled a delivery that came when nothing else was at hand: without having done anything
-    /// before, and after work.
-    first_settled: u32,
-    first_worked: u32,
-}
-
-impl Consumer {
-    fn new(connection: ConnectionId) -> Self {
-        Self {
-            connection,
-            settled: VecDeque::new(),
-            is_task: false,
-            worked: 0,
-            first_settled: 0,
-            first_worked: 0,
-        }
-    }
-
-    /// It has settled a delivery that came at `start`.
-    fn settle(&mut self, unit: UnitId, start: u64, at: u64) {
-        // What comes while something else is at hand does not tell whether the work before it was for it. Before it
-        // has settled anything it was not known as a consumer, and nobody has noted its work.
-        let idle = self.settled.back().is_some_and(|(last, _)| last + IDLE < start);
-        if idle && (self.worked >= start || self.worked + IDLE < start) {
-            let count = if self.worked >= start { &mut self.first_worked } else { &mut self.first_settled };
-            *count += 1;
-        }
-        self.settled.push_back((at, unit));
-        if self.settled.len() > SETTLED_MAX {
-            self.settled.pop_front();
-        }
-    }
-
-    /// Whether it acknowledges first and works then; `None` while that cannot be told.
-    fn settles_first(&self) -> Option<bool> {
-        match (self.first_worked, self.first_settled) {
-            (0, SETTLED_FIRST..) => Some(true),
-            (0, 1..SETTLED_FIRST) => None,
-            _ => Some(false),
-        }
-    }
-}
 
 /// What a context has sent last, of which a wake-up right after tells who is behind it.
 #[derive(Clone, Debug)]
@@ -126,10 +63,10 @@ pub(super) struct Delivered {
 
 /// What only deliveries have.
 pub(super) struct Delivery {
-    connection: ConnectionId,
+    pub(super) connection: ConnectionId,
     channel: u16,
     /// The publish behind it, as far as it was looked for.
-    origin: Origin,
+    pub(super) origin: Origin,
     outcome: Option<amqp::Outcome>,
     /// Who reads it has read nothing beyond it.
     exact: bool,
@@ -154,19 +91,6 @@ impl Delivery {
     pub(super) fn outcome(&self) -> Option<amqp::Outcome> {
         self.outcome
     }
-}
-
-/// The publish behind a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// Not looked for yet: both may be reported in either order.
-    Unknown,
-    /// None was seen.
-    None,
-    /// Its parent.
-    Parent(u64),
-    /// Long ago: linked.
-    Linked(u64),
 }
 
 impl Engine {
@@ -440,78 +364,6 @@ impl Engine {
         }
     }
 
-    /// The delivery for which a context (or a thread without one) that settles deliveries itself worked at `time`, and
-    /// whether that is certain.
-    pub(super) fn consumed(
-        &self,
-        context: ContextId,
-        thread: (u32, u32),
-        time: u64,
-    ) -> Option<(UnitId, bool)> {
-        if context == 0 {
-            return self.consumed_by(self.threads.get(&thread)?.consumer.as_deref()?, time);
-        }
-        for (depth, (_, context, time)) in self.contexts.line(context, time).enumerate() {
-            let consumer = context.consumer.as_deref();
-            // The thread's own, or the loop's: everything comes out of that.
-            let base = depth > 0 && !context.announced && consumer.is_none_or(|consumer| !consumer.is_task);
-            if base {
-                return None;
-            }
-            if let Some(found) = consumer.and_then(|consumer| self.consumed_by(consumer, time)) {
-                return Some(found);
-            }
-        }
-        None
-    }
-
-    fn consumed_by(&self, consumer: &Consumer, time: u64) -> Option<(UnitId, bool)> {
-        let begun = |unit: &UnitId| self.units.get(unit).is_some_and(|unit| unit.start <= time);
-        let before = || consumer.settled.iter().rfind(|(settled, _)| *settled < time);
-        match (consumer.settles_first(), before()) {
-            (Some(true), before) => return before.map(|(_, unit)| (*unit, true)),
-            // Of two messages this may be for either.
-            (None, Some(_)) => return None,
-            (None | Some(false), _) => {}
-        }
-        let after = consumer.settled.iter().find(|(settled, unit)| *settled >= time && begun(unit));
-        if let Some((settled, unit)) = after {
-            // Settled at one stroke with others: which of them it was for cannot be told.
-            let alone = consumer.settled.iter().filter(|(other, _)| other == settled).count() == 1;
-            return alone.then_some((*unit, true));
-        }
-        let waiting = self.exchanges.get(&consumer.connection);
-        let waiting = waiting.and_then(|exchanges| {
-            exchanges.deliveries.iter().map(|(_, unit)| unit).find(|unit| begun(unit) && self.is_free(**unit))
-        });
-        if let Some(unit) = waiting {
-            return Some((*unit, false));
-        }
-        before().filter(|(settled, _)| settled + AFTERWARDS > time).map(|(_, unit)| (*unit, true))
-    }
-
-    /// A context (or a thread without one) does something.
-    pub(super) fn works_on(&mut self, context: ContextId, thread: (u32, u32), time: u64) {
-        if context == 0 {
-            if let Some(consumer) = self.threads.get_mut(&thread).and_then(|thread| thread.consumer.as_mut())
-            {
-                consumer.worked = time;
-            }
-            return;
-        }
-        let found = self.contexts.line(context, time).find(|(_, context, _)| context.consumer.is_some());
-        let Some(id) = found.map(|(id, ..)| id) else { return };
-        if let Some(consumer) = self.contexts.find_mut(id).and_then(|context| context.consumer.as_mut()) {
-            consumer.worked = time;
-        }
-    }
-
-    /// Whether nobody certainly handles a delivery.
-    fn is_free(&self, unit: UnitId) -> bool {
-        let Some(claimed_by) = self.units.get(&unit).map(|unit| unit.claimed_by) else { return false };
-        claimed_by == 0 || self.contexts.find(claimed_by).is_some_and(|context| context.tentative)
-    }
-
     /// A future has its result: the context that waits for it runs because of the current one.
     pub(super) fn woken(&mut self, header: &Header, child: u64) {
         let by = self.contexts.at(header.pid, header.context, header.time);
@@ -578,68 +430,6 @@ impl Engine {
             && let Some(context) = self.contexts.find_mut(child).filter(|context| context.announced)
         {
             context.serves = Some(inbound.connection);
-        }
-    }
-
-    /// Looks for the publishes of deliveries that are old enough for both to have been reported.
-    pub(super) fn find_origins(&mut self, all: bool) {
-        let now = self.now;
-        let mut all_waiting = std::mem::take(&mut self.unoriginated);
-        while let Some(waiting) = all_waiting.pop_front() {
-            let last = waiting.time + super::JOIN_WINDOW;
-            if !all && last > now {
-                all_waiting.push_front(waiting);
-                break;
-            }
-            match &waiting.publisher {
-                Publisher::Amqp => self.find_publish(waiting.unit, last),
-                Publisher::Redis(sought) => {
-                    let origin = self.publishes.find(sought, last);
-                    self.found_origin(&waiting, origin);
-                }
-                Publisher::Session(notification) => {
-                    let listener = self.listener(waiting.unit);
-                    let found = self.notifiers.find(notification, listener, waiting.time);
-                    let origin =
-                        found.map(|(operation, place, sent)| self.publishes.adopt(operation, place, sent));
-                    self.found_origin(&waiting, origin);
-                }
-            }
-        }
-        self.unoriginated = all_waiting;
-    }
-
-    /// Looks for the publish of a delivery, which was sent before `last`.
-    fn find_publish(&mut self, id: UnitId, last: u64) {
-        let Some(unit) = self.units.get_mut(&id) else { return };
-        let (start, Some(delivery)) = (unit.start, &mut unit.delivery) else { return };
-        let Some(Detail::Amqp(message)) = &unit.detail else { return };
-        delivery.origin = match self.publishes.find(&Sought::of(message, delivery.connection), last) {
-            None => Origin::None,
-            Some(id) => {
-                let sent = self.publishes.sent(id).unwrap_or(start);
-                if start.saturating_sub(sent) > self.options.link_after {
-                    Origin::Linked(id)
-                } else {
-                    self.counters.joined += 1;
-                    Origin::Parent(id)
-                }
-            }
-        };
-    }
-
-    /// The publish that is the parent of a delivery.
-    pub(super) fn origin(&self, delivery: &Delivery) -> Option<Place> {
-        let Origin::Parent(id) = delivery.origin else { return None };
-        self.publishes.place(id)
-    }
-
-    /// The link of a delivery to a publish of long ago.
-    pub(super) fn link(&self, delivery: &Delivery) -> Option<Link> {
-        let Origin::Linked(id) = delivery.origin else { return None };
-        match self.publishes.place(id)? {
-            Place::Made(trace_id, span_id) => Some(Link { trace_id, span_id }),
-            Place::Open(_) => None,
         }
     }
 

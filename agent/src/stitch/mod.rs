@@ -23,6 +23,7 @@
 //! address of a dead one. Such a claim is *tentative* until the response of the fresh request confirms it.
 //! Decisions are taken when a span is made, which waits until its evidence is complete; see [`Engine::settled`].
 
+mod consumer;
 mod context;
 mod emit;
 mod evidence;
@@ -30,6 +31,7 @@ mod exchange;
 mod message;
 mod notice;
 mod notifiers;
+mod origin;
 mod pool;
 mod publishes;
 mod unit;
