@@ -10,7 +10,9 @@ import threading
 
 import aio_pika
 import asyncpg
+import kombu
 import pika
+import pika.adapters.asyncio_connection
 import redis.asyncio
 import tasks
 from common import PG_DSN, REDIS_URL, Rid, serve_truth
@@ -27,11 +29,27 @@ async def lifespan(app):
         state.connection = await aio_pika.connect_robust(AMQP_URL)
         state.channel = await state.connection.channel()
         state.jobs = await state.channel.declare_exchange("jobs", aio_pika.ExchangeType.TOPIC)
+        state.answers = {}
+        queue = await state.channel.declare_queue("", exclusive=True)
+        state.replies = queue.name
+        await queue.consume(answered, no_ack=True)
+        state.adapter = asyncio.get_running_loop().create_future()
+        pika.adapters.asyncio_connection.AsyncioConnection(
+            pika.URLParameters(AMQP_URL),
+            on_open_callback=lambda connection: connection.channel(on_open_callback=state.adapter.set_result),
+        )
     yield
     if AMQP_URL:
         await state.connection.close()
     await state.redis.aclose()
     await state.pg.close()
+
+
+async def answered(message):
+    """A reply: whoever waits for it goes on."""
+    rid = message.correlation_id
+    await state.redis.get(Rid(rid).key("answer"))
+    state.answers.pop(rid).set_result(message.body)
 
 
 app = FastAPI(title="schedule", lifespan=lifespan)
@@ -62,14 +80,47 @@ async def publish_many(kind: str, request: Rid = Depends(Rid)):
 
 
 @app.get("/publish-pika/{kind}")
-def publish_pika(kind: str, request: Rid = Depends(Rid)):
+def publish_pika(kind: str, size: int = 2, request: Rid = Depends(Rid)):
     """pika's blocking connection, one for each thread of the pool, with confirms."""
     if not hasattr(local, "channel"):
         local.channel = pika.BlockingConnection(pika.URLParameters(AMQP_URL)).channel()
         local.channel.confirm_delivery()
     request.note("publish")
-    local.channel.basic_publish("jobs", request.routing_key(kind), b"{}")
+    local.channel.basic_publish("jobs", request.routing_key(kind), b"x" * size)
     return {"published": 1}
+
+
+@app.get("/publish-kombu/{kind}")
+def publish_kombu(kind: str, size: int = 2, request: Rid = Depends(Rid)):
+    """kombu on py-amqp, one connection for each thread of the pool."""
+    if not hasattr(local, "kombu"):
+        local.kombu = kombu.Connection(AMQP_URL).Producer(
+            exchange=kombu.Exchange("jobs", "topic", durable=False), auto_declare=False
+        )
+    request.note("publish")
+    local.kombu.publish(b"x" * size, request.routing_key(kind))
+    return {"published": 1}
+
+
+@app.get("/publish-adapter/{kind}")
+async def publish_adapter(kind: str, size: int = 2, request: Rid = Depends(Rid)):
+    """pika's asyncio connection, one for all, between two statements."""
+    await state.pg.fetchval(request.sql("SELECT name FROM games WHERE id = $1"), 3)
+    request.note("publish")
+    (await state.adapter).basic_publish("jobs", request.routing_key(kind), b"x" * size)
+    await state.pg.fetchval(request.sql("SELECT genre FROM games WHERE id = $1"), 3)
+    return {"published": 1}
+
+
+@app.get("/call/{kind}")
+async def call(kind: str, request: Rid = Depends(Rid)):
+    """A question to a worker, and its answer."""
+    request.note("publish")
+    answer = asyncio.get_running_loop().create_future()
+    state.answers[request.rid] = answer
+    message = aio_pika.Message(b"{}", reply_to=state.replies, correlation_id=request.rid)
+    await state.jobs.publish(message, request.routing_key(kind))
+    return {"answer": (await answer).decode()}
 
 
 @app.get("/task")

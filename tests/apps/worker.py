@@ -1,4 +1,4 @@
-"""Workers on RabbitMQ: `worker.py WAY KIND`. Takes the messages `KIND.#` of the exchange `jobs` in one of five ways, does
+"""Workers on RabbitMQ: `worker.py WAY KIND`. Takes the messages `KIND.#` of the exchange `jobs` in one of many ways, does
 two statements and a Redis command for each, and publishes an event that another worker (`bot`) takes.
 
     callbacks  aio-pika, a task for each message, side by side
@@ -6,6 +6,12 @@ two statements and a Redis command for each, and publishes an event that another
     pika       pika's blocking connection, one after the other
     early      pika, one after the other, acknowledged before the work
     threads    pika, each message in a thread of its own, acknowledged through `add_callback_threadsafe`
+    adapter    pika's asyncio connection, a task for each message
+    kombu      kombu's consumer on py-amqp, one after the other
+    again      aio-pika, refuses each message once before it takes it
+    refuse     aio-pika, dead-letters each message to the exchange `dead`
+    dead       aio-pika, takes the dead letters
+    answer     aio-pika, replies to each message
     bot        aio-pika, takes `events.#`, asks the players service over HTTP
 """
 
@@ -18,7 +24,10 @@ import threading
 import aio_pika
 import asyncpg
 import httpx
+import kombu
+import kombu.mixins
 import pika
+import pika.adapters.asyncio_connection
 import psycopg2
 import redis
 import redis.asyncio
@@ -45,7 +54,12 @@ class AioPika:
         self.jobs = await self.channel.declare_exchange("jobs", aio_pika.ExchangeType.TOPIC)
 
     async def queue(self, kind):
-        queue = await self.channel.declare_queue(kind)
+        dead = await self.channel.declare_exchange("dead", aio_pika.ExchangeType.TOPIC)
+        if kind == "dead":
+            queue = await self.channel.declare_queue("dead")
+            await queue.bind(dead, "#")
+            return queue
+        queue = await self.channel.declare_queue(kind, arguments={"x-dead-letter-exchange": "dead"})
         await queue.bind(self.jobs, f"{kind}.#")
         return queue
 
@@ -58,11 +72,29 @@ class AioPika:
             await self.pg.fetchval(request.sql(SECOND))
             await self.jobs.publish(aio_pika.Message(first.encode()), request.routing_key("events"))
 
-    async def answer(self, message):
+    async def ask(self, message):
         request = rid_of(message.routing_key)
         async with message.process():
             response = await self.httpx.get(request.url("/players/7"))
             response.raise_for_status()
+
+    async def again(self, message):
+        if message.redelivered:
+            await self.work(message)
+        else:
+            await message.nack(requeue=True)
+
+    async def refuse(self, message):
+        request = rid_of(message.routing_key)
+        await self.pg.fetchval(request.sql(FIRST))
+        await message.reject(requeue=False)
+
+    async def answer(self, message):
+        request = rid_of(message.routing_key)
+        async with message.process():
+            name = await self.pg.fetchval(request.sql(FIRST))
+            reply = aio_pika.Message(name.encode(), correlation_id=message.correlation_id)
+            await self.channel.default_exchange.publish(reply, message.reply_to)
 
     async def callbacks(self, kind, work):
         queue = await self.queue(kind)
@@ -84,7 +116,8 @@ async def with_aio_pika(way, kind):
     if way == "iterator":
         await worker.iterator(kind)
     else:
-        await worker.callbacks(kind, worker.answer if way == "bot" else worker.work)
+        works = {"bot": worker.ask, "again": worker.again, "refuse": worker.refuse, "answer": worker.answer}
+        await worker.callbacks(kind, works.get(way, worker.work))
 
 
 class Pika:
@@ -126,7 +159,7 @@ class Pika:
         threading.Thread(target=run).start()
 
     def consume(self, kind, way):
-        self.channel.queue_declare(kind)
+        self.channel.queue_declare(kind, arguments={"x-dead-letter-exchange": "dead"})
         self.channel.queue_bind(kind, "jobs", f"{kind}.#")
         handlers = {"pika": self.inline, "early": self.early, "threads": self.threads}
         self.channel.basic_consume(kind, handlers[way])
@@ -134,9 +167,77 @@ class Pika:
         self.channel.start_consuming()
 
 
+class Adapter:
+    """pika's asyncio connection: callbacks of the loop, here with a task for each message."""
+
+    async def run(self, kind):
+        self.pg = await asyncpg.create_pool(PG_DSN, min_size=2, max_size=16)
+        self.redis = redis.asyncio.from_url(REDIS_URL, max_connections=256)
+        self.kind = kind
+        self.tasks = set()
+        pika.adapters.asyncio_connection.AsyncioConnection(
+            pika.URLParameters(AMQP_URL),
+            on_open_callback=lambda connection: connection.channel(on_open_callback=self.opened),
+        )
+        await asyncio.Event().wait()
+
+    def opened(self, channel):
+        self.channel = channel
+        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.exchange_declare("jobs", "topic")
+        channel.queue_declare(self.kind, arguments={"x-dead-letter-exchange": "dead"})
+        channel.queue_bind(self.kind, "jobs", f"{self.kind}.#")
+        channel.basic_consume(self.kind, self.told, callback=lambda _: print("ready", flush=True))
+
+    def told(self, channel, method, properties, body):
+        task = asyncio.create_task(self.work(method))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def work(self, method):
+        request = rid_of(method.routing_key)
+        await asyncio.gather(self.pg.fetchval(request.sql(FIRST)), self.redis.get(request.key("job")))
+        await self.pg.fetchval(request.sql(SECOND))
+        self.channel.basic_publish("jobs", request.routing_key("events"), b"{}")
+        self.channel.basic_ack(method.delivery_tag)
+
+
+class Kombu(kombu.mixins.ConsumerMixin):
+    def __init__(self, kind):
+        self.connection = kombu.Connection(AMQP_URL)
+        self.jobs = kombu.Exchange("jobs", "topic", durable=False)
+        arguments = {"x-dead-letter-exchange": "dead"}
+        self.queue = kombu.Queue(
+            kind, self.jobs, f"{kind}.#", durable=False, queue_arguments=arguments
+        )
+        self.producer = kombu.Connection(AMQP_URL).Producer(exchange=self.jobs, auto_declare=False)
+        self.pg = psycopg2.connect(PG_DSN)
+        self.pg.autocommit = True
+        self.redis = redis.from_url(REDIS_URL)
+
+    def get_consumers(self, consumer, channel):
+        return [consumer([self.queue], callbacks=[self.work], prefetch_count=PREFETCH)]
+
+    def on_consume_ready(self, connection, channel, consumers, **_):
+        print("ready", flush=True)
+
+    def work(self, body, message):
+        request = rid_of(message.delivery_info["routing_key"])
+        with self.pg.cursor() as cursor:
+            cursor.execute(request.sql(FIRST))
+            cursor.execute(request.sql(SECOND))
+        self.redis.get(request.key("job"))
+        self.producer.publish({}, request.routing_key("events"))
+        message.ack()
+
+
 if __name__ == "__main__":
     way, kind = sys.argv[1:3]
     if way in ("pika", "early", "threads"):
         Pika().consume(kind, way)
+    elif way == "adapter":
+        asyncio.run(Adapter().run(kind))
+    elif way == "kombu":
+        Kombu(kind).run()
     else:
         asyncio.run(with_aio_pika(way, kind))

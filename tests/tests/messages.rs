@@ -130,72 +130,86 @@ fn expect_what_the_broker_says(watched: &Watched, firehose: &App, events: bool) 
 const AIO_PIKA: [&str; 2] = ["/publish/jobs", "/publish-many/jobs"];
 const PIKA: [&str; 2] = ["/publish/jobs", "/publish-pika/jobs"];
 
+/// A case with what most of them have.
+const CASE: Case<'static> = Case {
+    name: "",
+    python: "3.11",
+    way: "",
+    prefetch: "50",
+    paths: &AIO_PIKA,
+    requests: 400,
+    connections: 64,
+};
+
 #[test]
 fn callbacks_of_aio_pika_run_side_by_side() {
-    let case = Case {
-        name: "messages-callbacks",
-        python: "3.11",
-        way: "callbacks",
-        prefetch: "50",
-        paths: &AIO_PIKA,
-        requests: 600,
-        connections: 64,
-    };
-    run(&case);
+    run(&Case { name: "messages-callbacks", way: "callbacks", requests: 600, ..CASE });
+}
+
+#[test]
+fn callbacks_of_aio_pika_one_at_a_time() {
+    run(&Case { name: "messages-single", way: "callbacks", prefetch: "1", python: "3.13", ..CASE });
 }
 
 #[test]
 fn an_iterator_of_aio_pika_takes_one_message_after_the_other() {
-    let case = Case {
-        name: "messages-iterator",
-        python: "3.13",
-        way: "iterator",
-        prefetch: "50",
-        paths: &AIO_PIKA,
-        requests: 300,
-        connections: 64,
-    };
-    run(&case);
+    run(&Case { name: "messages-iterator", way: "iterator", python: "3.13", requests: 300, ..CASE });
 }
 
 #[test]
 fn callbacks_of_pika_run_one_after_the_other() {
-    let case = Case {
-        name: "messages-pika",
-        python: "3.13",
-        way: "pika",
-        prefetch: "50",
-        paths: &PIKA,
-        requests: 600,
-        connections: 64,
-    };
-    run(&case);
+    run(&Case { name: "messages-pika", way: "pika", python: "3.13", paths: &PIKA, requests: 600, ..CASE });
+}
+
+#[test]
+fn callbacks_of_pika_one_at_a_time() {
+    run(&Case { name: "messages-pika-single", way: "pika", prefetch: "1", paths: &PIKA, ..CASE });
 }
 
 #[test]
 fn callbacks_of_pika_that_acknowledge_before_they_work() {
-    let case = Case {
-        name: "messages-early",
-        python: "3.11",
-        way: "early",
-        prefetch: "50",
-        paths: &PIKA,
-        requests: 400,
-        connections: 16,
-    };
-    run(&case);
+    run(&Case { name: "messages-early", way: "early", paths: &PIKA, connections: 16, ..CASE });
 }
 
 #[test]
 fn threads_of_pika_acknowledge_through_their_connection() {
-    let case = Case {
-        name: "messages-threads",
-        python: "3.11",
-        way: "threads",
-        prefetch: "1",
-        paths: &PIKA,
-        requests: 400,
-        connections: 64,
-    };
-    run(&case);
+    run(&Case { name: "messages-threads", way: "threads", prefetch: "1", paths: &PIKA, ..CASE });
+}
+
+#[test]
+fn tasks_of_pikas_asyncio_connection() {
+    let paths = &["/publish/jobs", "/publish-adapter/jobs"];
+    run(&Case { name: "messages-adapter", way: "adapter", paths, ..CASE });
+}
+
+#[test]
+fn callbacks_of_kombu() {
+    let paths = &["/publish/jobs", "/publish-kombu/jobs"];
+    run(&Case { name: "messages-kombu", way: "kombu", python: "3.13", paths, ..CASE });
+}
+
+/// From nothing to 10 MB, by each library.
+const BODIES: [&str; 10] = [
+    "/publish/jobs?size=0",
+    "/publish-pika/jobs?size=0",
+    "/publish-kombu/jobs?size=0",
+    "/publish/jobs?size=300",
+    "/publish-pika/jobs?size=4096",
+    "/publish-kombu/jobs?size=70000",
+    "/publish/jobs?size=1000000",
+    "/publish-pika/jobs?size=1000000",
+    "/publish/jobs?size=10000000",
+    "/publish-kombu/jobs?size=10000000",
+];
+
+#[test]
+fn bodies_of_any_size_for_callbacks_of_aio_pika() {
+    let (paths, requests, connections) = (&BODIES, 60, 4);
+    run(&Case { name: "messages-bodies", way: "callbacks", paths, requests, connections, ..CASE });
+}
+
+#[test]
+fn bodies_of_any_size_for_callbacks_of_pika() {
+    let (paths, requests, connections) = (&BODIES, 60, 4);
+    run(&Case { name: "messages-bodies-pika", way: "pika", paths, requests, connections, ..CASE });
 }

@@ -226,6 +226,12 @@ pub(super) struct Thread {
     pub(super) answered: (ContextId, Vec<OperationId>),
     /// The message that it has just read, which nobody will acknowledge.
     pub(super) reading: Option<Reading>,
+    /// How often it has read.
+    pub(super) reads: u64,
+    /// It runs an event loop.
+    pub(super) is_loop: bool,
+    /// The socket that it is writing to, with nothing between, and how many messages and settlements it has written so.
+    pub(super) flush: (u64, u32),
     /// How many bytes it has read last at a time.
     pub(super) read: u64,
     /// Such messages that it handles in no context.

@@ -20,6 +20,7 @@ impl Engine {
         let child = self.contexts.create(header.pid, child, parent, header.time);
         let is_task = header.kind == kind::TASK;
         if is_task {
+            self.thread(header).is_loop = true;
             self.wakes_for_notice(header, parent, child, true);
         }
         let own_work = self.works(header, parent);

@@ -121,6 +121,12 @@ impl Engine {
             detail: None,
         };
         self.operations.insert(id, operation);
+        if happened.protocol == Protocol::Amqp
+            && self.is_flushed_along(first)
+            && let Some(operation) = self.operations.get_mut(&id)
+        {
+            operation.late = true;
+        }
         self.works_on(first.context, (first.pid, first.tid), first.time);
         self.work_begins(id, first.context);
         if let Some(unit) = self.by_queue(&header) {

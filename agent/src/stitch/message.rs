@@ -59,6 +59,8 @@ pub(super) struct Delivered {
     channel: u16,
     /// Context in which it was read.
     context: ContextId,
+    /// [`super::Thread::reads`] when it was read.
+    reads: u64,
 }
 
 /// What only deliveries have.
@@ -182,7 +184,13 @@ impl Engine {
             thread.consumer.get_or_insert_with(|| Box::new(Consumer::new(connection))).connection =
                 connection;
         }
-        thread.delivered.push_back(Delivered { unit: id, connection, channel, context: at.context });
+        thread.delivered.push_back(Delivered {
+            unit: id,
+            connection,
+            channel,
+            context: at.context,
+            reads: thread.reads,
+        });
         if thread.delivered.len() > DELIVERED_MAX {
             thread.delivered.pop_front();
         }
@@ -217,6 +225,9 @@ impl Engine {
         if matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost) {
             return;
         }
+        if self.is_flushed_along(&at) {
+            return;
+        }
         let facts = self.threads.get(&(at.pid, at.tid)).map_or(0, |thread| thread.facts);
         if let Some(context) = self.contexts.find_mut(at.context) {
             match &mut context.sent {
@@ -229,6 +240,15 @@ impl Engine {
             }
         }
         self.settled_by(&at, at.context, id);
+    }
+
+    /// Whether something leaves behind something else in one flush of an event loop's thread: pika's asyncio connection
+    /// writes all that has gathered in the context of whoever came first, so that context tells only of the first.
+    pub(super) fn is_flushed_along(&mut self, at: &Mark) -> bool {
+        let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) else { return false };
+        thread.flush.1 += 1;
+        let follows = thread.is_loop && thread.flush.1 > 1;
+        follows && self.contexts.find(at.context).is_some_and(|context| !context.writer)
     }
 
     /// A context (or, where there is none, a thread) has settled a delivery.
@@ -305,7 +325,10 @@ impl Engine {
             let guess = match known {
                 Some(dispatcher) => (*dispatcher == parent).then_some(false),
                 // Its reader, perhaps. Whoever works for something or settles deliveries itself is not.
-                None => (!works && delivered.context != parent && !self.settles(parent)).then_some(true),
+                None => (!works
+                    && (delivered.context != parent || thread.reads == delivered.reads)
+                    && !self.settles(parent))
+                .then_some(true),
             };
             Some((delivered.unit, guess?))
         })

@@ -297,12 +297,22 @@ impl Engine {
             thread.facts += 1;
             thread.facts - 1
         });
+        if !matches!(fact, Fact::Data { .. })
+            && let Some(thread) = self.threads.get_mut(&(header.pid, header.tid))
+        {
+            thread.flush = (0, 0);
+        }
         match fact {
             Fact::Data { head, .. } if header.flags & flag::PIPE != 0 => self.piped(&header, head),
             Fact::Data { data, head, tail } => {
                 let mark = self.mark(&header);
-                if header.flags & flag::RECEIVED != 0 {
-                    let thread = self.thread(&header);
+                let thread = self.thread(&header);
+                let received = header.flags & flag::RECEIVED != 0;
+                if received || thread.flush.0 != data.socket {
+                    thread.flush = (if received { 0 } else { data.socket }, 0);
+                }
+                if received {
+                    thread.reads += 1;
                     thread.answered.0 = mark.context;
                     thread.answered.1.clear();
                     thread.reading = None;

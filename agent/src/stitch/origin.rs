@@ -1,0 +1,87 @@
+//! Where messages come from: the publish behind each.
+
+use super::{
+    Engine,
+    message::Delivery,
+    notice::Publisher,
+    publishes::{Place, Sought},
+    unit::UnitId,
+};
+use crate::{protocol::Detail, signal::Link};
+
+/// The publish behind a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Not looked for yet: both may be reported in either order.
+    Unknown,
+    /// None was seen.
+    None,
+    /// Its parent.
+    Parent(u64),
+    /// Long ago: linked.
+    Linked(u64),
+}
+
+impl Engine {
+    /// Looks for the publishes of deliveries that are old enough for both to have been reported.
+    pub(super) fn find_origins(&mut self, all: bool) {
+        let now = self.now;
+        let mut all_waiting = std::mem::take(&mut self.unoriginated);
+        while let Some(waiting) = all_waiting.pop_front() {
+            let last = waiting.time + super::JOIN_WINDOW;
+            if !all && last > now {
+                all_waiting.push_front(waiting);
+                break;
+            }
+            match &waiting.publisher {
+                Publisher::Amqp => self.find_publish(waiting.unit, last),
+                Publisher::Redis(sought) => {
+                    let origin = self.publishes.find(sought, last);
+                    self.found_origin(&waiting, origin);
+                }
+                Publisher::Session(notification) => {
+                    let listener = self.listener(waiting.unit);
+                    let found = self.notifiers.find(notification, listener, waiting.time);
+                    let origin =
+                        found.map(|(operation, place, sent)| self.publishes.adopt(operation, place, sent));
+                    self.found_origin(&waiting, origin);
+                }
+            }
+        }
+        self.unoriginated = all_waiting;
+    }
+
+    /// Looks for the publish of a delivery, which was sent before `last`.
+    fn find_publish(&mut self, id: UnitId, last: u64) {
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let (start, Some(delivery)) = (unit.start, &mut unit.delivery) else { return };
+        let Some(Detail::Amqp(message)) = &unit.detail else { return };
+        delivery.origin = match self.publishes.find(&Sought::of(message, delivery.connection), last) {
+            None => Origin::None,
+            Some(id) => {
+                let sent = self.publishes.sent(id).unwrap_or(start);
+                if start.saturating_sub(sent) > self.options.link_after {
+                    Origin::Linked(id)
+                } else {
+                    self.counters.joined += 1;
+                    Origin::Parent(id)
+                }
+            }
+        };
+    }
+
+    /// The publish that is the parent of a delivery.
+    pub(super) fn origin(&self, delivery: &Delivery) -> Option<Place> {
+        let Origin::Parent(id) = delivery.origin else { return None };
+        self.publishes.place(id)
+    }
+
+    /// The link of a delivery to a publish of long ago.
+    pub(super) fn link(&self, delivery: &Delivery) -> Option<Link> {
+        let Origin::Linked(id) = delivery.origin else { return None };
+        match self.publishes.place(id)? {
+            Place::Made(trace_id, span_id) => Some(Link { trace_id, span_id }),
+            Place::Open(_) => None,
+        }
+    }
+}
