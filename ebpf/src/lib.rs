@@ -241,7 +241,7 @@ pub const HEAD_MAX: usize = 16 * 1024;
 /// Bytes captured from the front of what is read from a pipe.
 pub const PIPE_HEAD: usize = 512;
 /// Most bytes that can be captured from the end of one buffer.
-pub const TAIL_MAX: usize = 1024;
+pub const TAIL_MAX: usize = 4096;
 /// Most watched processes.
 pub const PROCESSES_MAX: u32 = 8192;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.

@@ -35,6 +35,9 @@ const DELIVERED_MAX: usize = 4096;
 /// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
 const QUIET: u64 = 1_000_000_000;
 
+/// How long nothing must have come for all deliveries to be done with, nanoseconds.
+const DONE: u64 = 100_000_000;
+
 /// [`super::Unit::claimed_by`] of a delivery that was handed to another thread.
 pub(super) const HANDED_OVER: ContextId = ContextId::MAX;
 
@@ -173,6 +176,9 @@ impl Engine {
             process.open.insert(id, first.time);
         }
         let exchanges = self.exchanges.entry(connection).or_default();
+        if exchanges.deliveries.is_empty() && exchanges.delivered + DONE < at.time {
+            exchanges.doubted.take_if(|since| *since + DONE < at.time);
+        }
         exchanges.deliveries.push_back((delivery, id));
         exchanges.delivered = at.time;
         self.unoriginated.push_back(Waiting { unit: id, time: first.time, publisher: Publisher::Amqp });
@@ -223,6 +229,12 @@ impl Engine {
         self.finish_unit(id, at.time);
         self.take_delivered((at.pid, at.tid), id);
         if matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost) {
+            // A guess that no acknowledgement will confirm any more is none.
+            let claimed_by = self.units.get(&id).map_or(0, |unit| unit.claimed_by);
+            let guess = self.contexts.find(claimed_by).is_some_and(|context| context.tentative);
+            if guess && outcome == amqp::Outcome::Lost {
+                self.refute(id, claimed_by);
+            }
             return;
         }
         if self.is_flushed_along(&at) {
@@ -279,6 +291,7 @@ impl Engine {
                 unit.claimed_by = holder;
             }
             self.confirm(holder, connection, channel);
+            self.doubt(connection);
             return;
         }
         self.refute(id, claimed_by);
@@ -305,6 +318,14 @@ impl Engine {
         }
     }
 
+    /// The tasks of a connection are not made for its deliveries in their order, or some were not seen.
+    pub(super) fn doubt(&mut self, connection: ConnectionId) {
+        let now = self.now;
+        if let Some(exchanges) = self.exchanges.get_mut(&connection) {
+            exchanges.doubted = Some(now);
+        }
+    }
+
     /// The context among `id` and its ancestors that was made for a unit, and the unit.
     fn holder(&self, id: ContextId) -> Option<(ContextId, UnitId)> {
         let mut line = self.contexts.line(id, 0);
@@ -321,8 +342,10 @@ impl Engine {
         let thread = self.threads.get(&(header.pid, header.tid))?;
         let works = owner.is_some_and(|owner| !self.has_ended(owner));
         thread.delivered.iter().filter(|delivered| self.is_untaken(delivered.unit)).find_map(|delivered| {
-            let known = self.exchanges.get(&delivered.connection)?.dispatchers.get(&delivered.channel);
+            let exchanges = self.exchanges.get(&delivered.connection)?;
+            let known = exchanges.dispatchers.get(&delivered.channel);
             let guess = match known {
+                _ if exchanges.doubted.is_some() => None,
                 Some(dispatcher) => (*dispatcher == parent).then_some(false),
                 // Its reader, perhaps. Whoever works for something or settles deliveries itself is not.
                 None => (!works

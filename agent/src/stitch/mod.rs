@@ -157,6 +157,9 @@ struct Exchanges {
     deliveries: VecDeque<(u64, UnitId)>,
     /// By channel, the context that makes the tasks for its deliveries.
     dispatchers: FxHashMap<u16, context::ContextId>,
+    /// There may be deliveries that were not seen, so which task is made for which shows only when it acknowledges, until
+    /// all are done: since when.
+    doubted: Option<u64>,
     /// When the last delivery came.
     delivered: u64,
     /// A message that nobody acknowledges and that has woken nobody yet.
@@ -462,7 +465,8 @@ impl Engine {
                 (Event::Sent { exchange, at, message }, _) => {
                     self.published(happened.connection, *exchange, message, *at);
                 }
-                (Event::Upgrade { .. } | Event::Lost { .. }, _) => {}
+                (Event::Lost { .. }, _) => self.doubt(happened.connection),
+                (Event::Upgrade { .. }, _) => {}
             }
         }
     }
