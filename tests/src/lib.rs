@@ -18,6 +18,7 @@ pub mod collector;
 mod http;
 pub mod judge;
 pub mod load;
+pub mod messaging;
 pub mod postgres;
 pub mod process;
 pub mod python;

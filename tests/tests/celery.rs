@@ -52,12 +52,12 @@ fn run(case: &Case<'_>) {
         }
         Ok(())
     };
-    let done = || match &broker {
-        Some(broker) => broker.wait_empty(),
-        None => {
-            thread::sleep(Duration::from_secs(3));
-            Ok(())
+    let done = || {
+        if let Some(broker) = &broker {
+            return broker.wait_empty();
         }
+        thread::sleep(Duration::from_secs(3));
+        Ok(())
     };
     let watched = watch_between(&dir, &[api.pid(), worker.pid()], one_by_one, &load, done);
     let watched = watched.expect("a watched load");

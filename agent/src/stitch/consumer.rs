@@ -94,6 +94,11 @@ impl Engine {
     }
 
     fn consumed_by(&self, consumer: &Consumer, time: u64) -> Option<(UnitId, bool)> {
+        let waiting = self.exchanges.get(&consumer.connection);
+        if waiting.is_some_and(|exchanges| exchanges.is_doubted(time)) {
+            // It may be for one that was not seen.
+            return None;
+        }
         let begun = |unit: &UnitId| self.units.get(unit).is_some_and(|unit| unit.start <= time);
         let before = || consumer.settled.iter().rfind(|(settled, _)| *settled < time);
         match (consumer.settles_first(), before()) {
@@ -108,7 +113,6 @@ impl Engine {
             let alone = consumer.settled.iter().filter(|(other, _)| other == settled).count() == 1;
             return alone.then_some((*unit, true));
         }
-        let waiting = self.exchanges.get(&consumer.connection);
         let waiting = waiting.and_then(|exchanges| {
             exchanges.deliveries.iter().map(|(_, unit)| unit).find(|unit| begun(unit) && self.is_free(**unit))
         });

@@ -35,6 +35,8 @@ const DELIVERED_MAX: usize = 4096;
 /// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
 const QUIET: u64 = 1_000_000_000;
 
+/// Times of doubt that are remembered.
+const DOUBTED_MAX: usize = 64;
 /// How long nothing must have come for all deliveries to be done with, nanoseconds.
 const DONE: u64 = 100_000_000;
 
@@ -177,7 +179,11 @@ impl Engine {
         }
         let exchanges = self.exchanges.entry(connection).or_default();
         if exchanges.deliveries.is_empty() && exchanges.delivered + DONE < at.time {
-            exchanges.doubted.take_if(|since| *since + DONE < at.time);
+            let over = exchanges.doubted.take_if(|_| exchanges.lost + DONE < at.time);
+            exchanges.were_doubted.extend(over.map(|since| (since, at.time)));
+            if exchanges.were_doubted.len() > DOUBTED_MAX {
+                exchanges.were_doubted.pop_front();
+            }
         }
         exchanges.deliveries.push_back((delivery, id));
         exchanges.delivered = at.time;
@@ -322,7 +328,8 @@ impl Engine {
     pub(super) fn doubt(&mut self, connection: ConnectionId) {
         let now = self.now;
         if let Some(exchanges) = self.exchanges.get_mut(&connection) {
-            exchanges.doubted = Some(now);
+            exchanges.doubted.get_or_insert(now);
+            exchanges.lost = now;
         }
     }
 

@@ -160,6 +160,10 @@ struct Exchanges {
     /// There may be deliveries that were not seen, so which task is made for which shows only when it acknowledges, until
     /// all are done: since when.
     doubted: Option<u64>,
+    /// When bytes were lost last.
+    lost: u64,
+    /// When that was so before.
+    were_doubted: VecDeque<(u64, u64)>,
     /// When the last delivery came.
     delivered: u64,
     /// A message that nobody acknowledges and that has woken nobody yet.
@@ -169,6 +173,14 @@ struct Exchanges {
     /// The one that has last woken a task, which takes one after the other.
     handled: Option<UnitId>,
     closed: Option<u64>,
+}
+
+impl Exchanges {
+    /// Whether there may have been deliveries at that time that were not seen.
+    fn is_doubted(&self, time: u64) -> bool {
+        let before = self.were_doubted.iter().any(|(since, until)| *since <= time && time < *until);
+        before || self.doubted.is_some_and(|since| since <= time)
+    }
 }
 
 /// Something finished that is not yet a span.

@@ -205,20 +205,22 @@ impl Session {
         if let Some(sure) = new().chain(in_time()).find(|sending| sending.holds(notification)) {
             return Some(sure);
         }
-        // Those that name the channel come before those that only notify, and those before triggers. Of a transaction
-        // several may come.
-        let told_before = || in_time().find(|sending| sending.number == told);
-        let ranks: [&dyn Fn(&Sending) -> bool; 3] =
-            [&|sending| sending.names(notification), &|sending| sending.text.is_some(), &|_| true];
-        for fits in ranks {
-            // They come in their order; before the first it is not known what the listener was told of.
+        // They come in their order; before the first it is not known what the listener was told of.
+        let next = |fits: &dyn Fn(&Sending) -> bool| {
             let mut fitting = new().filter(|sending| fits(sending));
-            let next = if told == 0 { fitting.last() } else { fitting.next() };
-            if let Some(found) = next.or_else(|| told_before().filter(|sending| fits(sending))) {
-                return Some(found);
-            }
-        }
-        None
+            if told == 0 { fitting.last() } else { fitting.next() }
+        };
+        // Of a transaction several may come.
+        let again = |fits: &dyn Fn(&Sending) -> bool| {
+            in_time().find(|sending| sending.number == told).filter(|sending| fits(sending))
+        };
+        // Those that name the channel come before those that only notify, and those before triggers.
+        let notifies = |sending: &Sending| sending.text.is_some();
+        next(&|sending| sending.names(notification))
+            .or_else(|| next(&notifies))
+            .or_else(|| again(&notifies))
+            .or_else(|| next(&|_| true))
+            .or_else(|| again(&|_| true))
     }
 
     /// What a transaction has to tell is sent with its end: by its statements that speak of notifying, else by the one
@@ -234,5 +236,108 @@ impl Session {
         for sending in transaction {
             self.add(Sending { sent, ..sending });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::{Ended, Kind, Session as PgSession};
+
+    fn statement(text: &str, tag: &str, active: bool, backend: Option<u32>) -> Statement {
+        Statement {
+            kind: Kind::Simple,
+            text: Some(text.into()),
+            truncated: false,
+            name: None,
+            tag: Some(tag.to_owned()),
+            rows: None,
+            returns_rows: false,
+            error: None,
+            session: Some(Arc::new(PgSession { backend, ..PgSession::default() })),
+            ended: Ended::Complete,
+            batch: None,
+            statements: None,
+            transaction: Some(if active { Transaction::Active } else { Transaction::Idle }),
+        }
+    }
+
+    /// Statements of one session, each a microsecond long, one behind the other.
+    fn say(notifiers: &mut Notifiers, connection: u64, backend: Option<u32>, said: &[(&str, &str, bool)]) {
+        for (number, (text, tag, active)) in said.iter().enumerate() {
+            let start = 1000 * (number as u64 + 1);
+            let statement = statement(text, tag, *active, backend);
+            let id = OperationId(connection * 100 + number as u64);
+            notifiers.said(connection, id, &statement, (start, start + 900));
+        }
+    }
+
+    fn find(notifiers: &mut Notifiers, pid: u32, payload: &str, time: u64) -> Option<u64> {
+        let digest = notification_digest("jobs", payload.as_bytes());
+        let notification = Notification { pid, channel: "jobs".to_owned(), digest };
+        notifiers.find(&notification, 9, time).map(|(operation, ..)| operation.0)
+    }
+
+    #[test]
+    fn the_payload_decides_where_the_text_holds_it() {
+        let mut notifiers = Notifiers::default();
+        let said = [("NOTIFY jobs, 'a'", "NOTIFY", false), ("NOTIFY jobs, 'b'", "NOTIFY", false)];
+        say(&mut notifiers, 1, Some(7), &said);
+        assert_eq!(find(&mut notifiers, 7, "b", 5000), Some(101));
+        assert_eq!(find(&mut notifiers, 7, "a", 5000), Some(100));
+        assert_eq!(find(&mut notifiers, 8, "a", 5000), None, "another session's");
+    }
+
+    #[test]
+    fn parameters_are_told_by_their_order() {
+        let mut notifiers = Notifiers::default();
+        let said = [("SELECT pg_notify($1, $2)", "SELECT 1", false); 3];
+        say(&mut notifiers, 1, Some(7), &said);
+        assert_eq!(find(&mut notifiers, 7, "a", 1500), Some(100));
+        assert_eq!(find(&mut notifiers, 7, "b", 9000), Some(101));
+        assert_eq!(find(&mut notifiers, 7, "c", 9000), Some(102));
+    }
+
+    #[test]
+    fn a_trigger_is_told_by_the_only_change_or_else_by_the_end() {
+        let mut notifiers = Notifiers::default();
+        say(&mut notifiers, 1, Some(7), &[("INSERT INTO plays VALUES (1)", "INSERT 0 1", false)]);
+        assert_eq!(find(&mut notifiers, 7, "a", 5000), Some(100));
+        let one = [
+            ("SELECT 1", "SELECT 1", true),
+            ("UPDATE plays SET id = 1", "UPDATE 1", true),
+            ("COMMIT", "COMMIT", true),
+        ];
+        say(&mut notifiers, 2, Some(8), &one);
+        assert_eq!(find(&mut notifiers, 8, "a", 5000), Some(201));
+        let two = [
+            ("UPDATE plays SET id = 1", "UPDATE 1", true),
+            ("DELETE FROM plays", "DELETE 1", true),
+            ("COMMIT", "COMMIT", true),
+        ];
+        say(&mut notifiers, 3, Some(9), &two);
+        assert_eq!(find(&mut notifiers, 9, "a", 5000), Some(302));
+    }
+
+    #[test]
+    fn what_was_rolled_back_has_told_nothing() {
+        let mut notifiers = Notifiers::default();
+        let said = [
+            ("NOTIFY jobs, 'a'", "NOTIFY", true),
+            ("ROLLBACK", "ROLLBACK", true),
+            ("COMMIT", "COMMIT", true),
+        ];
+        say(&mut notifiers, 1, Some(7), &said);
+        assert_eq!(find(&mut notifiers, 7, "a", 5000), None);
+    }
+
+    #[test]
+    fn an_older_session_is_found_by_what_it_has_said() {
+        let mut notifiers = Notifiers::default();
+        let said = [("NOTIFY jobs, 'a'", "NOTIFY", false), ("SELECT pg_notify($1, $2)", "SELECT 1", false)];
+        say(&mut notifiers, 1, None, &said);
+        assert_eq!(find(&mut notifiers, 7, "b", 9000), None, "it could be anybody's");
+        assert_eq!(find(&mut notifiers, 7, "a", 9000), Some(100));
+        assert_eq!(find(&mut notifiers, 7, "b", 9000), Some(101), "from now on it is known");
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a small system of two services, a load, and what Adder sees of it.
+//! `cargo xtask demo`: a small system of services and workers, a load, and what Adder sees of it.
 
 use std::{
     env,
@@ -11,6 +11,7 @@ use std::{
 
 use adder_tests::{
     load::Load,
+    messaging::{self, Messaging},
     python::EventLoop,
     root,
     stack::{PATHS, Stack, Wanted},
@@ -20,6 +21,8 @@ use anyhow::{Context as _, Result, ensure};
 /// Requests of the load, spread over all kinds of endpoints.
 const REQUESTS: usize = 170;
 const CONNECTIONS: usize = 8;
+/// Requests that lead to messages.
+const MESSAGES: usize = 12;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -28,7 +31,9 @@ fn main() -> Result<()> {
     let venv = PathBuf::from(arguments.next().context("usage: demo VENV [--keep]")?);
     let keep = arguments.next().is_some_and(|word| word == "--keep");
     on_interrupt();
-    eprintln!("demo: starting Postgres, Redis and two FastAPI services (files in target/rig) …");
+    eprintln!(
+        "demo: starting Postgres, Redis, RabbitMQ, three FastAPI services and four workers (files in target/rig) …"
+    );
     let wanted = Wanted {
         name: "demo",
         venv: &venv,
@@ -38,24 +43,29 @@ fn main() -> Result<()> {
         logged: false,
     };
     let stack = Stack::start(&wanted)?;
+    let messaging = Messaging::start(&venv, &stack, EventLoop::Uvloop)?;
+    let pids: Vec<String> = stack.pids().into_iter().chain(messaging.pids()).collect();
     eprintln!(
-        "demo: games-api is process {} on port {}, players-api process {} on port {}",
+        "demo: games-api is process {} on port {}, players-api process {} on port {}, schedule-api process {} on port \
+         {}",
         stack.games.pid(),
         stack.games.port(),
         stack.players.pid(),
-        stack.players.port()
+        stack.players.port(),
+        messaging.api.pid(),
+        messaging.api.port()
     );
     let socket = stack.dir.join("status.sock");
     let config = stack.dir.join("adder.toml");
     std::fs::write(&config, format!("[status]\nsocket = {:?}\n", socket.display().to_string()))?;
     eprintln!(
-        "demo: adder run{} ; then {REQUESTS} requests …\n",
-        stack.pids().iter().fold(String::new(), |a, b| a + " " + b)
+        "demo: adder run{} ; then {REQUESTS} requests, and {MESSAGES} that lead to messages …\n",
+        pids.iter().fold(String::new(), |a, b| a + " " + b)
     );
     let mut adder = Command::new(root().join("target/release/adder"))
         .args(["run", "--config"])
         .arg(&config)
-        .args(stack.pids())
+        .args(&pids)
         .env("ADDER_LOG", env::var("ADDER_LOG").unwrap_or_else(|_| "warn".into()))
         .stderr(Stdio::inherit())
         .spawn()
@@ -72,6 +82,14 @@ fn main() -> Result<()> {
         paths: PATHS.map(str::to_owned).to_vec(),
     };
     let report = load.run()?;
+    let messages = Load {
+        port: messaging.api.port(),
+        connections: 1,
+        requests: MESSAGES,
+        paths: messaging::PATHS.map(str::to_owned).to_vec(),
+    };
+    let published = messages.run()?;
+    ensure!(published.failed() == 0, "{} of {MESSAGES} messages were not published", published.failed());
     if keep {
         eprintln!(
             "demo: still running; Ctrl-C ends it. Try: curl http://127.0.0.1:{}/games/7",

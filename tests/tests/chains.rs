@@ -1,0 +1,167 @@
+//! Messages that take a longer way: refused and delivered again, dead-lettered, answered, delivered late.
+
+use std::{thread, time::Duration};
+
+use adder_tests::{
+    agent::Agent,
+    collector::{CollectedSpan, Collector, Protocol},
+    folder,
+    load::Load,
+    postgres::Postgres,
+    python::{App, Environment, EventLoop},
+    rabbitmq::RabbitMq,
+    redis::Redis,
+    stack::venv,
+    watch::{Watched, watch_between},
+};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+const REQUESTS: usize = 200;
+
+struct Servers {
+    dir: std::path::PathBuf,
+    venv: std::path::PathBuf,
+    environment: Environment,
+    broker: RabbitMq,
+    _postgres: Postgres,
+    _redis: Redis,
+}
+
+impl Servers {
+    fn start(name: &str) -> Self {
+        let dir = folder(name).expect("a folder");
+        let postgres = Postgres::start_unlogged(&dir).expect("Postgres starts");
+        let redis = Redis::start_unlogged(&dir).expect("Redis starts");
+        let broker = RabbitMq::start(&dir).expect("RabbitMQ starts");
+        let environment = Environment::new("schedule-api").servers(&postgres, &redis).broker(&broker);
+        let venv = venv("3.11").expect("a virtual environment");
+        Self { dir, venv, environment, broker, _postgres: postgres, _redis: redis }
+    }
+
+    fn worker(&self, way: &str, kind: &str) -> App {
+        let environment = self.environment.clone().named(way);
+        App::worker(&self.venv, &self.dir, "worker.py", &[way, kind], &environment).expect("a worker starts")
+    }
+
+    fn api(&self) -> App {
+        let api =
+            App::uvicorn(&self.venv, &self.dir, "schedule:app", EventLoop::Uvloop, 1, &self.environment);
+        api.expect("the publishing service starts")
+    }
+
+    /// Watches a load of this path, after a first message that shows the agent, who came late, what is there.
+    fn watch(&self, api: &App, workers: &[&App], path: &str) -> Watched {
+        let mut pids = vec![api.pid()];
+        pids.extend(workers.iter().map(|worker| worker.pid()));
+        let load =
+            Load { port: api.port(), connections: 16, requests: REQUESTS, paths: vec![path.to_owned()] };
+        let first = || {
+            for number in 0..3 {
+                api.get(&format!("{path}?rid=first{number}"))?;
+                thread::sleep(Duration::from_millis(300));
+            }
+            Ok(())
+        };
+        let watched = watch_between(&self.dir, &pids, first, &load, || self.broker.wait_empty());
+        let watched = watched.expect("a watched load");
+        assert_eq!(watched.report.failed(), 0, "every request is answered");
+        watched.expect_right_parents();
+        watched
+    }
+}
+
+fn consumers<'a>(spans: &'a [CollectedSpan], service: &str) -> Vec<&'a CollectedSpan> {
+    let of_service = spans.iter().filter(|span| span.service() == service);
+    of_service.filter(|span| span.span.kind() == SpanKind::Consumer).collect()
+}
+
+fn outcomes(spans: &[&CollectedSpan], outcome: &str) -> usize {
+    let settled = spans.iter().filter_map(|span| span.attribute("adder.messaging.outcome"));
+    settled.filter(|settled| settled == outcome).count()
+}
+
+#[test]
+fn a_message_that_is_delivered_again_keeps_its_publish() {
+    let servers = Servers::start("chains-again");
+    let again = servers.worker("again", "jobs");
+    let api = servers.api();
+    let watched = servers.watch(&api, &[&again], "/publish/jobs");
+    let deliveries = consumers(&watched.spans, "again");
+    assert_eq!(deliveries.len(), (REQUESTS + 3) * 2);
+    assert_eq!((outcomes(&deliveries, "nack"), outcomes(&deliveries, "ack")), (REQUESTS + 3, REQUESTS + 3));
+    assert!(deliveries.iter().all(|span| !span.span.parent_span_id.is_empty()), "each is under its publish");
+    drop((again, api));
+}
+
+#[test]
+fn a_dead_letter_keeps_its_publish() {
+    let servers = Servers::start("chains-dead");
+    let refuse = servers.worker("refuse", "jobs");
+    let dead = servers.worker("dead", "dead");
+    let api = servers.api();
+    let watched = servers.watch(&api, &[&refuse, &dead], "/publish/jobs");
+    let (refused, taken) = (consumers(&watched.spans, "refuse"), consumers(&watched.spans, "dead"));
+    assert_eq!((refused.len(), taken.len()), (REQUESTS + 3, REQUESTS + 3));
+    assert_eq!((outcomes(&refused, "reject"), outcomes(&taken, "ack")), (REQUESTS + 3, REQUESTS + 3));
+    assert!(taken.iter().all(|span| !span.span.parent_span_id.is_empty()), "each is under its publish");
+    assert!(taken.iter().all(|span| span.attribute("adder.messaging.death.count").as_deref() == Some("1")));
+    drop((refuse, dead, api));
+}
+
+#[test]
+fn an_answer_is_in_the_trace_of_the_question() {
+    let servers = Servers::start("chains-answer");
+    let answer = servers.worker("answer", "jobs");
+    let api = servers.api();
+    let watched = servers.watch(&api, &[&answer], "/call/jobs");
+    let answers = consumers(&watched.spans, "schedule-api");
+    assert_eq!((answers.len(), consumers(&watched.spans, "answer").len()), (REQUESTS + 3, REQUESTS + 3));
+    for span in answers {
+        let of_trace = |other: &&CollectedSpan| other.span.trace_id == span.span.trace_id;
+        let questions = watched.spans.iter().filter(of_trace);
+        let questions = questions.filter(|other| other.span.kind() == SpanKind::Server).count();
+        assert_eq!(questions, 1, "the request, its question and the answer are one trace");
+    }
+    drop((answer, api));
+}
+
+#[test]
+fn a_late_delivery_is_linked_to_its_publish() {
+    let servers = Servers::start("chains-late");
+    let worker = servers.worker("callbacks", "jobs");
+    let api = servers.api();
+    let collector = Collector::start().expect("a collector");
+    let config = servers.dir.join("adder.toml");
+    std::fs::write(&config, "[messaging]\nlink_after = 2\n").expect("a file");
+    let pids = [api.pid().to_string(), worker.pid().to_string()];
+    let file = config.display().to_string();
+    let arguments = ["run", "--config", &file, "--pid", &pids[0], "--pid", &pids[1]];
+    let mut variables = collector.env(Protocol::Grpc);
+    variables.push(("ADDER_SQL_TEXT".into(), "raw".into()));
+    let agent = Agent::start(&servers.dir, &arguments, variables).expect("the agent starts");
+    let publish = |number: usize| api.get(&format!("/publish/jobs?rid=late{number}")).expect("an answer");
+    for number in 0..3 {
+        publish(number);
+        thread::sleep(Duration::from_millis(300));
+    }
+    worker.process().signal(libc::SIGSTOP);
+    publish(3);
+    thread::sleep(Duration::from_secs(3));
+    worker.process().signal(libc::SIGCONT);
+    servers.broker.wait_empty().expect("all messages are taken");
+    thread::sleep(Duration::from_secs(2));
+    agent.stop().expect("the agent ends");
+    let spans = collector.spans();
+    let deliveries = consumers(&spans, "callbacks");
+    let (late, prompt): (Vec<_>, Vec<_>) =
+        deliveries.into_iter().partition(|span| !span.span.links.is_empty());
+    assert_eq!((late.len(), prompt.len()), (1, 3));
+    assert!(prompt.iter().all(|span| !span.span.parent_span_id.is_empty()), "prompt ones are children");
+    let (late, link) = (&late[0].span, &late[0].span.links[0]);
+    assert!(late.parent_span_id.is_empty(), "the late one is a trace of its own");
+    let publish = spans.iter().find(|span| span.span.span_id == link.span_id).expect("the linked span");
+    assert_eq!((publish.span.kind(), &publish.span.trace_id), (SpanKind::Producer, &link.trace_id));
+    let of_late = spans.iter().filter(|span| span.span.parent_span_id == late.span_id).count();
+    assert!(of_late >= 3, "its work is below it");
+    drop((worker, api));
+}
