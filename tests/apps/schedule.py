@@ -47,9 +47,9 @@ async def lifespan(app):
 
 async def answered(message):
     """A reply: whoever waits for it goes on."""
-    rid = message.correlation_id
-    await state.redis.get(Rid(rid).key("answer"))
-    state.answers.pop(rid).set_result(message.body)
+    question = message.correlation_id
+    await state.redis.get(Rid("" if question == "none" else question).key("answer"))
+    state.answers.pop(question).set_result(message.body)
 
 
 app = FastAPI(title="schedule", lifespan=lifespan)
@@ -117,8 +117,9 @@ async def call(kind: str, request: Rid = Depends(Rid)):
     """A question to a worker, and its answer."""
     request.note("publish")
     answer = asyncio.get_running_loop().create_future()
-    state.answers[request.rid] = answer
-    message = aio_pika.Message(b"{}", reply_to=state.replies, correlation_id=request.rid)
+    question = request.rid or "none"
+    state.answers[question] = answer
+    message = aio_pika.Message(b"{}", reply_to=state.replies, correlation_id=question)
     await state.jobs.publish(message, request.routing_key(kind))
     return {"answer": (await answer).decode()}
 

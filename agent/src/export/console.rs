@@ -28,7 +28,8 @@ const MIN_WIDTH: usize = 72;
 /// How long a trace with its root must have been quiet to be drawn.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// How many times longer, if its root has a parent in another process: that process may be watched too, and tell.
+/// How many times longer, if its root has a parent in another process, which may be watched too and tell, or if somebody
+/// may yet take a message.
 const QUIET_REMOTE: u32 = 5;
 
 /// Longest time that a trace waits for its root, or for silence.
@@ -150,8 +151,8 @@ impl<W: Write> Console<W> {
                 let silence = now.saturating_sub(last);
                 let wait = match tree::root(&trace.spans) {
                     _ if self.drawn.contains(&trace.spans.first()?.trace_id) => quiet,
-                    Some(tree::Root::Here) => quiet,
-                    Some(tree::Root::Outside) => quiet.saturating_mul(QUIET_REMOTE.into()),
+                    Some(tree::Root::Here) if silence < quiet || !tree::waits(&trace.spans) => quiet,
+                    Some(_) => quiet.saturating_mul(QUIET_REMOTE.into()),
                     None => u64::MAX,
                 };
                 let due = silence >= wait || now.saturating_sub(first) >= nanoseconds(MAX_AGE);

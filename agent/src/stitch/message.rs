@@ -35,6 +35,8 @@ const DELIVERED_MAX: usize = 4096;
 /// How long after its last sign of life the work for a delivery that is not settled at all is over, nanoseconds.
 const QUIET: u64 = 1_000_000_000;
 
+/// How long a delivery is waited for whose consumer may not acknowledge at all, nanoseconds.
+const UNSETTLED: u64 = 2_000_000_000;
 /// Times of doubt that are remembered.
 const DOUBTED_MAX: usize = 64;
 /// How long nothing must have come for all deliveries to be done with, nanoseconds.
@@ -161,6 +163,9 @@ impl Engine {
         if let Some(task) = &message.task {
             self.expect_task(&task.id, id);
         }
+        if message.no_ack.is_none() {
+            self.unsettled.push_back(id);
+        }
         let mut unit = self.unit(&at, first.time, happened.endpoints);
         unit.remote = message.incoming.as_deref().and_then(super::RemoteParent::parse);
         unit.delivery = Some(Box::new(Delivery {
@@ -227,6 +232,7 @@ impl Engine {
             return;
         };
         let Some((_, id)) = exchanges.deliveries.remove(place) else { return };
+        exchanges.acknowledges |= !matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost);
         let Some(unit) = self.units.get_mut(&id) else { return };
         unit.replied = Some(at.time);
         if let Some(delivery) = &mut unit.delivery {
@@ -267,6 +273,26 @@ impl Engine {
         thread.flush.1 += 1;
         let follows = thread.is_loop && thread.flush.1 > 1;
         follows && self.contexts.find(at.context).is_some_and(|context| !context.writer)
+    }
+
+    /// Deliveries to consumers that are older than the agent and acknowledge nothing need no acknowledgement.
+    pub(super) fn settle_unsettled(&mut self) {
+        while let Some(id) = self.unsettled.front().copied() {
+            let unit = self.units.get(&id).filter(|unit| unit.end.is_none());
+            let open = unit.and_then(|unit| Some((unit.pid, unit.delivery.as_deref()?)));
+            let found = open.and_then(|(pid, delivery)| {
+                let exchanges = self.exchanges.get(&delivery.connection).filter(|all| !all.acknowledges)?;
+                let number = exchanges.deliveries.iter().find(|(_, unit)| *unit == id)?.0;
+                Some((delivery.connection, number, Mark { time: delivery.last, pid, tid: 0, context: 0 }))
+            });
+            if let Some((connection, number, at)) = found {
+                if at.time + UNSETTLED > self.now {
+                    return;
+                }
+                self.settle(connection, number, at, amqp::Outcome::Auto);
+            }
+            self.unsettled.pop_front();
+        }
     }
 
     /// A context (or, where there is none, a thread) has settled a delivery.

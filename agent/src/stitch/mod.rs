@@ -160,6 +160,8 @@ struct Exchanges {
     /// There may be deliveries that were not seen, so which task is made for which shows only when it acknowledges, until
     /// all are done: since when.
     doubted: Option<u64>,
+    /// Its consumers acknowledge.
+    acknowledges: bool,
     /// When bytes were lost last.
     lost: u64,
     /// When that was so before.
@@ -211,6 +213,8 @@ pub struct Engine {
     unoriginated: VecDeque<Waiting>,
     /// Deliveries of tasks that a pool's processes may be handed, by the task's id.
     tasks: FxHashMap<String, UnitId>,
+    /// Deliveries of which it is not known whether anybody will acknowledge them.
+    unsettled: VecDeque<UnitId>,
     /// Messages that have woken nobody yet: when they came, and where.
     untaken: VecDeque<(u64, ConnectionId)>,
     /// Processes in which it would help to see who wakes whom.
@@ -246,6 +250,7 @@ impl Engine {
             publishes: Publishes::default(),
             notifiers: Notifiers::default(),
             tasks: FxHashMap::default(),
+            unsettled: VecDeque::new(),
             untaken: VecDeque::new(),
             wakes_wanted: Vec::new(),
             unoriginated: VecDeque::new(),
@@ -499,6 +504,7 @@ impl Engine {
     /// Time has passed.
     fn tick(&mut self, clock: Clock) {
         self.clock = clock.offset;
+        self.settle_unsettled();
         self.settle_all_untaken(false);
         self.find_origins(false);
         self.emit_settled(false);

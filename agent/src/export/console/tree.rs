@@ -17,7 +17,7 @@ use super::{
     text::{self, Paint, Style, clean, cut, left, right, width},
     text_of,
 };
-use crate::signal::{Span, Status};
+use crate::signal::{Kind, Span, Status};
 
 /// Columns of the duration.
 const DURATION: usize = 8;
@@ -44,6 +44,16 @@ pub(super) enum Root {
     Here,
     /// Its parent is in another process and has not come.
     Outside,
+}
+
+/// Whether more is to be expected below the root: a parent that has not come, or somebody who takes a message.
+pub(super) fn waits(spans: &[Span]) -> bool {
+    let has = |id: [u8; 8]| spans.iter().any(|span| span.span_id == id);
+    let has_child = |id: [u8; 8]| spans.iter().any(|span| span.parent_span_id == Some(id));
+    spans.iter().any(|span| {
+        span.parent_span_id.is_some_and(|parent| !has(parent))
+            || span.kind == Kind::Producer && !has_child(span.span_id)
+    })
 }
 
 /// The root among these spans, the better one if there are several. `None` while all wait for a parent of their own
