@@ -24,6 +24,7 @@ pub mod process;
 pub mod python;
 pub mod rabbitmq;
 pub mod redis;
+pub mod rig;
 pub mod stack;
 pub mod watch;
 pub mod wrk;

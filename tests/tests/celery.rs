@@ -3,13 +3,9 @@
 use std::{thread, time::Duration};
 
 use adder_tests::{
-    folder,
     load::Load,
-    postgres::Postgres,
-    python::{App, Environment, EventLoop},
-    rabbitmq::RabbitMq,
-    redis::Redis,
-    stack::venv,
+    python::{App, EventLoop},
+    rig::Rig,
     watch::watch_between,
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -26,20 +22,16 @@ struct Case<'a> {
 
 fn run(case: &Case<'_>) {
     let broker_name = if case.on_rabbitmq { "rabbitmq" } else { "redis" };
-    let dir = folder(&format!("celery-{}-{broker_name}", case.pool)).expect("a folder");
-    let postgres = Postgres::start_unlogged(&dir).expect("Postgres starts");
-    let redis = Redis::start_unlogged(&dir).expect("Redis starts");
-    let broker = case.on_rabbitmq.then(|| RabbitMq::start(&dir).expect("RabbitMQ starts"));
-    let mut environment = Environment::new("schedule-api").servers(&postgres, &redis);
-    environment =
-        environment.set("PREFETCH", case.prefetch).set("ACKS_LATE", if case.acks_late { "1" } else { "0" });
-    if let Some(broker) = &broker {
-        environment = environment.broker(broker);
-    }
-    let venv = venv(case.python).expect("a virtual environment");
-    let worker = App::celery(&venv, &dir, case.pool, &environment.clone().named("celery"));
+    let name = format!("celery-{}-{broker_name}", case.pool);
+    let rig = Rig::start(&name, "schedule-api", case.python, case.on_rabbitmq).expect("servers");
+    let Rig { dir, venv, environment, .. } = &rig;
+    let environment = environment
+        .clone()
+        .set("PREFETCH", case.prefetch)
+        .set("ACKS_LATE", if case.acks_late { "1" } else { "0" });
+    let worker = App::celery(venv, dir, case.pool, &environment.clone().named("celery"));
     let worker = worker.expect("a worker starts");
-    let api = App::uvicorn(&venv, &dir, "schedule:app", EventLoop::Uvloop, 1, &environment);
+    let api = App::uvicorn(venv, dir, "schedule:app", EventLoop::Uvloop, 1, &environment);
     let api = api.expect("the publishing service starts");
     let load =
         Load { port: api.port(), connections: 64, requests: REQUESTS, paths: vec!["/task".to_owned()] };
@@ -53,13 +45,11 @@ fn run(case: &Case<'_>) {
         Ok(())
     };
     let done = || {
-        if let Some(broker) = &broker {
-            return broker.wait_empty();
-        }
-        thread::sleep(Duration::from_secs(3));
-        Ok(())
+        // What lies on a list of Redis is done soon.
+        thread::sleep(Duration::from_secs(if case.on_rabbitmq { 0 } else { 3 }));
+        rig.wait_empty()
     };
-    let watched = watch_between(&dir, &[api.pid(), worker.pid()], one_by_one, &load, done);
+    let watched = watch_between(dir, &[api.pid(), worker.pid()], one_by_one, &load, done);
     let watched = watched.expect("a watched load");
     assert_eq!(watched.report.failed(), 0, "every request is answered");
     let verdict = &watched.verdict;
@@ -74,6 +64,7 @@ fn run(case: &Case<'_>) {
     // Two statements and a Redis command each; and what the broker was told is in the requests' traces.
     assert!(verdict.right >= (REQUESTS + 5) * 3, "all that the tasks did: {verdict}");
     drop((worker, api));
+    drop(rig);
 }
 
 #[test]

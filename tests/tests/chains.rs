@@ -5,47 +5,37 @@ use std::{thread, time::Duration};
 use adder_tests::{
     agent::Agent,
     collector::{CollectedSpan, Collector, Protocol},
-    folder,
     load::Load,
-    postgres::Postgres,
-    python::{App, Environment, EventLoop},
-    rabbitmq::RabbitMq,
-    redis::Redis,
-    stack::venv,
+    python::{App, EventLoop},
+    rig::Rig,
     watch::{Watched, watch_between},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 const REQUESTS: usize = 200;
 
-struct Servers {
-    dir: std::path::PathBuf,
-    venv: std::path::PathBuf,
-    environment: Environment,
-    broker: RabbitMq,
-    _postgres: Postgres,
-    _redis: Redis,
-}
+struct Chain(Rig);
 
-impl Servers {
+impl Chain {
     fn start(name: &str) -> Self {
-        let dir = folder(name).expect("a folder");
-        let postgres = Postgres::start_unlogged(&dir).expect("Postgres starts");
-        let redis = Redis::start_unlogged(&dir).expect("Redis starts");
-        let broker = RabbitMq::start(&dir).expect("RabbitMQ starts");
-        let environment = Environment::new("schedule-api").servers(&postgres, &redis).broker(&broker);
-        let venv = venv("3.11").expect("a virtual environment");
-        Self { dir, venv, environment, broker, _postgres: postgres, _redis: redis }
+        Self(Rig::start(name, "schedule-api", "3.11", true).expect("servers"))
     }
 
     fn worker(&self, way: &str, kind: &str) -> App {
-        let environment = self.environment.clone().named(way);
-        App::worker(&self.venv, &self.dir, "worker.py", &[way, kind], &environment).expect("a worker starts")
+        let environment = self.0.environment.clone().named(way);
+        App::worker(&self.0.venv, &self.0.dir, "worker.py", &[way, kind], &environment)
+            .expect("a worker starts")
     }
 
     fn api(&self) -> App {
-        let api =
-            App::uvicorn(&self.venv, &self.dir, "schedule:app", EventLoop::Uvloop, 1, &self.environment);
+        let api = App::uvicorn(
+            &self.0.venv,
+            &self.0.dir,
+            "schedule:app",
+            EventLoop::Uvloop,
+            1,
+            &self.0.environment,
+        );
         api.expect("the publishing service starts")
     }
 
@@ -62,7 +52,7 @@ impl Servers {
             }
             Ok(())
         };
-        let watched = watch_between(&self.dir, &pids, first, &load, || self.broker.wait_empty());
+        let watched = watch_between(&self.0.dir, &pids, first, &load, || self.0.wait_empty());
         let watched = watched.expect("a watched load");
         assert_eq!(watched.report.failed(), 0, "every request is answered");
         watched.expect_right_parents();
@@ -82,10 +72,10 @@ fn outcomes(spans: &[&CollectedSpan], outcome: &str) -> usize {
 
 #[test]
 fn a_message_that_is_delivered_again_keeps_its_publish() {
-    let servers = Servers::start("chains-again");
-    let again = servers.worker("again", "jobs");
-    let api = servers.api();
-    let watched = servers.watch(&api, &[&again], "/publish/jobs");
+    let chain = Chain::start("chains-again");
+    let again = chain.worker("again", "jobs");
+    let api = chain.api();
+    let watched = chain.watch(&api, &[&again], "/publish/jobs");
     let deliveries = consumers(&watched.spans, "again");
     assert_eq!(deliveries.len(), (REQUESTS + 3) * 2);
     assert_eq!((outcomes(&deliveries, "nack"), outcomes(&deliveries, "ack")), (REQUESTS + 3, REQUESTS + 3));
@@ -95,11 +85,11 @@ fn a_message_that_is_delivered_again_keeps_its_publish() {
 
 #[test]
 fn a_dead_letter_keeps_its_publish() {
-    let servers = Servers::start("chains-dead");
-    let refuse = servers.worker("refuse", "jobs");
-    let dead = servers.worker("dead", "dead");
-    let api = servers.api();
-    let watched = servers.watch(&api, &[&refuse, &dead], "/publish/jobs");
+    let chain = Chain::start("chains-dead");
+    let refuse = chain.worker("refuse", "jobs");
+    let dead = chain.worker("dead", "dead");
+    let api = chain.api();
+    let watched = chain.watch(&api, &[&refuse, &dead], "/publish/jobs");
     let (refused, taken) = (consumers(&watched.spans, "refuse"), consumers(&watched.spans, "dead"));
     assert_eq!((refused.len(), taken.len()), (REQUESTS + 3, REQUESTS + 3));
     assert_eq!((outcomes(&refused, "reject"), outcomes(&taken, "ack")), (REQUESTS + 3, REQUESTS + 3));
@@ -110,10 +100,10 @@ fn a_dead_letter_keeps_its_publish() {
 
 #[test]
 fn an_answer_is_in_the_trace_of_the_question() {
-    let servers = Servers::start("chains-answer");
-    let answer = servers.worker("answer", "jobs");
-    let api = servers.api();
-    let watched = servers.watch(&api, &[&answer], "/call/jobs");
+    let chain = Chain::start("chains-answer");
+    let answer = chain.worker("answer", "jobs");
+    let api = chain.api();
+    let watched = chain.watch(&api, &[&answer], "/call/jobs");
     let answers = consumers(&watched.spans, "schedule-api");
     assert_eq!((answers.len(), consumers(&watched.spans, "answer").len()), (REQUESTS + 3, REQUESTS + 3));
     let is_answered = |answer: &&&CollectedSpan| {
@@ -127,18 +117,18 @@ fn an_answer_is_in_the_trace_of_the_question() {
 
 #[test]
 fn a_late_delivery_is_linked_to_its_publish() {
-    let servers = Servers::start("chains-late");
-    let worker = servers.worker("callbacks", "jobs");
-    let api = servers.api();
+    let chain = Chain::start("chains-late");
+    let worker = chain.worker("callbacks", "jobs");
+    let api = chain.api();
     let collector = Collector::start().expect("a collector");
-    let config = servers.dir.join("adder.toml");
+    let config = chain.0.dir.join("adder.toml");
     std::fs::write(&config, "[messaging]\nlink_after = 2\n").expect("a file");
     let pids = [api.pid().to_string(), worker.pid().to_string()];
     let file = config.display().to_string();
     let arguments = ["run", "--config", &file, "--pid", &pids[0], "--pid", &pids[1]];
     let mut variables = collector.env(Protocol::Grpc);
     variables.push(("ADDER_SQL_TEXT".into(), "raw".into()));
-    let agent = Agent::start(&servers.dir, &arguments, variables).expect("the agent starts");
+    let agent = Agent::start(&chain.0.dir, &arguments, variables).expect("the agent starts");
     let publish = |number: usize| api.get(&format!("/publish/jobs?rid=late{number}")).expect("an answer");
     for number in 0..3 {
         publish(number);
@@ -148,7 +138,7 @@ fn a_late_delivery_is_linked_to_its_publish() {
     publish(3);
     thread::sleep(Duration::from_secs(3));
     worker.process().signal(libc::SIGCONT);
-    servers.broker.wait_empty().expect("all messages are taken");
+    chain.0.wait_empty().expect("all messages are taken");
     thread::sleep(Duration::from_secs(2));
     agent.stop().expect("the agent ends");
     let spans = collector.spans();

@@ -5,13 +5,10 @@ use std::{collections::HashSet, thread, time::Duration};
 
 use adder_tests::{
     collector::CollectedSpan,
-    folder,
     judge::find_rid,
     load::Load,
-    postgres::Postgres,
-    python::{App, Environment, EventLoop},
-    redis::Redis,
-    stack::venv,
+    python::{App, EventLoop},
+    rig::Rig,
     watch::{Watched, watch_between},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -33,17 +30,15 @@ struct Case<'a> {
 }
 
 fn run(case: &Case<'_>) {
-    let dir = folder(&format!("listeners-{}", case.way)).expect("a folder");
-    let postgres = Postgres::start_unlogged(&dir).expect("Postgres starts");
-    let redis = Redis::start_unlogged(&dir).expect("Redis starts");
-    let environment = Environment::new("schedule-api").servers(&postgres, &redis);
-    let venv = venv(case.python).expect("a virtual environment");
+    let rig = Rig::start(&format!("listeners-{}", case.way), "schedule-api", case.python, false);
+    let rig = rig.expect("servers");
+    let Rig { dir, venv, environment, .. } = &rig;
     let event_loop = if matches!(case.event_loop, EventLoop::Uvloop) { "uvloop" } else { "asyncio" };
     let listening = environment.clone().named("listener").set("EVENT_LOOP", event_loop);
     let kind = "jobs";
     let listener =
-        App::worker(&venv, &dir, "listener.py", &[case.way, kind], &listening).expect("a listener starts");
-    let api = App::uvicorn(&venv, &dir, "schedule:app", case.event_loop, 1, &environment);
+        App::worker(venv, dir, "listener.py", &[case.way, kind], &listening).expect("a listener starts");
+    let api = App::uvicorn(venv, dir, "schedule:app", case.event_loop, 1, environment);
     let api = api.expect("the publishing service starts");
     let path = format!("{}/{kind}", case.path);
     let load = Load {
@@ -63,7 +58,7 @@ fn run(case: &Case<'_>) {
         }
         Ok(())
     };
-    let watched = watch_between(&dir, &pids, one_by_one, &load, || {
+    let watched = watch_between(dir, &pids, one_by_one, &load, || {
         thread::sleep(Duration::from_secs(3));
         Ok(())
     });
@@ -107,114 +102,59 @@ fn expect_consumers(case: &Case<'_>, watched: &Watched) {
     assert!(children.len() >= if case.single { REQUESTS + SINGLE } else { SINGLE }, "{children:?}");
 }
 
+/// A case with what most of them have.
+const CASE: Case<'static> = Case {
+    way: "",
+    python: "3.11",
+    event_loop: EventLoop::Uvloop,
+    path: "",
+    connections: 16,
+    name: "process jobs",
+    single: false,
+};
+
 #[test]
 fn a_subscription_of_a_task() {
-    let case = Case {
-        way: "channel",
-        python: "3.11",
-        event_loop: EventLoop::Uvloop,
-        path: "/redis-publish",
-        connections: 16,
-        name: "process jobs",
-        single: false,
-    };
-    run(&case);
+    run(&Case { way: "channel", path: "/redis-publish", ..CASE });
 }
 
 #[test]
 fn a_subscription_with_a_task_for_each_message() {
-    let case = Case {
+    run(&Case {
         way: "channel-tasks",
+        path: "/redis-publish",
         python: "3.13",
         event_loop: EventLoop::Asyncio,
-        path: "/redis-publish",
-        connections: 16,
-        name: "process jobs",
-        single: false,
-    };
-    run(&case);
+        ..CASE
+    });
 }
 
 #[test]
 fn a_subscription_of_a_thread() {
-    let case = Case {
-        way: "channel-thread",
-        python: "3.11",
-        event_loop: EventLoop::Uvloop,
-        path: "/redis-publish",
-        connections: 16,
-        name: "process jobs",
-        single: false,
-    };
-    run(&case);
+    run(&Case { way: "channel-thread", path: "/redis-publish", ..CASE });
 }
 
 #[test]
 fn tasks_that_wait_at_a_list() {
-    let case = Case {
-        way: "list",
-        python: "3.13",
-        event_loop: EventLoop::Uvloop,
-        path: "/redis-push",
-        connections: 64,
-        name: "process jobs",
-        single: true,
-    };
-    run(&case);
+    run(&Case { way: "list", path: "/redis-push", python: "3.13", connections: 64, single: true, ..CASE });
 }
 
 #[test]
 fn a_thread_that_waits_at_a_list() {
-    let case = Case {
-        way: "list-thread",
-        python: "3.11",
-        event_loop: EventLoop::Uvloop,
-        path: "/redis-push",
-        connections: 64,
-        name: "process jobs",
-        single: true,
-    };
-    run(&case);
+    run(&Case { way: "list-thread", path: "/redis-push", connections: 64, single: true, ..CASE });
 }
 
 #[test]
 fn notifications_that_psycopg2_polls() {
-    let case = Case {
-        way: "notify",
-        python: "3.11",
-        event_loop: EventLoop::Uvloop,
-        path: "/notify",
-        connections: 16,
-        name: "process jobs",
-        single: false,
-    };
-    run(&case);
+    run(&Case { way: "notify", path: "/notify", ..CASE });
 }
 
 #[test]
 fn notifications_that_psycopg_waits_for() {
-    let case = Case {
-        way: "notify-psycopg",
-        python: "3.13",
-        event_loop: EventLoop::Uvloop,
-        path: "/notify-later",
-        connections: 16,
-        name: "process jobs",
-        single: false,
-    };
-    run(&case);
+    run(&Case { way: "notify-psycopg", path: "/notify-later", python: "3.13", ..CASE });
 }
 
 #[test]
 fn notifications_of_asyncpg() {
-    let case = Case {
-        way: "notify-asyncpg",
-        python: "3.11",
-        event_loop: EventLoop::Uvloop,
-        path: "/notify",
-        connections: 16,
-        name: "process jobs",
-        single: false,
-    };
-    run(&case);
+    run(&Case { way: "notify-asyncpg", path: "/notify", ..CASE });
 }

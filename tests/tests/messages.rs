@@ -1,41 +1,17 @@
 //! Messages: every publish under the request that made it, every delivery under its publish, all that a handler does
 //! under its delivery.
 
-use std::{collections::BTreeMap, path::PathBuf, thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use adder_tests::{
     collector::CollectedSpan,
-    folder,
     judge::find_rid,
     load::Load,
-    postgres::Postgres,
     python::{App, Environment, EventLoop},
-    rabbitmq::RabbitMq,
-    redis::Redis,
-    stack::venv,
+    rig::Rig,
     watch::{Watched, watch_between},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-
-struct Servers {
-    venv: PathBuf,
-    dir: PathBuf,
-    environment: Environment,
-    broker: RabbitMq,
-    _postgres: Postgres,
-    _redis: Redis,
-}
-
-fn servers(name: &str, python: &str) -> Servers {
-    let dir = folder(name).expect("a folder");
-    let postgres = Postgres::start_unlogged(&dir).expect("Postgres starts");
-    let redis = Redis::start_unlogged(&dir).expect("Redis starts");
-    let broker = RabbitMq::start(&dir).expect("RabbitMQ starts");
-    broker.trace_on().expect("the firehose");
-    let environment = Environment::new("schedule-api").servers(&postgres, &redis).broker(&broker);
-    let venv = venv(python).expect("a virtual environment");
-    Servers { venv, dir, environment, broker, _postgres: postgres, _redis: redis }
-}
 
 struct Case<'a> {
     name: &'a str,
@@ -52,7 +28,8 @@ struct Case<'a> {
 }
 
 fn run(case: &Case<'_>) -> Watched {
-    let servers = servers(case.name, case.python);
+    let servers = Rig::start(case.name, "schedule-api", case.python, true).expect("servers");
+    servers.broker.as_ref().expect("a broker").trace_on().expect("the firehose");
     let start = |service: &str, environment: Environment, script: &str, arguments: &[&str]| {
         let environment = environment.set("PREFETCH", case.prefetch).named(service);
         App::worker(&servers.venv, &servers.dir, script, arguments, &environment).expect("a worker starts")
@@ -88,7 +65,7 @@ fn run(case: &Case<'_>) -> Watched {
         }
         Ok(())
     };
-    let watched = watch_between(&servers.dir, &pids, warm_up, &load, || servers.broker.wait_empty());
+    let watched = watch_between(&servers.dir, &pids, warm_up, &load, || servers.wait_empty());
     let watched = watched.expect("a watched load");
     assert_eq!(watched.report.failed(), 0, "every request is answered");
     if case.gaps {
@@ -103,7 +80,7 @@ fn run(case: &Case<'_>) -> Watched {
     let differences = watched.verdict.differences("schedule-api", &told);
     assert!(differences.is_empty(), "{differences:#?}");
     drop((bot, worker, api, players, firehose));
-    drop(servers.broker);
+    drop(servers);
     watched
 }
 

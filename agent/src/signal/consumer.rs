@@ -4,7 +4,7 @@
 //! Source: <https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/>, in development. It knows neither
 //! system; `messaging.system` is named like `db.system.name`.
 
-use super::{Address, Attribute, Description, Endpoints, Status, TextMode, route};
+use super::{Attribute, Description, Endpoints, Status, TextMode, route};
 
 /// Describes the handling of such a message: `process {destination}`. Identifiers in the destination's name become
 /// placeholders, unless texts are shown as they are.
@@ -29,17 +29,7 @@ pub fn describe(
     }
     let size = i64::try_from(body_size).unwrap_or(i64::MAX);
     attributes.push(Attribute::new("messaging.message.body.size", size));
-    let keys = [("server.address", "server.port"), ("network.peer.address", "network.peer.port")];
-    for (address, port) in keys {
-        match &endpoints.remote {
-            Address::Inet(remote) => {
-                attributes.push(Attribute::new(address, remote.ip().to_string()));
-                attributes.push(Attribute::new(port, i64::from(remote.port())));
-            }
-            Address::Unix(path) if !path.is_empty() => attributes.push(Attribute::new(address, path.clone())),
-            Address::Unix(_) | Address::Unknown => {}
-        }
-    }
+    super::remote_addresses(endpoints, &mut attributes);
     Description { name: format!("process {template}"), attributes, status: Status::Unset }
 }
 

@@ -126,6 +126,21 @@ pub enum TextMode {
     Off,
 }
 
+/// Appends `server.*` and `network.peer.*` of the other end, where a client is watched.
+pub fn remote_addresses(endpoints: &Endpoints, attributes: &mut Vec<Attribute>) {
+    let keys = [("server.address", "server.port"), ("network.peer.address", "network.peer.port")];
+    for (address, port) in keys {
+        match &endpoints.remote {
+            Address::Inet(remote) => {
+                attributes.push(Attribute::new(address, remote.ip().to_string()));
+                attributes.push(Attribute::new(port, i64::from(remote.port())));
+            }
+            Address::Unix(path) if !path.is_empty() => attributes.push(Attribute::new(address, path.clone())),
+            Address::Unix(_) | Address::Unknown => {}
+        }
+    }
+}
+
 /// What a protocol says of one operation, before ids, times and parents.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Description {

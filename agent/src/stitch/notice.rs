@@ -245,7 +245,7 @@ impl Engine {
         let (context, thread, start) = (operation.context, (operation.pid, operation.tid), operation.start);
         let late = operation.late;
         if let Some(notice) = notice.and_then(|unit| self.notice_mut(unit)) {
-            notice.works -= 1;
+            notice.works = notice.works.saturating_sub(1);
             notice.open = notice.open.saturating_sub(1);
         }
         let owned =

@@ -4,7 +4,7 @@
 //! <https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/>, in development.
 
 use super::{Answer, Ended, Kind, Message, Outcome, properties::DIRECT_REPLY};
-use crate::signal::{Address, Attribute, Description, Endpoints, Status};
+use crate::signal::{Attribute, Description, Endpoints, Status, remote_addresses};
 
 /// Stands for a destination that has nothing but a generated name: there must not be many names of spans.
 const ANONYMOUS: &str = "(anonymous)";
@@ -42,7 +42,7 @@ pub fn describe(message: &Message, endpoints: &Endpoints, outcome: Option<Outcom
     if let Some((kind, _)) = &failure {
         attributes.push(Attribute::new("error.type", kind.clone()));
     }
-    addresses(endpoints, &mut attributes);
+    remote_addresses(endpoints, &mut attributes);
     own(message, outcome, &mut attributes);
     let name = match destination.shown.as_str() {
         "" => operation.to_owned(),
@@ -135,20 +135,6 @@ fn about(message: &Message, attributes: &mut Vec<Attribute>) {
     };
     if has_body {
         attributes.push(Attribute::new("messaging.message.body.size", whole(message.body_size)));
-    }
-}
-
-fn addresses(endpoints: &Endpoints, attributes: &mut Vec<Attribute>) {
-    let keys = [("server.address", "server.port"), ("network.peer.address", "network.peer.port")];
-    for (address, port) in keys {
-        match &endpoints.remote {
-            Address::Inet(remote) => {
-                attributes.push(Attribute::new(address, remote.ip().to_string()));
-                attributes.push(Attribute::new(port, i64::from(remote.port())));
-            }
-            Address::Unix(path) if !path.is_empty() => attributes.push(Attribute::new(address, path.clone())),
-            Address::Unix(_) | Address::Unknown => {}
-        }
     }
 }
 
