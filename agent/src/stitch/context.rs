@@ -226,6 +226,8 @@ pub(super) struct Thread {
     pub(super) answered: (ContextId, Vec<OperationId>),
     /// The message that it has just read, which nobody will acknowledge.
     pub(super) reading: Option<Reading>,
+    /// [`Thread::facts`] when it has read last.
+    pub(super) read_at: u64,
     /// How often it has read.
     pub(super) reads: u64,
     /// It runs an event loop.

@@ -486,17 +486,22 @@ impl Engine {
     /// uvloop up to 0.22: what was just read is for whoever is woken.
     fn woken_by_read(&mut self, header: &Header, by: ContextId, child: ContextId) {
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        // Where the loop calls the protocol in another context than it reads in (asyncpg's), a wake-up next to the read may
-        // still be another's.
-        if thread.answered.0 == by {
-            for operation in std::mem::take(&mut thread.answered.1) {
-                if let Some(operation) =
-                    self.operations.get_mut(&operation).filter(|operation| operation.late)
-                {
+        // The loop reads outside the connection's own context, in which it calls the protocol at once. A wake-up next to the
+        // read in another context is another's.
+        let at_once = thread.read_at + 1 == thread.facts;
+        if thread.answered.0 == by || at_once {
+            let same = thread.answered.0 == by;
+            for id in std::mem::take(&mut thread.answered.1) {
+                let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.late) else {
+                    continue;
+                };
+                let exchanges = self.exchanges.get_mut(&operation.connection);
+                if same || exchanges.is_some_and(|exchanges| exchanges.is_own(by)) {
                     operation.woken = child;
                 }
             }
         }
+        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
         let Some(inbound) = thread.inbound.filter(|inbound| inbound.by_loop && inbound.context == by) else {
             return;
         };

@@ -67,6 +67,8 @@ const HOLD_MAX: u64 = 5_000_000_000;
 const ENDED_KEPT: u64 = 120_000_000_000;
 /// How long after the last delivery of a connection it is remembered who handles its deliveries, nanoseconds.
 const DISPATCHERS_KEPT: u64 = 3600 * 1_000_000_000;
+/// Wake-ups in one context, right after answers were read, at which it is known as the connection's own.
+const OWN_AFTER: u32 = 4;
 /// Units kept at most.
 const UNITS_MAX: usize = 20_000;
 /// Requests of one connection kept to tell which of them its task served at some time.
@@ -172,12 +174,31 @@ struct Exchanges {
     untaken: Option<UnitId>,
     /// The context in which its messages wake others, where they are read in another.
     waker: Option<context::ContextId>,
+    /// Likewise of answers to operations: the context, how often it was seen, and how often another.
+    answers: (context::ContextId, u32, u32),
     /// The one that has last woken a task, which takes one after the other.
     handled: Option<UnitId>,
     closed: Option<u64>,
 }
 
 impl Exchanges {
+    /// Notes the context of a wake-up right after an answer was read. Whether it is the connection's own, in which the loop
+    /// calls its protocol: others come by chance, and seldom the same.
+    fn is_own(&mut self, context: context::ContextId) -> bool {
+        let (known, seen, others) = &mut self.answers;
+        if *known == context {
+            *seen += 1;
+        } else {
+            *others += 1;
+            if *others > *seen {
+                self.answers = (context, 1, 0);
+                return false;
+            }
+        }
+        let (known, seen, others) = self.answers;
+        known == context && seen >= OWN_AFTER && seen > others * 4
+    }
+
     /// Whether there may have been deliveries at that time that were not seen.
     fn is_doubted(&self, time: u64) -> bool {
         let before = self.were_doubted.iter().any(|(since, until)| *since <= time && time < *until);
@@ -333,6 +354,7 @@ impl Engine {
                 }
                 if received {
                     thread.reads += 1;
+                    thread.read_at = thread.facts;
                     thread.answered.0 = mark.context;
                     thread.answered.1.clear();
                     thread.reading = None;

@@ -9,6 +9,10 @@ use super::{
 };
 use crate::{protocol::Detail, signal::Link};
 
+/// How long a sender may take to read that its message was sent, nanoseconds: what it has sent is known only then, where it
+/// is a command or a statement.
+const ANSWERED_LATE: u64 = 2_000_000_000;
+
 /// The publish behind a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -27,26 +31,33 @@ impl Engine {
     pub(super) fn find_origins(&mut self, all: bool) {
         let now = self.now;
         let mut all_waiting = std::mem::take(&mut self.unoriginated);
+        let mut later = Vec::new();
         while let Some(waiting) = all_waiting.pop_front() {
             let last = waiting.time + super::JOIN_WINDOW;
             if !all && last > now {
                 all_waiting.push_front(waiting);
                 break;
             }
-            match &waiting.publisher {
-                Publisher::Amqp => self.find_publish(waiting.unit, last),
-                Publisher::Redis(sought) => {
-                    let origin = self.publishes.find(sought, last);
-                    self.found_origin(&waiting, origin);
+            let origin = match &waiting.publisher {
+                Publisher::Amqp => {
+                    self.find_publish(waiting.unit, last);
+                    continue;
                 }
+                Publisher::Redis(sought) => self.publishes.find(sought, last),
                 Publisher::Session(notification) => {
                     let listener = self.listener(waiting.unit);
                     let found = self.notifiers.find(notification, listener, waiting.time);
-                    let origin =
-                        found.map(|(operation, place, sent)| self.publishes.adopt(operation, place, sent));
-                    self.found_origin(&waiting, origin);
+                    found.map(|(operation, place, sent)| self.publishes.adopt(operation, place, sent))
                 }
+            };
+            if origin.is_none() && !all && waiting.time + ANSWERED_LATE > now {
+                later.push(waiting);
+            } else {
+                self.found_origin(&waiting, origin);
             }
+        }
+        for waiting in later.into_iter().rev() {
+            all_waiting.push_front(waiting);
         }
         self.unoriginated = all_waiting;
     }
