@@ -174,7 +174,8 @@ fn tasks_of_pikas_asyncio_connection() {
     let publishes = watched.spans.iter().filter(is_publish);
     let alone = publishes.filter(|span| span.span.parent_span_id.is_empty()).count();
     assert_eq!(watched.verdict.orphan, alone, "only publishes are without a parent");
-    assert!(watched.verdict.right * 10 > watched.verdict.marked() * 9, "{}", watched.verdict);
+    // How many share a flush depends on the machine: 93 to 95 % had a flush of their own here.
+    assert!(watched.verdict.right * 4 > watched.verdict.marked() * 3, "{}", watched.verdict);
 }
 
 #[test]
