@@ -333,6 +333,8 @@ impl Replies {
                 }
                 if part == Part::Payload {
                     self.digest = Digest::default();
+                    // What is left of one that was given up is no part of this.
+                    self.element.clear();
                 }
                 self.state = State::Body { kind, left: length + 2, length, part };
                 Ok(None)
