@@ -243,20 +243,17 @@ impl Watcher {
 
     /// Looks at a process's interpreter, and attaches what there is to attach.
     fn look(&mut self, pid: u32, facts: &mut Facts<'_>) {
+        // What a watched process has started may be handed work by it (a Celery worker's pool).
+        let started = discover::parent(pid).is_some_and(|parent| self.watched.contains_key(&parent));
         let Some(watched) = self.watched.get_mut(&pid) else { return };
         watched.due = None;
-        let tries = watched.tries;
         match python::prove(pid) {
             Ok(mut proof) => {
-                // What a watched process has started may be handed work by it (a Celery worker's pool).
-                let parent = discover::parent(pid);
-                let started = parent.is_some_and(|parent| self.watched.contains_key(&parent));
                 proof.process.pipes = u32::from(started);
                 self.proven(pid, proof, facts);
             }
             Err(error) => {
-                let Some(watched) = self.watched.get_mut(&pid) else { return };
-                let pause = RETRIES.get(tries).copied();
+                let pause = RETRIES.get(watched.tries).copied();
                 watched.tries += 1;
                 if let (Some(pause), true) = (pause, error != ProofError::NotPython || watched.tries < 8) {
                     watched.due = Some(Instant::now() + Duration::from_millis(pause));
