@@ -3,7 +3,7 @@
 //! Kernel facts are the structures of `adder_ebpf` as they lie in the ring buffer. The agent's own facts have the same
 //! head and a `postcard` body. Both together are a recording: the engine gives the same signals for the same facts.
 
-use adder_ebpf::{Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, TAIL_MAX, kind};
+use adder_ebpf::{Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, TAIL_MAX, Tls, kind};
 use serde::{Deserialize, Serialize};
 
 use crate::python::Attribution;
@@ -58,6 +58,17 @@ pub enum Fact<'a> {
         /// Bytes captured from the end.
         tail: &'a [u8],
     },
+    /// A TLS library has encrypted or decrypted bytes.
+    Tls {
+        /// Its fixed part.
+        tls: Tls,
+        /// Plaintext captured from the front.
+        head: &'a [u8],
+        /// Plaintext captured from the end.
+        tail: &'a [u8],
+    },
+    /// An `SSL` object was freed.
+    TlsFree(Item),
     /// A socket was seen for the first time.
     Socket(Box<Socket>),
     /// A descriptor was closed.
@@ -119,6 +130,16 @@ fn front<T: Fixed>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
+/// The bytes behind a fixed structure: captured from the front, and from the end.
+fn captured<T: Fixed>(bytes: &[u8], head: u32, tail: u32) -> Option<(&[u8], &[u8])> {
+    let rest = bytes.get(size_of::<T>()..)?;
+    let (head, tail) = (head as usize, tail as usize);
+    // The kernel side leaves the tail at a fixed place; a recording has it right behind the head.
+    let at = if tail > 0 && rest.len() == HEAD_MAX + TAIL_MAX { HEAD_MAX } else { head };
+    let tail = rest.get(at..at.checked_add(tail)?)?;
+    Some((rest.get(..head)?, tail))
+}
+
 /// Structures of integers without padding: valid for any bytes, and readable as bytes.
 ///
 /// # Safety
@@ -129,6 +150,8 @@ unsafe trait Fixed: Copy {}
 unsafe impl Fixed for Header {}
 // SAFETY: likewise.
 unsafe impl Fixed for Data {}
+// SAFETY: likewise.
+unsafe impl Fixed for Tls {}
 // SAFETY: likewise.
 unsafe impl Fixed for Socket {}
 // SAFETY: likewise.
@@ -155,13 +178,15 @@ impl<'a> Fact<'a> {
         Ok(match kind {
             kind::DATA => {
                 let data: Data = front(bytes).ok_or(short)?;
-                let rest = &bytes[size_of::<Data>()..];
-                let (head, tail) = (data.head as usize, data.tail as usize);
-                // The kernel side leaves the tail at a fixed place; a recording has it right behind the head.
-                let at = if tail > 0 && rest.len() == HEAD_MAX + TAIL_MAX { HEAD_MAX } else { head };
-                let tail = at.checked_add(tail).and_then(|end| rest.get(at..end)).ok_or(short)?;
-                Self::Data { data, head: rest.get(..head).ok_or(short)?, tail }
+                let (head, tail) = captured::<Data>(bytes, data.head, data.tail).ok_or(short)?;
+                Self::Data { data, head, tail }
             }
+            kind::TLS => {
+                let tls: Tls = front(bytes).ok_or(short)?;
+                let (head, tail) = captured::<Tls>(bytes, tls.head, tls.tail).ok_or(short)?;
+                Self::Tls { tls, head, tail }
+            }
+            kind::TLS_FREE => Self::TlsFree(front(bytes).ok_or(short)?),
             kind::SOCKET => Self::Socket(Box::new(front(bytes).ok_or(short)?)),
             kind::CLOSE => Self::Close(front(bytes).ok_or(short)?),
             kind::TASK => Self::Task(front(bytes).ok_or(short)?),
@@ -188,10 +213,11 @@ impl<'a> Fact<'a> {
     pub fn header(&self) -> &Header {
         match self {
             Self::Data { data, .. } => &data.header,
+            Self::Tls { tls, .. } => &tls.header,
             Self::Socket(socket) => &socket.header,
             Self::Close(close) => &close.header,
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
-            Self::Put(item) | Self::Get(item) => &item.header,
+            Self::Put(item) | Self::Get(item) | Self::TlsFree(item) => &item.header,
             Self::Fork(child) | Self::Thread(child) => &child.header,
             Self::Exec(header)
             | Self::Exit(header)
@@ -213,12 +239,17 @@ impl<'a> Fact<'a> {
                 into.extend_from_slice(head);
                 into.extend_from_slice(tail);
             }
+            Self::Tls { tls, head, tail } => {
+                into.extend_from_slice(as_bytes(tls));
+                into.extend_from_slice(head);
+                into.extend_from_slice(tail);
+            }
             Self::Socket(socket) => into.extend_from_slice(as_bytes(&**socket)),
             Self::Close(close) => into.extend_from_slice(as_bytes(close)),
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => {
                 into.extend_from_slice(as_bytes(lineage));
             }
-            Self::Put(item) | Self::Get(item) => into.extend_from_slice(as_bytes(item)),
+            Self::Put(item) | Self::Get(item) | Self::TlsFree(item) => into.extend_from_slice(as_bytes(item)),
             Self::Fork(child) | Self::Thread(child) => into.extend_from_slice(as_bytes(child)),
             Self::Exec(header) | Self::Exit(header) | Self::Map(header) => {
                 into.extend_from_slice(as_bytes(header));

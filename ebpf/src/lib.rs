@@ -32,6 +32,10 @@ pub mod kind {
     pub const WAKE: u16 = 12;
     /// [`Child`](super::Child): the process has a new thread.
     pub const THREAD: u16 = 13;
+    /// [`Tls`](super::Tls), followed by the captured bytes.
+    pub const TLS: u16 = 14;
+    /// [`Item`](super::Item): an `SSL` object was freed.
+    pub const TLS_FREE: u16 = 15;
 }
 
 /// Bits of [`Header::flags`].
@@ -48,6 +52,9 @@ pub mod flag {
     pub const RIGHTS: u16 = 16;
     /// [`Data`](super::Data): read from a pipe, of which only the front of each piece is captured.
     pub const PIPE: u16 = 32;
+    /// [`Tls`](super::Tls): no socket was used within the call; the library works on memory (`BIO_s_mem`), as under an
+    /// event loop.
+    pub const DETACHED: u16 = 64;
 }
 
 /// The head of every fact.
@@ -91,6 +98,28 @@ pub struct Data {
     pub tail: u32,
     /// No meaning; keeps the structure free of implicit padding.
     pub reserved: u32,
+}
+
+/// A TLS library has encrypted or decrypted bytes. `head` bytes from the front of the plaintext follow this structure,
+/// then `tail` bytes from its end, as behind [`Data`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The head of the fact; [`flag::RECEIVED`] gives the direction. What was sent over a socket within the call bears
+    /// the time of the call's beginning.
+    pub header: Header,
+    /// Address of the `SSL` object.
+    pub ssl: u64,
+    /// Inode number of the socket that was used within the call; 0 with [`flag::DETACHED`].
+    pub socket: u64,
+    /// Bytes of plaintext that went in this direction before these, since the object was first seen.
+    pub offset: u64,
+    /// How many bytes of plaintext went.
+    pub length: u64,
+    /// Bytes captured from the front.
+    pub head: u32,
+    /// Bytes captured from the end.
+    pub tail: u32,
 }
 
 /// A stream socket was seen for the first time, connected or accepted.
@@ -159,13 +188,13 @@ pub struct Child {
     pub reserved: u32,
 }
 
-/// A work item went through a `queue.SimpleQueue`, the queue of `ThreadPoolExecutor`.
+/// A work item went through a `queue.SimpleQueue`, the queue of `ThreadPoolExecutor`; or an object is no more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Item {
     /// The head of the fact.
     pub header: Header,
-    /// Address of the item.
+    /// Address of the item or object.
     pub item: u64,
 }
 
@@ -186,8 +215,8 @@ pub struct Process {
     pub task_context: u32,
     /// 1: what the process reads from pipes is reported. It may be work that its parent hands to it.
     pub pipes: u32,
-    /// No meaning; keeps the structure free of implicit padding.
-    pub reserved: u32,
+    /// 1: the plaintext of its TLS libraries is reported, so of encrypted bytes only the front is.
+    pub tls: u32,
 }
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.
@@ -240,12 +269,16 @@ pub struct Settings {
 pub const HEAD_MAX: usize = 16 * 1024;
 /// Bytes captured from the front of what is read from a pipe.
 pub const PIPE_HEAD: usize = 512;
+/// Bytes captured from the front of what begins like a TLS record, where its plaintext is reported.
+pub const TLS_HEAD: usize = 128;
 /// Most bytes that can be captured from the end of one buffer.
 pub const TAIL_MAX: usize = 4096;
 /// Most watched processes.
 pub const PROCESSES_MAX: u32 = 8192;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.
 pub const SOCKETS_MAX: u32 = 65_536;
+/// Most `SSL` objects whose stream positions are kept; the least recently used is forgotten.
+pub const TLS_MAX: u32 = 32_768;
 /// Size of the ring buffer in bytes.
 pub const RING_SIZE: u32 = 8 * 1024 * 1024;
 /// Unread bytes in the ring buffer at which user space is woken at once and not at its next turn.

@@ -21,6 +21,7 @@ mod python;
 mod record;
 mod socket;
 mod syscall;
+mod tls;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,6 +1,6 @@
 //! Maps and globals.
 
-use adder_ebpf::{Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings};
+use adder_ebpf::{Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings, TLS_MAX};
 use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap, RingBuf},
@@ -48,6 +48,40 @@ pub struct Pending {
 /// The pending task of each thread, by kernel `pid`.
 #[map]
 pub static PENDING: LruHashMap<u32, Pending> = LruHashMap::with_max_entries(16_384, 0);
+
+/// A call of a TLS library that has not returned.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TlsCall {
+    /// Address of the `SSL` object; in the low bits, which are free in addresses, what `tls` keeps there.
+    pub ssl: u64,
+    /// Address of the plaintext.
+    pub buffer: u64,
+    /// Where the library leaves the number of bytes.
+    pub out: u64,
+    /// Inode number of the socket that was used meanwhile.
+    pub socket: u64,
+    /// When it was entered.
+    pub time: u64,
+}
+
+/// The call in which each thread is, by kernel `pid`.
+#[map]
+pub static TLS_CALLS: LruHashMap<u32, TlsCall> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Position in an `SSL` object's streams.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TlsStream {
+    /// Bytes of plaintext sent.
+    pub sent: u64,
+    /// Bytes of plaintext received.
+    pub received: u64,
+}
+
+/// `SSL` objects that were reported, by process and address: see `tls::stream_key`.
+#[map]
+pub static TLS_STREAMS: LruHashMap<u64, TlsStream> = LruHashMap::with_max_entries(TLS_MAX, 0);
 
 /// Offsets inside kernel structures; user space writes them before the programs are loaded.
 #[unsafe(no_mangle)]

@@ -1,17 +1,38 @@
 //! Reporting sockets and the bytes that go through them.
 
-use adder_ebpf::{Close, Data, HEAD_MAX, PIPE_HEAD, Socket, TAIL_MAX, flag, kind};
+use adder_ebpf::{Close, Data, HEAD_MAX, PIPE_HEAD, Process, Socket, TAIL_MAX, TLS_HEAD, flag, kind};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::{
-    kernel::{kernel, sock_of},
+    kernel::{kernel, sock_of, user},
     maps::{FACTS, SOCKETS, Stream, offset, setting},
     record::{count_drop, reserve, wake_flags, write_header},
+    tls::current_call,
 };
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+
+/// Bit of what [`pack_for`] packs: the plaintext of what the process encrypts is reported.
+const ENCRYPTABLE: u64 = 1 << 63;
+
+/// Whether a buffer begins like a TLS record with application data (RFC 8446, section 5.1): content type 23, version 3.0
+/// to 3.4. Handshakes are captured whole: they name the server.
+#[inline(always)]
+fn begins_application_data(buffer: u64) -> bool {
+    let head: u32 = user(buffer);
+    // Little-endian: the type is the lowest byte.
+    let (content, version) = (head & 0xff, head >> 8 & 0xffff);
+    content == 23 && version & 0xff == 3 && version >> 8 <= 4
+}
+
+/// [`pack`], for bytes of a process.
+#[inline(always)]
+pub fn pack_for(process: &Process, fd: u32, flags: u16) -> u64 {
+    let encryptable = if process.tls != 0 { ENCRYPTABLE } else { 0 };
+    pack(fd, flags) | encryptable
+}
 
 /// Packs a descriptor and [`flag`]s into one argument.
 ///
@@ -149,6 +170,12 @@ pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u6
         count_drop();
         return 0;
     };
+    let encrypted = packed & ENCRYPTABLE != 0;
+    if encrypted && let Some(call) = current_call() {
+        // The call will report the plaintext, and this socket with it.
+        unsafe { (&raw mut (*call).socket).write(inode) };
+        return 0;
+    }
     let received = packed as u16 & flag::RECEIVED != 0;
     let offset = unsafe {
         let position = if received { &raw mut (*stream).received } else { &raw mut (*stream).sent };
@@ -159,6 +186,10 @@ pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u6
     let wanted = u64::from(if received { setting!(head_received) } else { setting!(head_sent) });
     let head = if buffer == 0 {
         0
+    } else if encrypted && length > TLS_HEAD as u64 && begins_application_data(buffer) {
+        let head = TLS_HEAD as u64;
+        capture::<TLS_HEAD, 0>(&Call { inode, offset, buffer, length, head, packed, context });
+        return 0;
     } else if length < wanted {
         length
     } else {

@@ -16,7 +16,7 @@ use crate::{
     life::argument,
     python::{current_context, flush_pending},
     record::{current, report_head, watched},
-    socket::{pack, report_bytes, report_close, report_pipe, report_socket},
+    socket::{pack, pack_for, report_bytes, report_close, report_pipe, report_socket},
 };
 
 /// System call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -267,11 +267,11 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     let context = current_context(process);
     let (vector, count) = match buffer {
         Buffer::Plain => {
-            report_bytes(socket, second, result as u64, pack(fd as u32, flags), context);
+            report_bytes(socket, second, result as u64, pack_for(process, fd as u32, flags), context);
             return;
         }
         Buffer::None => {
-            report_bytes(socket, 0, result as u64, pack(fd as u32, flags), context);
+            report_bytes(socket, 0, result as u64, pack_for(process, fd as u32, flags), context);
             return;
         }
         Buffer::Vector => (second, third),
@@ -291,7 +291,7 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     } else {
         result as u64
     };
-    report_vector(socket, vector, count, length, pack(fd as u32, flags), context);
+    report_vector(socket, vector, count, length, pack_for(process, fd as u32, flags), context);
     if let Buffer::Messages = buffer {
         let mut behind = 0;
         let mut i = 1;
@@ -300,7 +300,7 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
             i += 1;
         }
         if behind != 0 {
-            report_bytes(socket, 0, behind, pack(fd as u32, flags), context);
+            report_bytes(socket, 0, behind, pack_for(process, fd as u32, flags), context);
         }
     }
 }

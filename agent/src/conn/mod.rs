@@ -1,7 +1,11 @@
 //! Connections: from calls on file descriptors to the two byte streams of each socket, and the protocol on them.
 //!
 //! A socket is known by its inode number, which descriptors share however they were duplicated, inherited or passed
-//! on; descriptors are counted only to know when the last one was closed.
+//! on; descriptors are counted only to know when the last one was closed. Of an encrypted one the plaintext comes from
+//! its TLS library (`tls`), and goes the same way from there on.
+
+mod sessions;
+mod tls;
 
 use std::{
     collections::VecDeque,
@@ -13,8 +17,9 @@ use adder_ebpf::{Data, Socket, flag};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use self::sessions::{Layer, Sessions};
 use crate::{
-    protocol::{Event, Guess, LossReason, Mark, Parser, Side, amqp, http, postgres, redis},
+    protocol::{self, Event, Guess, LossReason, Mark, Parser, Side, amqp, http, postgres, redis},
     signal::{Address, Endpoints, Role},
 };
 
@@ -52,15 +57,17 @@ pub enum Protocol {
 }
 
 type Detect = fn(&[u8]) -> Guess;
-/// Starts a parser; true where the connection was seen to begin.
-type Start = fn(bool) -> Box<dyn Parser>;
+/// Starts a parser: whether the connection was seen to begin, and whether it is encrypted.
+type Start = fn(bool, bool) -> Box<dyn Parser>;
 
 /// The one table of protocols: how to know one, how to start its parser.
 const PROTOCOLS: [(Protocol, Detect, Start); 4] = [
-    (Protocol::Http, http::detect, |_| Box::new(http::Http::new())),
-    (Protocol::Postgres, postgres::detect, |_| Box::new(postgres::Postgres::new())),
-    (Protocol::Redis, redis::detect, |from_start| Box::new(redis::Redis::new(from_start))),
-    (Protocol::Amqp, amqp::detect, |_| Box::new(amqp::Amqp::new())),
+    (Protocol::Http, http::detect, |_, encrypted| {
+        Box::new(if encrypted { http::Http::secure() } else { http::Http::new() })
+    }),
+    (Protocol::Postgres, postgres::detect, |_, _| Box::new(postgres::Postgres::new())),
+    (Protocol::Redis, redis::detect, |from_start, _| Box::new(redis::Redis::new(from_start))),
+    (Protocol::Amqp, amqp::detect, |_, _| Box::new(amqp::Amqp::new())),
 ];
 
 /// Number of a connection; never reused in a run.
@@ -74,6 +81,12 @@ enum State {
     Parsing { protocol: Protocol, parser: Box<dyn Parser>, role: Role },
     /// Not understood, or no longer.
     Opaque,
+}
+
+impl State {
+    fn new() -> Self {
+        Self::Undecided { tries: 0, kept: Vec::new() }
+    }
 }
 
 /// Which way bytes went.
@@ -92,7 +105,10 @@ pub struct Connection {
     /// Network namespace.
     netns: u32,
     role: Option<Role>,
+    /// What is known of what it says; of an encrypted one, of the plaintext.
     state: State,
+    /// Its encryption.
+    tls: Option<Box<Layer>>,
     /// Stream positions up to which bytes were taken: received, sent.
     taken: [u64; 2],
     descriptors: Vec<(u32, i32)>,
@@ -132,6 +148,14 @@ pub struct Counters {
     pub connections: u64,
     /// Connections whose protocol stayed unknown.
     pub opaque: u64,
+    /// Encrypted connections.
+    pub encrypted: u64,
+    /// Encrypted connections whose plaintext was seen.
+    pub decrypted: u64,
+    /// TLS objects whose socket was not found: what they say has spans without a peer.
+    pub detached: u64,
+    /// Bytes of plaintext whose connection was not found in time, by the bounds of what is kept of them.
+    pub unplaced_bytes: u64,
     /// Connections given up because there were too many.
     pub evicted: u64,
     /// Bytes on connections whose protocol is unknown.
@@ -153,6 +177,7 @@ pub struct Connections {
     by_descriptor: FxHashMap<(u32, i32), Descriptor>,
     /// Socket by ends: namespace, local, remote. Finds the other end of a connection between watched processes.
     by_ends: FxHashMap<(u32, Address, Address), u64>,
+    sessions: Sessions,
     next: u64,
     events: Vec<Event>,
     found: Vec<(Protocol, u32)>,
@@ -175,7 +200,8 @@ impl Connections {
         let endpoints = endpoints(fact);
         let new = fact.header.flags & (flag::CONNECTED | flag::ACCEPTED) != 0;
         if let Some(known) = self.by_socket.get_mut(&fact.socket) {
-            let same = *known.endpoints == endpoints;
+            let ends = &known.endpoints;
+            let same = ends.local == endpoints.local && ends.remote == endpoints.remote;
             if same && !new {
                 // The kernel side has forgotten the stream positions and counts from 0 again.
                 known.taken = [0; 2];
@@ -202,7 +228,8 @@ impl Connections {
             endpoints: Arc::new(endpoints),
             netns: fact.netns,
             role,
-            state: State::Undecided { tries: 0, kept: Vec::new() },
+            state: State::new(),
+            tls: None,
             taken: [0; 2],
             descriptors: Vec::new(),
             last: mark.time,
@@ -224,7 +251,7 @@ impl Connections {
             return;
         };
         connection.last = mark.time;
-        let undecided = matches!(connection.state, State::Undecided { .. });
+        let undecided = connection.is_undecided();
         let received = data.header.flags & flag::RECEIVED != 0;
         let direction = if received { Direction::Received } else { Direction::Sent };
         let taken = &mut connection.taken[usize::from(!received)];
@@ -241,12 +268,22 @@ impl Connections {
             connection.gap(direction, between, mark, &mut self.events);
             connection.take(direction, tail, mark, &mut self.events, &mut self.counters);
         }
-        if let (true, State::Parsing { protocol, .. }) = (undecided, &connection.state)
-            && self.found.len() < FOUND_MAX
-        {
-            self.found.push((*protocol, mark.pid));
+        if connection.tls.is_some() {
+            return self.ciphertext(data.socket, direction, mark, out);
+        }
+        if undecided {
+            self.note_found(data.socket, mark.pid);
         }
         self.hand_out(data.socket, mark.pid, out);
+    }
+
+    /// Notes the protocol of a connection that was undecided before, once it is known.
+    fn note_found(&mut self, socket: u64, pid: u32) {
+        if let Some(State::Parsing { protocol, .. }) = self.by_socket.get(&socket).map(|known| &known.state)
+            && self.found.len() < FOUND_MAX
+        {
+            self.found.push((*protocol, pid));
+        }
     }
 
     /// A descriptor was closed.
@@ -273,6 +310,7 @@ impl Connections {
             self.by_descriptor.remove(&(mark.pid, fd));
             self.release(socket, mark.pid, fd, mark, out);
         }
+        self.sessions.exit(mark.pid);
     }
 
     /// The connection of a watched process at the other end of one with these ends.
@@ -314,6 +352,11 @@ impl Connections {
             self.hand_out(socket, mark.pid, out);
         }
         let Some(connection) = self.by_socket.remove(&socket) else { return };
+        if let Some(session) = connection.tls.as_ref().and_then(|layer| layer.session)
+            && let Some(session) = self.sessions.get_mut(session)
+        {
+            session.socket = None;
+        }
         for key in &connection.descriptors {
             if self.by_descriptor.get(key).is_some_and(|descriptor| descriptor.socket == socket) {
                 self.by_descriptor.remove(key);
@@ -354,11 +397,20 @@ impl Connections {
                     self.counters.lost[at] += 1;
                     self.counters.lost_bytes[at] += bytes;
                 }
-                Event::Upgrade { .. } => {
-                    // The protocols behind an upgrade are not understood yet.
-                    self.counters.opaque += 1;
-                    connection.state = State::Opaque;
-                }
+                Event::Upgrade { protocol, .. } => match protocol.as_str() {
+                    "tls" => {
+                        self.counters.encrypted += 1;
+                        connection.tls = Some(Box::default());
+                        connection.state = State::new();
+                    }
+                    // Whatever the other end of the tunnel speaks.
+                    "connect" => connection.state = State::new(),
+                    // The other protocols behind an upgrade are not understood yet.
+                    _ => {
+                        self.counters.opaque += 1;
+                        connection.state = State::Opaque;
+                    }
+                },
                 event => out.push_back(Happened {
                     connection: connection.id,
                     protocol,
@@ -374,7 +426,32 @@ impl Connections {
 }
 
 impl Connection {
+    fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Undecided { .. })
+    }
+
     fn gap(&mut self, direction: Direction, length: u64, mark: Mark, events: &mut Vec<Event>) {
+        match &mut self.tls {
+            Some(layer) => layer.gap(direction, length),
+            None => self.plain_gap(direction, length, mark, events),
+        }
+    }
+
+    fn take(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+        mark: Mark,
+        events: &mut Vec<Event>,
+        counters: &mut Counters,
+    ) {
+        match &mut self.tls {
+            Some(layer) => layer.take(direction, bytes),
+            None => self.plain(direction, bytes, mark, events, counters),
+        }
+    }
+
+    fn plain_gap(&mut self, direction: Direction, length: u64, mark: Mark, events: &mut Vec<Event>) {
         match &mut self.state {
             State::Parsing { parser, role, .. } => parser.gap(side(*role, direction), length, mark, events),
             // What was kept does not join what follows.
@@ -383,7 +460,8 @@ impl Connection {
         }
     }
 
-    fn take(
+    /// Takes bytes that are not encrypted, or no longer.
+    fn plain(
         &mut self,
         direction: Direction,
         bytes: &[u8],
@@ -396,9 +474,22 @@ impl Connection {
         }
         match &mut self.state {
             State::Parsing { parser, role, .. } => parser.data(side(*role, direction), bytes, mark, events),
+            State::Opaque if self.tls.is_none() && protocol::tls::begins(bytes) == Some(true) => {
+                // The agent has come in the middle of a record.
+                self.encrypt(direction, bytes, counters);
+            }
             State::Opaque => counters.opaque_bytes += bytes.len() as u64,
             State::Undecided { .. } => self.decide(direction, bytes, mark, events, counters),
         }
+    }
+
+    /// Takes ciphertext, of which it has just shown that it is some.
+    fn encrypt(&mut self, direction: Direction, bytes: &[u8], counters: &mut Counters) {
+        if self.tls.is_none() {
+            counters.encrypted += 1;
+            self.state = State::new();
+        }
+        self.tls.get_or_insert_with(Box::default).take(direction, bytes);
     }
 
     /// Looks for the protocol: once, at the first bytes that say it.
@@ -419,6 +510,18 @@ impl Connection {
             .collect();
         joined.extend_from_slice(&bytes[..bytes.len().min(UNDECIDED_MAX)]);
         let mut more = false;
+        if self.tls.is_none() {
+            match protocol::tls::begins(&joined) {
+                Some(true) => {
+                    for (direction, bytes, _) in std::mem::take(kept) {
+                        self.encrypt(direction, &bytes, counters);
+                    }
+                    return self.encrypt(direction, bytes, counters);
+                }
+                Some(false) => {}
+                None => more = true,
+            }
+        }
         for (protocol, detect, start) in PROTOCOLS {
             let found = match detect(&joined) {
                 Guess::No => continue,
@@ -437,7 +540,7 @@ impl Connection {
                 continue;
             }
             // Only who connects or accepts is known before the first bytes.
-            let mut parser = start(self.role.is_some());
+            let mut parser = start(self.role.is_some(), self.tls.is_some());
             for (direction, bytes, mark) in kept.drain(..) {
                 parser.data(side(role, direction), &bytes, mark, events);
             }
@@ -477,10 +580,9 @@ fn endpoints(fact: &Socket) -> Endpoints {
         Address::Inet(SocketAddr::new(ip, port))
     };
     match fact.family {
-        family::INET | family::INET6 => Endpoints {
-            local: inet(&fact.local, fact.local_port),
-            remote: inet(&fact.remote, fact.remote_port),
-        },
+        family::INET | family::INET6 => {
+            Endpoints::plain(inet(&fact.local, fact.local_port), inet(&fact.remote, fact.remote_port))
+        }
         family::UNIX => {
             let length = usize::from(fact.path_length).min(fact.path.len());
             let path = &fact.path[..length];
@@ -489,7 +591,7 @@ fn endpoints(fact: &Socket) -> Endpoints {
                 _ => String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default())
                     .into_owned(),
             };
-            Endpoints { local: Address::Unix(path.clone()), remote: Address::Unix(path) }
+            Endpoints::plain(Address::Unix(path.clone()), Address::Unix(path))
         }
         _ => Endpoints::default(),
     }

@@ -49,6 +49,22 @@ const FEXIT: [(&str, &str); 21] = [
     ("fexit_pwritev2", "__x64_sys_pwritev2"),
 ];
 
+/// Programs on functions of `CPython` and of TLS libraries.
+const UPROBES: [&str; 12] = [
+    "task_init",
+    "copy_context",
+    "queue_put",
+    "queue_get",
+    "set_result",
+    "tls_read_ex",
+    "tls_read",
+    "tls_write_ex",
+    "tls_write_flags",
+    "tls_write",
+    "tls_return",
+    "tls_free",
+];
+
 /// How the system calls are seen, cheapest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -208,7 +224,7 @@ impl Bpf {
             AttachWay::BtfTracepoint => attach_btf(&mut ebpf, "sys_exit_btf", "sys_exit", &btf)?,
             AttachWay::RawTracepoint => attach_raw(&mut ebpf, "sys_exit_raw", "sys_exit")?,
         }
-        for name in ["task_init", "copy_context", "queue_put", "queue_get", "set_result"] {
+        for name in UPROBES {
             let program: &mut UProbe = program(&mut ebpf, name)?.try_into()?;
             program.load()?;
         }

@@ -10,6 +10,7 @@ pub mod postgres;
 #[cfg(test)]
 mod recording;
 pub mod redis;
+pub mod tls;
 
 /// Who moved a piece of captured bytes, and when. Parsers copy marks, they never look into them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,10 +134,10 @@ pub enum Event {
         /// What it is.
         message: Box<amqp::Message>,
     },
-    /// The connection changes protocol here (HTTP `101`, `CONNECT`); the parser takes no more bytes. The exchange
+    /// The connection changes protocol here (HTTP `101`, `CONNECT`, Postgres's `SSLRequest`); the parser takes no more bytes. The exchange
     /// itself has ended with an [`Event::End`] before.
     Upgrade {
-        /// Lower-case name from the `Upgrade` header, `connect` for a tunnel.
+        /// Lower-case name from the `Upgrade` header, `connect` for a tunnel, `tls` where encryption begins.
         protocol: String,
         /// Bytes of the request side that already belong to the new protocol.
         request: Vec<u8>,

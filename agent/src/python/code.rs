@@ -46,6 +46,36 @@ pub(super) fn probe_offset(code: &[u8]) -> u64 {
     0
 }
 
+/// Address of the function that the code at `address` calls first, with its own first three arguments still in place.
+pub(super) fn first_call(code: &[u8], address: u64) -> Option<u64> {
+    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
+    let mut info = InstructionInfoFactory::new();
+    for _ in 0..DEPTH {
+        let instruction = decoder.can_decode().then(|| decoder.decode())?;
+        match instruction.flow_control() {
+            FlowControl::Next => {}
+            FlowControl::Call if instruction.code() == Code::Call_rel32_64 => {
+                return Some(instruction.near_branch_target());
+            }
+            _ => return None,
+        }
+        let clobbers = info.info(&instruction).used_registers().iter().any(|used| {
+            [Register::RDI, Register::RSI, Register::RDX].contains(&used.register().full_register())
+                && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None)
+        });
+        if clobbers {
+            return None;
+        }
+    }
+    None
+}
+
+/// Whether the kernel emulates the instruction at a function's entry, as a return probe needs it there.
+pub(super) fn is_cheap(code: &[u8]) -> bool {
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    decoder.can_decode() && is_push(decoder.decode().code())
+}
+
 fn is_push(code: Code) -> bool {
     matches!(code, Code::Push_r64)
 }
@@ -69,6 +99,18 @@ mod tests {
     fn nothing_behind_a_lost_argument_is_taken() {
         // mov %rax,%rdi; push %rbx
         assert_eq!(probe_offset(&[0x48, 0x89, 0xc7, 0x53]), 0);
+    }
+
+    #[test]
+    fn the_first_call_is_found_behind_what_leaves_the_arguments_alone() {
+        // sub $8,%rsp; call +0x100
+        let code = [0x48, 0x83, 0xec, 0x08, 0xe8, 0, 1, 0, 0];
+        assert_eq!(first_call(&code, 0x1000), Some(0x1109));
+        // xor %edx,%edx; call
+        assert_eq!(first_call(&[0x31, 0xd2, 0xe8, 0, 1, 0, 0], 0x1000), None);
+        // ret
+        assert_eq!(first_call(&[0xc3], 0x1000), None);
+        assert_eq!(first_call(&[], 0x1000), None);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) struct Elf {
 }
 
 impl Elf {
-    /// Reads and parses a file; only symbols whose names begin with `Py` or `_Py` or `_` are kept.
+    /// Reads and parses a file; only symbols whose names begin with `Py`, `_` or `SSL_` are kept.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         if fs::metadata(path)?.len() > FILE_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "file too large for an interpreter"));
@@ -73,7 +73,7 @@ impl Elf {
         for symbol in file.dynamic_symbols().chain(file.symbols()) {
             if symbol.address() != 0
                 && let Ok(name) = symbol.name()
-                && (name.starts_with("Py") || name.starts_with('_'))
+                && (name.starts_with("Py") || name.starts_with('_') || name.starts_with("SSL_"))
             {
                 symbols.entry(name.to_owned()).or_insert((symbol.address(), symbol.size()));
             }
@@ -139,6 +139,11 @@ impl Elf {
         let Some(start) = self.code_offset(address) else { return &[] };
         let start = start as usize;
         self.data.get(start..(start + length).min(self.data.len())).unwrap_or_default()
+    }
+
+    /// Whether this text is in the file.
+    pub(super) fn contains(&self, text: &[u8]) -> bool {
+        memchr::memmem::find(&self.data, text).is_some()
     }
 
     /// Address of `_asyncio.Task.__init__`.

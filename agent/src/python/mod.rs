@@ -7,6 +7,7 @@ mod code;
 mod elf;
 mod memory;
 mod proof;
+mod tls;
 
 pub use memory::{Mapping, Memory, read_maps};
 pub use proof::{Attribution, Probe, Proof, ProofError, prove};

@@ -8,6 +8,7 @@ use super::{
     code::probe_offset,
     elf::Elf,
     memory::{Mapping, Memory, mapped_file, read_maps},
+    tls,
 };
 
 /// Words of `_PyRuntime` searched for interpreters (`pyruntimestate.interpreters.head` is near its front).
@@ -163,6 +164,10 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
     };
     proof.attribution = Attribution::Context;
     add_probes(pid, &maps, (&file, &elf), &mut proof, &mut notes);
+    let (libraries, unreadable) = tls::probes(pid, &maps, (&file, &elf));
+    proof.process.tls = u32::from(!libraries.is_empty());
+    proof.probes.extend(libraries);
+    notes.extend(unreadable);
     proof.notes = notes;
     Ok(proof)
 }

@@ -102,6 +102,40 @@ pub struct Endpoints {
     pub local: Address,
     /// The other end.
     pub remote: Address,
+    /// What is known of its encryption, where it is encrypted.
+    pub tls: Option<TlsInfo>,
+}
+
+/// What a TLS handshake has said in the clear.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsInfo {
+    /// `tls.protocol.version`; `None` where the handshake was not seen.
+    pub version: Option<&'static str>,
+    /// The name that the client has asked for.
+    pub server_name: Option<String>,
+}
+
+impl Endpoints {
+    /// The ends of a connection that is not encrypted, or not known to be.
+    pub fn plain(local: Address, remote: Address) -> Self {
+        Self { local, remote, tls: None }
+    }
+
+    /// Adds what is known of the encryption: `tls.*`, and at a client the server's name for its address.
+    pub fn complete(&self, role: Role, attributes: &mut Vec<Attribute>) {
+        let Some(tls) = &self.tls else { return };
+        // A URL or Host header says more than the name in the handshake.
+        let by_url = attributes.iter().any(|attribute| attribute.key == "url.full");
+        if let (Role::Client, Some(name), false) = (role, &tls.server_name, by_url)
+            && let Some(address) = attributes.iter_mut().find(|attribute| attribute.key == "server.address")
+        {
+            *address = Attribute::new("server.address", name.clone());
+        }
+        attributes.push(Attribute::new("tls.protocol.name", "tls"));
+        if let Some(version) = tls.version {
+            attributes.push(Attribute::new("tls.protocol.version", version));
+        }
+    }
 }
 
 /// Which part the watched process plays on a connection.

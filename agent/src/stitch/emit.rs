@@ -338,7 +338,7 @@ impl Engine {
 
     fn describe(&mut self, detail: &Detail, role: Role, frame: &Frame) -> Description {
         let endpoints = &*frame.endpoints;
-        match detail {
+        let mut description = match detail {
             Detail::Http(exchange) => {
                 // Nothing is learned from what was refused: a scanner's paths must not crowd out the real ones.
                 let route = match (role, exchange.status) {
@@ -355,7 +355,9 @@ impl Engine {
             }
             Detail::Amqp(message) => amqp::describe(message, endpoints, frame.outcome),
             Detail::Redis(batch) => redis::describe(batch, role, endpoints, self.options.redis),
-        }
+        };
+        endpoints.complete(role, &mut description.attributes);
+        description
     }
 
     fn resource_of(&self, pid: u32) -> Arc<Resource> {

@@ -19,7 +19,7 @@ impl Engine {
         let Event::Begin { exchange, first, at, incoming } = &happened.event else { return };
         let id = UnitId(self.number());
         let uvloop = self.processes.get(&at.pid).is_some_and(|process| process.uvloop);
-        let by_loop = uvloop && flags & flag::FILE_CALL != 0;
+        let by_loop = uvloop && flags & (flag::FILE_CALL | flag::DETACHED) != 0;
         if by_loop && let Some(context) = self.contexts.find_mut(at.context) {
             context.common = true;
         }

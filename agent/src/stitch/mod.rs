@@ -330,15 +330,18 @@ impl Engine {
         self.counters.facts += 1;
         let header = *fact.header();
         self.now = self.now.max(header.time);
-        // What the fact tells of the thread is compared with the facts before it.
-        let before = (header.tid != 0).then(|| {
+        // What the fact tells of the thread is compared with the facts before it. Ciphertext tells nothing: the plaintext
+        // has done so, or will.
+        let ciphertext =
+            matches!(fact, Fact::Data { data, .. } if self.connections.is_encrypted(data.socket));
+        let before = (header.tid != 0 && !ciphertext).then(|| {
             let last = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.last);
             let thread = self.thread(&header);
             thread.rested = header.time.saturating_sub(last);
             thread.facts += 1;
             thread.facts - 1
         });
-        if !matches!(fact, Fact::Data { .. })
+        if !matches!(fact, Fact::Data { .. } | Fact::Tls { .. })
             && let Some(thread) = self.threads.get_mut(&(header.pid, header.tid))
         {
             thread.flush = (0, 0);
@@ -347,21 +350,22 @@ impl Engine {
             Fact::Data { head, .. } if header.flags & flag::PIPE != 0 => self.piped(&header, head),
             Fact::Data { data, head, tail } => {
                 let mark = self.mark(&header);
-                let thread = self.thread(&header);
-                let received = header.flags & flag::RECEIVED != 0;
-                if received || thread.flush.0 != data.socket {
-                    thread.flush = (if received { 0 } else { data.socket }, 0);
-                }
-                if received {
-                    thread.reads += 1;
-                    thread.read_at = thread.facts;
-                    thread.answered.0 = mark.context;
-                    thread.answered.1.clear();
-                    thread.reading = None;
-                    thread.read = data.length;
+                if !ciphertext {
+                    self.moved(&header, data.socket, data.length, mark.context);
                 }
                 self.connections.data(data, head, tail, mark, &mut self.happened);
+                self.handle(if ciphertext { flag::DETACHED } else { header.flags });
+            }
+            Fact::Tls { tls, head, tail } => {
+                let mark = self.mark(&header);
+                self.moved(&header, tls.ssl, tls.length, mark.context);
+                self.connections.tls(tls, head, tail, mark, &mut self.happened);
                 self.handle(header.flags);
+            }
+            Fact::TlsFree(item) => {
+                let mark = self.mark(&header);
+                self.connections.tls_free(item, mark, &mut self.happened);
+                self.handle(0);
             }
             Fact::Socket(socket) => {
                 let mark = self.mark(&header);
@@ -445,6 +449,23 @@ impl Engine {
                 self.counters.dropped_facts = self.dropped.values().sum();
             }
             Fact::End(_) => self.finish(),
+        }
+    }
+
+    /// A thread has moved bytes that are not encrypted, or not yet, or no longer, through a socket or an `SSL` object.
+    fn moved(&mut self, header: &Header, through: u64, length: u64, context: context::ContextId) {
+        let thread = self.thread(header);
+        let received = header.flags & flag::RECEIVED != 0;
+        if received || thread.flush.0 != through {
+            thread.flush = (if received { 0 } else { through }, 0);
+        }
+        if received {
+            thread.reads += 1;
+            thread.read_at = thread.facts;
+            thread.answered.0 = context;
+            thread.answered.1.clear();
+            thread.reading = None;
+            thread.read = length;
         }
     }
 

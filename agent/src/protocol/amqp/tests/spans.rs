@@ -112,8 +112,7 @@ fn a_delivery_tells_its_message_and_how_it_was_settled() {
     delivery.body_size = 12;
     delivery.task = Some(Box::new(Task { name: "shop.add".to_owned(), ..Task::default() }));
     delivery.death = Some(Box::new(Death { count: 3, ..Death::default() }));
-    let endpoints =
-        Endpoints { local: Address::Unknown, remote: Address::Inet("10.1.2.80:5672".parse().unwrap()) };
+    let endpoints = Endpoints::plain(Address::Unknown, Address::Inet("10.1.2.80:5672".parse().unwrap()));
     let span = describe(&delivery, &endpoints, Some(Outcome::Nack { requeue: true }));
     has(&span, "messaging.rabbitmq.destination.routing_key", "new");
     has(&span, "messaging.rabbitmq.message.delivery_tag", 7);

@@ -11,7 +11,7 @@ fn inet(text: &str) -> Address {
 }
 
 fn endpoints() -> Endpoints {
-    Endpoints { local: inet("10.0.0.1:8000"), remote: inet("10.0.0.2:50123") }
+    Endpoints::plain(inet("10.0.0.1:8000"), inet("10.0.0.2:50123"))
 }
 
 fn exchange(target: &str) -> Exchange {
@@ -215,8 +215,7 @@ fn targets_in_every_form_give_paths_and_urls() {
 
 #[test]
 fn unix_sockets_have_names_and_no_ports() {
-    let endpoints =
-        Endpoints { local: Address::Unix("/run/app.sock".into()), remote: Address::Unix(String::new()) };
+    let endpoints = Endpoints::plain(Address::Unix("/run/app.sock".into()), Address::Unix(String::new()));
     let description = describe(&exchange("/"), Role::Server, &endpoints, None);
     assert_eq!(text(&description, "server.address").as_deref(), Some("/run/app.sock"));
     for key in ["server.port", "network.peer.address", "network.peer.port", "client.address"] {

@@ -4,10 +4,10 @@ use super::*;
 use crate::signal::{Address, Description, Endpoints, Role, Status, TextMode, Value};
 
 fn endpoints() -> Endpoints {
-    Endpoints {
-        local: Address::Inet("10.0.0.2:40000".parse().unwrap()),
-        remote: Address::Inet("10.0.0.9:5432".parse().unwrap()),
-    }
+    Endpoints::plain(
+        Address::Inet("10.0.0.2:40000".parse().unwrap()),
+        Address::Inet("10.0.0.9:5432".parse().unwrap()),
+    )
 }
 
 fn describe_all(chunks: &[Chunk], mode: TextMode) -> Vec<Description> {
@@ -157,7 +157,7 @@ fn operation_and_table_are_in_the_summary_alone() {
 #[test]
 fn a_unix_socket_is_an_address_without_port() {
     let path = "/run/postgresql/.s.PGSQL.5432";
-    let endpoints = Endpoints { local: Address::Unix(String::new()), remote: Address::Unix(path.to_owned()) };
+    let endpoints = Endpoints::plain(Address::Unix(String::new()), Address::Unix(path.to_owned()));
     let statement = &statements(&play(&[asks(query("SELECT 1"))]))[0];
     let description =
         describe(statement, Role::Client, &endpoints, TextMode::Sanitized, &mut Texts::default());

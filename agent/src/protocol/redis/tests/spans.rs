@@ -6,10 +6,10 @@ use super::*;
 use crate::signal::{Address, Description, Status};
 
 fn endpoints() -> Endpoints {
-    Endpoints {
-        local: Address::Inet(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 40_000))),
-        remote: Address::Inet(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 6379))),
-    }
+    Endpoints::plain(
+        Address::Inet(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 40_000))),
+        Address::Inet(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 6379))),
+    )
 }
 
 fn described(ops: &[Op], mode: TextMode) -> Description {
@@ -151,7 +151,7 @@ fn scripts_are_named() {
 fn unix_sockets_are_told_by_their_path() {
     let batch = batches(&play(&[sent(command("PING")), got("+PONG\r\n")])).remove(0);
     let remote = Address::Unix("/run/redis.sock".to_owned());
-    let endpoints = Endpoints { local: Address::Unix(String::new()), remote };
+    let endpoints = Endpoints::plain(Address::Unix(String::new()), remote);
     let description = describe(&batch, Role::Client, &endpoints, TextMode::Off);
     assert_eq!(
         value(&description.attributes, "network.peer.address"),
