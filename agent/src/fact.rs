@@ -67,6 +67,8 @@ pub enum Fact<'a> {
         /// Plaintext captured from the end.
         tail: &'a [u8],
     },
+    /// A TLS library goes on with the handshake of an `SSL` object.
+    TlsHandshake(Item),
     /// An `SSL` object was freed.
     TlsFree(Item),
     /// A socket was seen for the first time.
@@ -186,6 +188,7 @@ impl<'a> Fact<'a> {
                 let (head, tail) = captured::<Tls>(bytes, tls.head, tls.tail).ok_or(short)?;
                 Self::Tls { tls, head, tail }
             }
+            kind::TLS_HANDSHAKE => Self::TlsHandshake(front(bytes).ok_or(short)?),
             kind::TLS_FREE => Self::TlsFree(front(bytes).ok_or(short)?),
             kind::SOCKET => Self::Socket(Box::new(front(bytes).ok_or(short)?)),
             kind::CLOSE => Self::Close(front(bytes).ok_or(short)?),
@@ -217,7 +220,9 @@ impl<'a> Fact<'a> {
             Self::Socket(socket) => &socket.header,
             Self::Close(close) => &close.header,
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
-            Self::Put(item) | Self::Get(item) | Self::TlsFree(item) => &item.header,
+            Self::Put(item) | Self::Get(item) | Self::TlsHandshake(item) | Self::TlsFree(item) => {
+                &item.header
+            }
             Self::Fork(child) | Self::Thread(child) => &child.header,
             Self::Exec(header)
             | Self::Exit(header)
@@ -249,7 +254,9 @@ impl<'a> Fact<'a> {
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => {
                 into.extend_from_slice(as_bytes(lineage));
             }
-            Self::Put(item) | Self::Get(item) | Self::TlsFree(item) => into.extend_from_slice(as_bytes(item)),
+            Self::Put(item) | Self::Get(item) | Self::TlsHandshake(item) | Self::TlsFree(item) => {
+                into.extend_from_slice(as_bytes(item))
+            }
             Self::Fork(child) | Self::Thread(child) => into.extend_from_slice(as_bytes(child)),
             Self::Exec(header) | Self::Exit(header) | Self::Map(header) => {
                 into.extend_from_slice(as_bytes(header));

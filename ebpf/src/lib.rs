@@ -36,6 +36,8 @@ pub mod kind {
     pub const TLS: u16 = 14;
     /// [`Item`](super::Item): an `SSL` object was freed.
     pub const TLS_FREE: u16 = 15;
+    /// [`Item`](super::Item): a TLS library goes on with the handshake of an `SSL` object.
+    pub const TLS_HANDSHAKE: u16 = 16;
 }
 
 /// Bits of [`Header::flags`].

@@ -119,6 +119,17 @@ pub fn tls_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// Entry of `SSL_do_handshake(ssl)`.
+#[uprobe]
+pub fn tls_handshake(ctx: ProbeContext) -> u32 {
+    let (pid, _) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process);
+    let ssl: u64 = ctx.arg(0).unwrap_or(0);
+    report_number(kind::TLS_HANDSHAKE, current_context(process), ssl & !BITS);
+    0
+}
+
 /// Entry of `SSL_free(ssl)`.
 #[uprobe]
 pub fn tls_free(ctx: ProbeContext) -> u32 {

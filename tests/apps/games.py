@@ -72,7 +72,9 @@ async def lifespan(app):
     state.redis_sync = redis.from_url(REDIS_URL, max_connections=512)
     state.sync = SyncConnections()
     state.engine = create_async_engine(
-        PG_DSN.replace("postgresql://", "postgresql+asyncpg://"), pool_size=16, max_overflow=0
+        PG_DSN.replace("postgresql://", "postgresql+asyncpg://").replace("sslmode=", "ssl="),
+        pool_size=16,
+        max_overflow=0,
     )
     state.session = async_sessionmaker(state.engine, expire_on_commit=False)
     state.httpx = httpx.AsyncClient(timeout=30)

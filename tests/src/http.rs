@@ -4,8 +4,11 @@ use std::{
     collections::BTreeMap,
     io::{self, BufRead, Read, Write},
     net::{Ipv4Addr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
 /// Bounds a line of a head, so that a confused peer cannot fill the memory.
 const LINE_LIMIT: u64 = 64 << 10;
@@ -53,20 +56,39 @@ impl Message {
     }
 }
 
+/// A connection to a service of the rig.
+pub(crate) type Connection = io::BufReader<Box<dyn Stream>>;
+
+/// Bytes, encrypted or not.
+pub(crate) trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
 /// Sends a GET on an open connection and reads the answer.
-pub(crate) fn get(stream: &mut io::BufReader<TcpStream>, host: &str, target: &str) -> io::Result<Message> {
+pub(crate) fn get(stream: &mut Connection, host: &str, target: &str) -> io::Result<Message> {
     let request =
         format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adder-load\r\nAccept: */*\r\n\r\n");
     stream.get_mut().write_all(request.as_bytes())?;
     Message::read(stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// A connection to a loopback port.
-pub(crate) fn connect(port: u16, timeout: Duration) -> io::Result<io::BufReader<TcpStream>> {
+/// A connection to a loopback port, encrypted where there is a configuration for that.
+pub(crate) fn connect(
+    port: u16,
+    timeout: Duration,
+    tls: Option<&Arc<ClientConfig>>,
+) -> io::Result<Connection> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
+    let stream: Box<dyn Stream> = match tls {
+        Some(tls) => {
+            let name = ServerName::try_from("localhost").map_err(invalid)?;
+            let client = ClientConnection::new(Arc::clone(tls), name).map_err(invalid)?;
+            Box::new(StreamOwned::new(client, stream))
+        }
+        None => Box::new(stream),
+    };
     Ok(io::BufReader::new(stream))
 }
 

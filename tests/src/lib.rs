@@ -14,6 +14,7 @@
 //! Callers need no async. All processes are ended when their handle is dropped; files are under `target/rig`.
 
 pub mod agent;
+pub mod certificates;
 pub mod collector;
 mod http;
 pub mod judge;

@@ -1,12 +1,16 @@
 //! A closed-loop HTTP load: a fixed number of connections, each with one request under way at a time.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Result, ensure};
+use rustls::ClientConfig;
 
 use crate::http;
 
@@ -31,6 +35,8 @@ pub struct Load {
     /// Paths, taken in turn. `{n}` stands for a number from 1 to 500 (the games of the demo schema), another for each
     /// request; `rid=…` is added to the query.
     pub paths: Vec<String>,
+    /// For a service that speaks TLS.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// What became of one request.
@@ -87,7 +93,7 @@ impl Load {
             let joint = if path.contains('?') { '&' } else { '?' };
             let path = format!("{path}{joint}rid={rid}");
             let start = Instant::now();
-            let open = stream.take().map_or_else(|| http::connect(self.port, TIMEOUT), Ok);
+            let open = stream.take().map_or_else(|| http::connect(self.port, TIMEOUT, self.tls.as_ref()), Ok);
             let answer = open.and_then(|mut open| Ok((http::get(&mut open, "127.0.0.1", &path)?, open)));
             let latency = start.elapsed();
             let status = match answer {

@@ -4,14 +4,17 @@ use std::{
     fs,
     io::Write,
     net::TcpStream,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{free_port, process::Process, root};
+use crate::{certificates::Certificates, free_port, process::Process, root};
 
 /// The user and database of the demo services; loopback connections of this user need no password.
 const USER: &str = "games";
@@ -30,6 +33,7 @@ pub struct Postgres {
     process: Process,
     port: u16,
     dir: PathBuf,
+    encrypted: bool,
 }
 
 /// A statement that the server's log tells of.
@@ -46,16 +50,16 @@ pub struct Statement {
 impl Postgres {
     /// A server in the folder `dir` that logs every statement.
     pub fn start(dir: &Path) -> Result<Self> {
-        Self::start_with(dir, "log_statement = all")
+        Self::start_with(dir, "log_statement = all", None)
     }
 
     /// A server that logs no statements, for measurements.
     pub fn start_unlogged(dir: &Path) -> Result<Self> {
-        Self::start_with(dir, "log_statement = none")
+        Self::start_with(dir, "log_statement = none", None)
     }
 
-    /// A server with more lines in its `postgresql.conf`.
-    pub fn start_with(dir: &Path, settings: &str) -> Result<Self> {
+    /// A server with more lines in its `postgresql.conf`; with certificates it wants every TCP connection encrypted.
+    pub fn start_with(dir: &Path, settings: &str, tls: Option<&Certificates>) -> Result<Self> {
         let programs = programs()?;
         let dir = dir.join("postgres");
         if dir.exists() {
@@ -94,26 +98,40 @@ impl Postgres {
             String::from_utf8_lossy(&made.stderr)
         );
         let port = free_port()?;
+        let mut encryption = String::new();
+        if let Some(tls) = tls {
+            // The server refuses a key that is not its own.
+            for (from, name) in [(&tls.certificate, "server.crt"), (&tls.key, "server.key")] {
+                let to = data.join(name);
+                fs::copy(from, &to)?;
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o600))?;
+                if let Some(account) = &account {
+                    chown(&to, Some(account.uid), Some(account.gid))?;
+                }
+            }
+            encryption.push_str("ssl = on\n");
+        }
         fs::write(
             data.join("postgresql.conf"),
             format!(
                 "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\n\
                  fsync = off\nsynchronous_commit = off\nfull_page_writes = off\njit = off\n\
                  max_connections = 500\nshared_buffers = 64MB\npassword_encryption = 'scram-sha-256'\n\
-                 log_destination = stderr\nlogging_collector = off\nlog_line_prefix = '{LOG_SIGN}%p|%a|'\n{settings}\n",
+                 log_destination = stderr\nlogging_collector = off\nlog_line_prefix = '{LOG_SIGN}%p|%a|'\n{encryption}{settings}\n",
                 dir.display()
             ),
         )?;
+        let host = if tls.is_some() { "hostssl" } else { "host" };
         fs::write(
             data.join("pg_hba.conf"),
             format!(
-                "local all all trust\nhost all {SCRAM_USER} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+                "local all all trust\n{host} all {SCRAM_USER} 127.0.0.1/32 scram-sha-256\n{host} all all 127.0.0.1/32 trust\n"
             ),
         )?;
 
         let log = dir.join("postgres.log");
         let process = Process::start(command("postgres").arg("-D").arg(&data), &log, libc::SIGINT)?;
-        let server = Self { process, port, dir };
+        let server = Self { process, port, dir, encrypted: tls.is_some() };
         let ready = server.log_contains_ready();
         server.process.wait_ready(ready)?;
         server.psql(
@@ -140,12 +158,16 @@ impl Postgres {
 
     /// Connection string of the user who needs no password.
     pub fn dsn(&self) -> String {
-        format!("postgresql://{USER}@127.0.0.1:{}/{USER}", self.port)
+        format!("postgresql://{USER}@127.0.0.1:{}/{USER}{}", self.port, self.query())
     }
 
     /// Connection string of the user who logs in with SCRAM.
     pub fn scram_dsn(&self) -> String {
-        format!("postgresql://{SCRAM_USER}:{PASSWORD}@127.0.0.1:{}/{USER}", self.port)
+        format!("postgresql://{SCRAM_USER}:{PASSWORD}@127.0.0.1:{}/{USER}{}", self.port, self.query())
+    }
+
+    fn query(&self) -> &'static str {
+        if self.encrypted { "?sslmode=require" } else { "" }
     }
 
     /// The server process.

@@ -5,13 +5,18 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::{self, Command},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use rustls::ClientConfig;
 
 use crate::{
+    certificates::Certificates,
     collector::{Collector, Protocol},
     free_port, http,
     postgres::Postgres,
@@ -48,12 +53,13 @@ pub struct Environment {
     service: String,
     variables: Vec<(String, String)>,
     has_sdk: bool,
+    certificates: Option<Certificates>,
 }
 
 impl Environment {
     /// For a service of this name (`OTEL_SERVICE_NAME`).
     pub fn new(service: &str) -> Self {
-        Self { service: service.to_string(), variables: Vec::new(), has_sdk: false }
+        Self { service: service.to_string(), variables: Vec::new(), has_sdk: false, certificates: None }
     }
 
     /// The same for another service.
@@ -88,6 +94,13 @@ impl Environment {
         self.set("PLAYERS_URL", &players.url(""))
     }
 
+    /// The service trusts their authority, and speaks TLS itself where it serves by uvicorn.
+    #[must_use]
+    pub fn encrypted(mut self, certificates: &Certificates) -> Self {
+        self.certificates = Some(certificates.clone());
+        self.set("SSL_CERT_FILE", &certificates.authority.display().to_string())
+    }
+
     /// The service runs under the OpenTelemetry SDK (an environment of `requirements-sdk.txt`) and exports there.
     #[must_use]
     pub fn sdk(mut self, collector: &Collector) -> Self {
@@ -119,6 +132,7 @@ pub struct App {
     port: u16,
     service: String,
     marker: String,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl App {
@@ -137,6 +151,9 @@ impl App {
         Self::start(venv, dir, environment, |command, port| {
             command.args(["-m", "uvicorn", app, "--port", port, "--loop", event_loop.name()]);
             command.args(["--workers", &workers.to_string(), "--no-access-log", "--log-level", "warning"]);
+            if let Some(tls) = &environment.certificates {
+                command.arg("--ssl-keyfile").arg(&tls.key).arg("--ssl-certfile").arg(&tls.certificate);
+            }
         })
     }
 
@@ -230,7 +247,7 @@ impl App {
         arguments: impl FnOnce(&mut Command, &str),
     ) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let Environment { service, variables, has_sdk } = environment;
+        let Environment { service, variables, has_sdk, certificates } = environment;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let marker = format!("{service}-{}-{number}", process::id());
         let port = free_port()?;
@@ -253,7 +270,8 @@ impl App {
         arguments(&mut command, &port.to_string());
         let log = dir.join(format!("{marker}.log"));
         let process = Process::start(&mut command, &log, libc::SIGTERM)?;
-        Ok(Self { process, port, service: service.clone(), marker })
+        let tls = certificates.as_ref().map(|tls| Arc::clone(&tls.client));
+        Ok(Self { process, port, service: service.clone(), marker, tls })
     }
 
     /// Its port on 127.0.0.1.
@@ -263,7 +281,15 @@ impl App {
 
     /// The URL of a path of the service.
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        match self.tls {
+            Some(_) => format!("https://localhost:{}{path}", self.port),
+            None => format!("http://127.0.0.1:{}{path}", self.port),
+        }
+    }
+
+    /// What a client needs to speak TLS with it, where it does.
+    pub fn tls(&self) -> Option<Arc<ClientConfig>> {
+        self.tls.clone()
     }
 
     /// Its `OTEL_SERVICE_NAME`.
@@ -293,7 +319,7 @@ impl App {
 
     /// One GET; status and body.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = http::connect(self.port, TIMEOUT)?;
+        let mut stream = http::connect(self.port, TIMEOUT, self.tls.as_ref())?;
         let answer = http::get(&mut stream, "127.0.0.1", path)?;
         let status = answer.status().context("no status")?;
         Ok((status, String::from_utf8_lossy(&answer.body).into_owned()))

@@ -3,7 +3,9 @@
 //! A node has a name, an Erlang port mapper and files of its own, and listens on loopback alone.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
@@ -12,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{free_port, process::Process, wait_until};
+use crate::{certificates::Certificates, free_port, process::Process, wait_until};
 
 /// How long the consumers may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -26,17 +28,34 @@ pub struct RabbitMq {
     _mapper: Process,
     process: Process,
     port: u16,
+    /// The port of encrypted connections, and the authority that its clients are to trust.
+    tls: Option<(u16, PathBuf)>,
     environment: Vec<(String, String)>,
 }
 
 impl RabbitMq {
     /// A broker with its files in the folder `dir`.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, None)
+    }
+
+    /// A broker whose URL, with certificates, is one for encrypted connections.
+    pub fn start_with(dir: &Path, tls: Option<&Certificates>) -> Result<Self> {
         let home = dir.join("rabbitmq");
         fs::create_dir_all(home.join("home"))?;
         let (port, mapper_port, distribution) = (free_port()?, free_port()?, free_port()?);
         let config = home.join("rabbitmq.conf");
-        fs::write(&config, format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.file.level = warning\n"))?;
+        let mut lines = format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.file.level = warning\n");
+        let tls = tls.map(|tls| anyhow::Ok((free_port()?, tls))).transpose()?;
+        if let Some((port, tls)) = &tls {
+            write!(lines, "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.verify = verify_none\n")?;
+            for (name, path) in
+                [("cacertfile", &tls.authority), ("certfile", &tls.certificate), ("keyfile", &tls.key)]
+            {
+                writeln!(lines, "ssl_options.{name} = {}", path.display())?;
+            }
+        }
+        fs::write(&config, lines)?;
         fs::write(home.join("plugins"), "[].\n")?;
         let path = |name: &str| home.join(name).display().to_string();
         let environment: Vec<(String, String)> = [
@@ -66,12 +85,21 @@ impl RabbitMq {
         command.envs(environment.iter().cloned());
         let process = Process::start(&mut command, &home.join("rabbitmq.log"), libc::SIGTERM)?;
         process.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
-        Ok(Self { _mapper: mapper, process, port, environment })
+        let tls = tls.map(|(port, tls)| (port, tls.authority.clone()));
+        if let Some((port, _)) = &tls {
+            process.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok())?;
+        }
+        Ok(Self { _mapper: mapper, process, port, tls, environment })
     }
 
     /// Its URL, with the guest's account, which is for loopback only.
     pub fn url(&self) -> String {
-        format!("amqp://guest:guest@127.0.0.1:{}/", self.port)
+        match &self.tls {
+            Some((port, authority)) => {
+                format!("amqps://guest:guest@localhost:{port}/?cafile={}", authority.display())
+            }
+            None => format!("amqp://guest:guest@127.0.0.1:{}/", self.port),
+        }
     }
 
     /// The broker's process.

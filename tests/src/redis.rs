@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -13,13 +13,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{free_port, process::Process};
+use crate::{certificates::Certificates, free_port, process::Process};
 
 /// A running server.
 #[derive(Debug)]
 pub struct Redis {
     process: Process,
     port: u16,
+    /// The port of encrypted connections, and the authority that its clients are to trust.
+    tls: Option<(u16, PathBuf)>,
     commands: Arc<Mutex<Vec<RedisCommand>>>,
 }
 
@@ -35,13 +37,16 @@ pub struct RedisCommand {
 impl Redis {
     /// A server in the folder `dir` whose commands are collected.
     pub fn start(dir: &Path) -> Result<Self> {
-        let redis = Self::start_unlogged(dir)?;
-        redis.monitor()?;
-        Ok(redis)
+        Self::start_with(dir, true, None)
     }
 
     /// A server whose commands are not collected, for measurements.
     pub fn start_unlogged(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, false, None)
+    }
+
+    /// A server whose URL, with certificates, is one for encrypted connections.
+    pub fn start_with(dir: &Path, logged: bool, tls: Option<&Certificates>) -> Result<Self> {
         let port = free_port()?;
         let dir = dir.join("redis");
         fs::create_dir_all(&dir)?;
@@ -59,9 +64,20 @@ impl Redis {
                 "--dir",
             ])
             .arg(&dir);
+        let tls = tls.map(|tls| anyhow::Ok((free_port()?, tls))).transpose()?;
+        if let Some((port, tls)) = &tls {
+            command.args(["--tls-port", &port.to_string(), "--tls-auth-clients", "no", "--tls-cert-file"]);
+            command.arg(&tls.certificate).arg("--tls-key-file").arg(&tls.key);
+            command.arg("--tls-ca-cert-file").arg(&tls.authority);
+        }
         let process = Process::start(&mut command, &dir.join("redis.log"), libc::SIGINT)?;
         process.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
-        Ok(Self { process, port, commands: Arc::default() })
+        let tls = tls.map(|(port, tls)| (port, tls.authority.clone()));
+        let redis = Self { process, port, tls, commands: Arc::default() };
+        if logged {
+            redis.monitor()?;
+        }
+        Ok(redis)
     }
 
     /// Its port on 127.0.0.1.
@@ -71,7 +87,12 @@ impl Redis {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        match &self.tls {
+            Some((port, authority)) => {
+                format!("rediss://localhost:{port}/0?ssl_ca_certs={}", authority.display())
+            }
+            None => format!("redis://127.0.0.1:{}/0", self.port),
+        }
     }
 
     /// The server process.

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{folder, postgres::Postgres, python::Environment, rabbitmq::RabbitMq, redis::Redis, stack::venv};
+use crate::{
+    certificates::Certificates, folder, postgres::Postgres, python::Environment, rabbitmq::RabbitMq,
+    redis::Redis, stack::venv,
+};
 
 /// Postgres, Redis and, where it is wanted, `RabbitMQ`, all of them silent. Drop the services before.
 pub struct Rig {
@@ -23,11 +26,31 @@ pub struct Rig {
 impl Rig {
     /// Starts the servers; `python` is the beginning of a virtual environment's name.
     pub fn start(name: &str, service: &str, python: &str, with_broker: bool) -> Result<Self> {
+        Self::start_with(name, service, python, with_broker, false)
+    }
+
+    /// The same, with every connection encrypted.
+    pub fn start_encrypted(name: &str, service: &str, python: &str) -> Result<Self> {
+        Self::start_with(name, service, python, true, true)
+    }
+
+    fn start_with(
+        name: &str,
+        service: &str,
+        python: &str,
+        with_broker: bool,
+        encrypted: bool,
+    ) -> Result<Self> {
         let dir = folder(name)?;
-        let postgres = Postgres::start_unlogged(&dir)?;
-        let redis = Redis::start_unlogged(&dir)?;
-        let broker = with_broker.then(|| RabbitMq::start(&dir)).transpose()?;
+        let certificates = encrypted.then(|| Certificates::make(&dir)).transpose()?;
+        let tls = certificates.as_ref();
+        let postgres = Postgres::start_with(&dir, "log_statement = none", tls)?;
+        let redis = Redis::start_with(&dir, false, tls)?;
+        let broker = with_broker.then(|| RabbitMq::start_with(&dir, tls)).transpose()?;
         let mut environment = Environment::new(service).servers(&postgres, &redis);
+        if let Some(certificates) = tls {
+            environment = environment.encrypted(certificates);
+        }
         if let Some(broker) = &broker {
             environment = environment.broker(broker);
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::{
+    certificates::Certificates,
     collector::Collector,
     folder,
     postgres::Postgres,
@@ -41,21 +42,26 @@ pub struct Wanted<'a> {
     pub sdk: Option<&'a Collector>,
     /// Postgres and Redis log what is asked of them.
     pub logged: bool,
+    /// Every connection is encrypted.
+    pub encrypted: bool,
 }
 
 impl Stack {
     /// Starts everything and waits until it answers.
     pub fn start(wanted: &Wanted<'_>) -> Result<Self> {
         let dir = folder(wanted.name)?;
-        let (postgres, redis) = if wanted.logged {
-            (Postgres::start(&dir)?, Redis::start(&dir)?)
-        } else {
-            (Postgres::start_unlogged(&dir)?, Redis::start_unlogged(&dir)?)
-        };
+        let certificates = wanted.encrypted.then(|| Certificates::make(&dir)).transpose()?;
+        let tls = certificates.as_ref();
+        let log = if wanted.logged { "log_statement = all" } else { "log_statement = none" };
+        let (postgres, redis) =
+            (Postgres::start_with(&dir, log, tls)?, Redis::start_with(&dir, wanted.logged, tls)?);
         let environment = |service: &str| {
             let mut environment = Environment::new(service).servers(&postgres, &redis);
             for (name, value) in &wanted.variables {
                 environment = environment.set(name, value);
+            }
+            if let Some(certificates) = &certificates {
+                environment = environment.encrypted(certificates);
             }
             match wanted.sdk {
                 Some(collector) => environment.sdk(collector),

@@ -33,8 +33,13 @@ fn run(case: &Case<'_>) {
     let worker = worker.expect("a worker starts");
     let api = App::uvicorn(venv, dir, "schedule:app", EventLoop::Uvloop, 1, &environment);
     let api = api.expect("the publishing service starts");
-    let load =
-        Load { port: api.port(), connections: 64, requests: REQUESTS, paths: vec!["/task".to_owned()] };
+    let load = Load {
+        port: api.port(),
+        connections: 64,
+        requests: REQUESTS,
+        paths: vec!["/task".to_owned()],
+        tls: api.tls(),
+    };
     let one_by_one = || {
         // What waits at a list since before the agent came is not judged.
         thread::sleep(Duration::from_secs(2));

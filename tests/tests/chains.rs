@@ -43,8 +43,13 @@ impl Chain {
     fn watch(&self, api: &App, workers: &[&App], path: &str) -> Watched {
         let mut pids = vec![api.pid()];
         pids.extend(workers.iter().map(|worker| worker.pid()));
-        let load =
-            Load { port: api.port(), connections: 16, requests: REQUESTS, paths: vec![path.to_owned()] };
+        let load = Load {
+            port: api.port(),
+            connections: 16,
+            requests: REQUESTS,
+            paths: vec![path.to_owned()],
+            tls: api.tls(),
+        };
         let first = || {
             for _ in 0..3 {
                 api.get(path)?;

@@ -46,6 +46,7 @@ fn run(case: &Case<'_>) {
         connections: case.connections,
         requests: REQUESTS,
         paths: vec![path.clone()],
+        tls: api.tls(),
     };
     let pids = [api.pid(), listener.pid()];
     let one_by_one = || {

@@ -53,6 +53,7 @@ fn run(case: &Case<'_>) -> Watched {
         connections: case.connections,
         requests: case.requests,
         paths: case.paths.iter().map(|path| (*path).to_owned()).collect(),
+        tls: api.tls(),
     };
     let pids = [api.pid(), worker.pid(), bot.pid(), players.pid()];
     // Who wakes whom is watched from the first message on, in connections that are older than the agent.

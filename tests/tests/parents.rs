@@ -17,6 +17,7 @@ struct Case<'a> {
     variables: Vec<(&'a str, &'a str)>,
     connections: usize,
     requests: usize,
+    encrypted: bool,
 }
 
 fn run(case: &Case<'_>) {
@@ -27,6 +28,7 @@ fn run(case: &Case<'_>) {
         variables: case.variables.clone(),
         sdk: None,
         logged: true,
+        encrypted: case.encrypted,
     };
     let stack = Stack::start(&wanted).expect("the stack starts");
     let load = Load {
@@ -34,6 +36,7 @@ fn run(case: &Case<'_>) {
         connections: case.connections,
         requests: case.requests,
         paths: PATHS.map(str::to_owned).to_vec(),
+        tls: stack.games.tls(),
     };
     let watched =
         watch(&stack.dir, &[stack.games.pid(), stack.players.pid()], &load).expect("a watched load");
@@ -95,6 +98,7 @@ fn parents_are_right_on_uvloop_with_64_clients() {
         variables: vec![],
         connections: 64,
         requests: 5_000,
+        encrypted: false,
     });
 }
 
@@ -108,6 +112,7 @@ fn parents_are_right_on_asyncio_with_256_clients() {
         variables: vec![],
         connections: 256,
         requests: 5_000,
+        encrypted: false,
     });
 }
 
@@ -122,6 +127,23 @@ fn parents_are_right_where_uvicorn_starts_each_request_with_an_empty_context() {
             variables: vec![("UVICORN_RESET_CONTEXTVARS", "1")],
             connections: 64,
             requests: 1_700,
+            encrypted: false,
+        });
+    }
+}
+
+#[test]
+fn parents_are_right_where_every_connection_is_encrypted() {
+    for (python, event_loop) in [("3.11", EventLoop::Uvloop), ("3.13", EventLoop::Asyncio)] {
+        let venv = venv(python).expect("a virtual environment");
+        run(&Case {
+            name: "parents-tls",
+            venv: &venv,
+            event_loop,
+            variables: vec![],
+            connections: 64,
+            requests: 5_000,
+            encrypted: true,
         });
     }
 }
@@ -145,6 +167,7 @@ fn parents_are_right_on_every_python() {
                 variables: vec![],
                 connections,
                 requests: 5_000,
+                encrypted: false,
             };
             // What failed has said why; the others are to be heard too.
             let right = panic::catch_unwind(|| run(&case)).is_ok();

@@ -153,6 +153,7 @@ fn run_sdk() -> Run {
         ],
         sdk: Some(&collector),
         logged: false,
+        encrypted: false,
     };
     let mut stack = Stack::start(&wanted).expect("the stack starts");
     send(stack.games.port()).expect("the requests are answered");
@@ -174,6 +175,7 @@ fn run_adder() -> Run {
         variables: vec![],
         sdk: None,
         logged: false,
+        encrypted: false,
     };
     let stack = Stack::start(&wanted).expect("the stack starts");
     let mut variables = collector.env(Protocol::Grpc);

@@ -34,7 +34,7 @@ fn servers(name: &str, python: &str) -> Servers {
 
 fn load(app: &App, connections: usize, requests: usize, paths: &[&str]) -> Load {
     let paths = paths.iter().map(|path| (*path).to_owned()).collect();
-    Load { port: app.port(), connections, requests, paths }
+    Load { port: app.port(), connections, requests, paths, tls: app.tls() }
 }
 
 /// Watches a service under load: every operation under its request, a server span for each request.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use adder_ebpf::{Data, Socket, flag};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
 use self::sessions::{Layer, Sessions};
@@ -178,6 +178,8 @@ pub struct Connections {
     /// Socket by ends: namespace, local, remote. Finds the other end of a connection between watched processes.
     by_ends: FxHashMap<(u32, Address, Address), u64>,
     sessions: Sessions,
+    /// Processes that send at the end of a turn of their loop.
+    late_writers: FxHashSet<u32>,
     next: u64,
     events: Vec<Event>,
     found: Vec<(Protocol, u32)>,
@@ -311,6 +313,7 @@ impl Connections {
             self.release(socket, mark.pid, fd, mark, out);
         }
         self.sessions.exit(mark.pid);
+        self.late_writers.remove(&mark.pid);
     }
 
     /// The connection of a watched process at the other end of one with these ends.

@@ -1,11 +1,12 @@
 //! Which `SSL` object belongs to which connection, and what it has said before that is known.
 //!
 //! A library that works on the socket itself is seen to do so. One that works on memory (asyncio, uvloop, anyio) is
-//! not; there the ciphertext tells:
+//! not; there it shows in what a thread does next, in the same Python context:
 //!
-//! - A thread that has just received a record, and reads plaintext of the record's size, reads that record.
-//! - A thread that has written plaintext, and then sends a record of that size, sends that plaintext; where two objects
-//!   would fit, neither is believed.
+//! - It has received ciphertext, and at once goes on with a handshake, or reads plaintext of the size of a record in it:
+//!   event loops call the library as soon as they have read.
+//! - It has gone on with a handshake, or has written plaintext, and at once sends records, the first of that size.
+//!   uvloop up to 0.22 sends later, and may send another's.
 //!
 //! What is found holds until the object is freed or the connection closed.
 
@@ -21,17 +22,15 @@ use crate::protocol::{
 
 /// `SSL` objects followed at once.
 const SESSIONS_MAX: usize = 65_536;
-/// Threads of which is known what they have moved last.
+/// Threads of which is known what they have done last.
 const THREADS_MAX: usize = 65_536;
 /// Plaintext of one object that is kept while its connection is not known: pieces and bytes.
 const PIECES_MAX: usize = 64;
 const HELD_MAX: usize = 256 * 1024;
 /// How long an object's connection is looked for, nanoseconds.
 const SEARCH: u64 = 2_000_000_000;
-/// Records, and writes, of one thread that have not found their other side.
-const UNMATCHED_MAX: usize = 32;
-/// How long after a write its record is looked for, nanoseconds.
-const WRITE_WINDOW: u64 = 1_000_000_000;
+/// Records of one thread of which nothing was read.
+const RECORDS_MAX: usize = 32;
 
 /// An `SSL` object: process and address.
 pub(super) type Key = (u32, u64);
@@ -131,20 +130,32 @@ impl Session {
     }
 }
 
-/// What a thread has moved last.
-#[derive(Default)]
-struct Moved {
-    /// The socket on which it has received, and the records there that nothing was read of.
-    received: (u64, VecDeque<u16>),
-    /// Plaintext that objects without connection have written: when, which, how much.
-    written: VecDeque<(u64, Key, u64)>,
+/// What a thread has done last, as far as it may belong to what it does next.
+#[derive(Clone, Copy)]
+enum Step {
+    /// It has received ciphertext on this socket.
+    Received(u64),
+    /// It has gone on with this object's handshake.
+    Handshake(Key),
+    /// It has written plaintext to this object: so much, the first time in a row.
+    Wrote(Key, u64),
+}
+
+/// A thread.
+struct Thread {
+    step: Step,
+    /// The context in which it was.
+    context: u32,
+    /// Of received ciphertext: the records of application data that have begun on that socket and of which nothing was
+    /// read, as far as they have come in a row.
+    records: VecDeque<u16>,
 }
 
 /// All objects.
 #[derive(Default)]
 pub(super) struct Sessions {
     by_object: FxHashMap<Key, Session>,
-    threads: FxHashMap<(u32, u32), Moved>,
+    threads: FxHashMap<(u32, u32), Thread>,
 }
 
 impl Sessions {
@@ -182,55 +193,80 @@ impl Sessions {
         }
     }
 
-    fn thread(&mut self, thread: (u32, u32)) -> &mut Moved {
-        if self.threads.len() >= THREADS_MAX && !self.threads.contains_key(&thread) {
-            // Each has at most a few records that have not found their side; none is needed for long.
+    fn step(&mut self, mark: Mark, step: Step) -> &mut Thread {
+        let key = (mark.pid, mark.tid);
+        if self.threads.len() >= THREADS_MAX && !self.threads.contains_key(&key) {
+            // What a thread has done last matters only for what it does at once.
             self.threads.clear();
         }
-        self.threads.entry(thread).or_default()
+        let thread = self.threads.entry(key).or_insert(Thread {
+            step,
+            context: mark.context,
+            records: VecDeque::new(),
+        });
+        thread.step = step;
+        thread.context = mark.context;
+        thread
+    }
+
+    /// What the thread has done last, if that was in the same context.
+    fn before(&mut self, mark: Mark) -> Option<&mut Thread> {
+        let thread = self.threads.get_mut(&(mark.pid, mark.tid))?;
+        (thread.context == mark.context).then_some(thread)
     }
 
     /// A thread has received ciphertext, in which these records of application data begin.
-    pub(super) fn received(&mut self, thread: (u32, u32), socket: u64, records: &[u16]) {
-        let moved = self.thread(thread);
-        if moved.received.0 != socket {
-            moved.received = (socket, VecDeque::new());
+    pub(super) fn received(&mut self, mark: Mark, socket: u64, records: &[u16]) {
+        let same =
+            self.before(mark).is_some_and(|last| matches!(last.step, Step::Received(at) if at == socket));
+        let thread = self.step(mark, Step::Received(socket));
+        if !same {
+            thread.records.clear();
         }
-        moved.received.1.extend(records);
-        while moved.received.1.len() > UNMATCHED_MAX {
-            moved.received.1.pop_front();
-        }
-    }
-
-    /// A thread has read so much plaintext: the socket from which it came, if that shows.
-    pub(super) fn read(&mut self, thread: (u32, u32), length: u64) -> Option<u64> {
-        let (socket, records) = &mut self.threads.get_mut(&thread)?.received;
-        let place = records.iter().position(|record| fits(*record, length))?;
-        records.drain(..=place);
-        Some(*socket)
-    }
-
-    /// A thread has written so much plaintext to an object whose connection is not known.
-    pub(super) fn wrote(&mut self, thread: (u32, u32), key: Key, length: u64, time: u64) {
-        let moved = self.thread(thread);
-        moved.written.push_back((time, key, length));
-        if moved.written.len() > UNMATCHED_MAX {
-            moved.written.pop_front();
+        thread.records.extend(records);
+        while thread.records.len() > RECORDS_MAX {
+            thread.records.pop_front();
         }
     }
 
-    /// A thread has sent ciphertext on a connection whose object is not known, and these records begin in it: the object,
-    /// if that shows.
-    pub(super) fn sent(&mut self, thread: (u32, u32), records: &[u16], time: u64) -> Option<Key> {
-        let by_object = &self.by_object;
-        let moved = self.threads.get_mut(&thread)?;
-        moved.written.retain(|(written, key, _)| {
-            *written + WRITE_WINDOW > time && by_object.get(key).is_some_and(|s| s.socket.is_none())
+    /// A thread has sent ciphertext in which these records of application data begin: the object that has made it, if
+    /// that shows, and whether by its handshake.
+    pub(super) fn sent(&mut self, mark: Mark, records: &[u16]) -> Option<(Key, bool)> {
+        let thread = self.before(mark)?;
+        match thread.step {
+            Step::Handshake(key) => Some((key, true)),
+            Step::Wrote(key, length) => {
+                records.first().is_some_and(|record| fits(*record, length)).then_some((key, false))
+            }
+            Step::Received(_) => None,
+        }
+    }
+
+    /// A thread goes on with the handshake of an object: the socket from which it has come, if that shows.
+    pub(super) fn handshake(&mut self, mark: Mark, key: Key) -> Option<u64> {
+        let from = self.before(mark).and_then(|thread| match thread.step {
+            Step::Received(socket) => Some(socket),
+            Step::Handshake(_) | Step::Wrote(..) => None,
         });
-        let mut fitting = moved.written.iter().filter(|(_, key, length)| {
-            key.0 == thread.0 && records.iter().any(|record| fits(*record, *length))
-        });
-        let first = fitting.next()?.1;
-        fitting.all(|(_, key, _)| *key == first).then_some(first)
+        self.step(mark, Step::Handshake(key));
+        from
+    }
+
+    /// A thread has read so much plaintext: the socket from which it has come, if that shows.
+    pub(super) fn read(&mut self, mark: Mark, length: u64) -> Option<u64> {
+        let thread = self.before(mark)?;
+        let Step::Received(socket) = thread.step else { return None };
+        let place = thread.records.iter().position(|record| fits(*record, length))?;
+        thread.records.drain(..=place);
+        Some(socket)
+    }
+
+    /// A thread has written so much plaintext.
+    pub(super) fn wrote(&mut self, mark: Mark, key: Key, length: u64) {
+        let again =
+            self.before(mark).is_some_and(|last| matches!(last.step, Step::Wrote(to, _) if to == key));
+        if !again {
+            self.step(mark, Step::Wrote(key, length));
+        }
     }
 }

@@ -46,17 +46,12 @@ impl Connections {
         };
         *taken = tls.offset + tls.length;
         let known = session.socket;
-        let thread = (mark.pid, mark.tid);
         let found = if tls.socket != 0 {
             Some(tls.socket)
         } else if received {
-            // Asked also where it is known: a record that was read is nobody else's.
-            let read = self.sessions.read(thread, tls.length);
-            known.or(read)
+            known.or_else(|| self.sessions.read(mark, tls.length))
         } else {
-            if known.is_none() {
-                self.sessions.wrote(thread, key, tls.length, mark.time);
-            }
+            self.sessions.wrote(mark, key, tls.length);
             known
         };
         if let Some(socket) = found
@@ -72,6 +67,21 @@ impl Connections {
             let socket = self.detach(mark);
             self.bind(key, socket, true, out);
         }
+    }
+
+    /// A TLS library goes on with the handshake of an object.
+    pub fn tls_handshake(&mut self, item: &Item, mark: Mark, out: &mut VecDeque<Happened>) {
+        let key = (mark.pid, item.item);
+        let known = self.sessions.session(key, mark.time).socket;
+        let found = self.sessions.handshake(mark, key);
+        if let Some(socket) = found.filter(|_| known != found) {
+            self.bind(key, socket, true, out);
+        }
+    }
+
+    /// A process sends at the end of a turn of its loop, perhaps another's: nothing follows from it.
+    pub fn writes_late(&mut self, pid: u32) {
+        self.late_writers.insert(pid);
     }
 
     /// A TLS library has freed an object.
@@ -102,18 +112,19 @@ impl Connections {
         let Some(layer) = self.by_socket.get_mut(&socket).and_then(|known| known.tls.as_mut()) else {
             return;
         };
-        let thread = (mark.pid, mark.tid);
         let found = match direction {
             Direction::Received => {
-                self.sessions.received(thread, socket, &layer.begun);
+                self.sessions.received(mark, socket, &layer.begun);
                 None
             }
-            Direction::Sent if layer.session.is_none() => self.sessions.sent(thread, &layer.begun, mark.time),
+            Direction::Sent if layer.session.is_none() && !self.late_writers.contains(&mark.pid) => {
+                self.sessions.sent(mark, &layer.begun)
+            }
             Direction::Sent => None,
         };
         layer.begun.clear();
-        if let Some(key) = found {
-            self.bind(key, socket, false, out);
+        if let Some((key, by_handshake)) = found {
+            self.bind(key, socket, by_handshake, out);
         }
     }
 
@@ -131,13 +142,7 @@ impl Connections {
             return;
         }
         layer.session = Some(key);
-        let newly = !std::mem::replace(&mut layer.readable, true);
-        if newly {
-            self.counters.decrypted += 1;
-            let info = TlsInfo { version: layer.version, server_name: layer.server_name.clone() };
-            connection.endpoints = Arc::new(Endpoints { tls: Some(info), ..(*connection.endpoints).clone() });
-        }
-        if newly || before.is_some_and(|before| before.1 != key.1) {
+        if !layer.readable || before.is_some_and(|before| before.1 != key.1) {
             connection.state = State::new();
         }
         if let Some(before) = before.and_then(|before| self.sessions.get_mut(before)) {
@@ -161,6 +166,13 @@ impl Connections {
         let Some(connection) = self.by_socket.get_mut(&socket) else { return };
         let (direction, mark) = (piece.direction, piece.mark);
         connection.last = connection.last.max(mark.time);
+        if let Some(layer) = &mut connection.tls
+            && !std::mem::replace(&mut layer.readable, true)
+        {
+            self.counters.decrypted += 1;
+            let info = TlsInfo { version: layer.version, server_name: layer.server_name.clone() };
+            connection.endpoints = Arc::new(Endpoints { tls: Some(info), ..(*connection.endpoints).clone() });
+        }
         let undecided = connection.is_undecided();
         for (gap, bytes) in [(piece.missing, &piece.head), (piece.between, &piece.tail)] {
             if gap > 0 {

@@ -50,7 +50,7 @@ const FEXIT: [(&str, &str); 21] = [
 ];
 
 /// Programs on functions of `CPython` and of TLS libraries.
-const UPROBES: [&str; 12] = [
+const UPROBES: [&str; 13] = [
     "task_init",
     "copy_context",
     "queue_put",
@@ -62,6 +62,7 @@ const UPROBES: [&str; 12] = [
     "tls_write_flags",
     "tls_write",
     "tls_return",
+    "tls_handshake",
     "tls_free",
 ];
 

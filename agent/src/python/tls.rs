@@ -46,13 +46,15 @@ pub(super) fn probes(pid: u32, maps: &[Mapping], main: (&str, &Elf)) -> (Vec<Pro
         for way in &WAYS {
             add(pid, maps, path, elf, way, &mut probes);
         }
-        if probes.len() > before
-            && let Some((address, _)) = elf.symbol("SSL_free")
-        {
-            let skip = probe_offset(elf.code(address, CODE));
-            probes.extend(probe(pid, maps, path, elf, "tls_free", address + skip));
+        let around = [("SSL_do_handshake", "tls_handshake"), ("SSL_free", "tls_free")];
+        let found = probes.len() > before;
+        for (function, program) in around.into_iter().filter(|_| found) {
+            if let Some((address, _)) = elf.symbol(function) {
+                let skip = probe_offset(elf.code(address, CODE));
+                probes.extend(probe(pid, maps, path, elf, program, address + skip));
+            }
         }
-        if probes.len() == before && path == main.0 && !maps.iter().any(|m| is_ssl_module(&m.path)) {
+        if !found && path == main.0 && !maps.iter().any(|m| is_ssl_module(&m.path)) {
             // Built in: it works, or it is not there; a stripped one hides it.
             if elf.contains(b"OpenSSL 3.") || elf.contains(b"OpenSSL 1.1.") {
                 notes.push(format!(

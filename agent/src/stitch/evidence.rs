@@ -70,13 +70,17 @@ impl Engine {
             return None;
         }
         let stale = owner.is_some_and(|owner| self.has_ended(owner));
+        let at_once = inbound.facts == facts;
         if inbound.context == parent {
-            return (owner.is_none() || stale).then_some((inbound.unit, inbound.by_loop || stale));
+            // uvloop first reads from an encrypted connection in a context that nobody has announced, and which may
+            // stand at the address of one whose request is still running.
+            let taken = owner.is_some() && !stale && !(inbound.by_loop && at_once);
+            return (!taken).then_some((inbound.unit, inbound.by_loop || stale));
         }
         // A loop that has read calls the protocol at once, which may start the task in a context of the connection or in
         // a new empty one (uvicorn). Nobody has announced either, and it may stand at the address of any that was.
         // Nothing of this thread lies between; whether that was chance, the response shows.
-        (inbound.facts == facts).then_some((inbound.unit, true))
+        at_once.then_some((inbound.unit, true))
     }
 
     pub(super) fn has_ended(&self, unit: UnitId) -> bool {

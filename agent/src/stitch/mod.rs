@@ -332,8 +332,11 @@ impl Engine {
         self.now = self.now.max(header.time);
         // What the fact tells of the thread is compared with the facts before it. Ciphertext tells nothing: the plaintext
         // has done so, or will.
-        let ciphertext =
-            matches!(fact, Fact::Data { data, .. } if self.connections.is_encrypted(data.socket));
+        let ciphertext = match fact {
+            Fact::Data { data, .. } => self.connections.is_encrypted(data.socket),
+            Fact::TlsHandshake(_) | Fact::TlsFree(_) => true,
+            _ => false,
+        };
         let before = (header.tid != 0 && !ciphertext).then(|| {
             let last = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.last);
             let thread = self.thread(&header);
@@ -341,7 +344,7 @@ impl Engine {
             thread.facts += 1;
             thread.facts - 1
         });
-        if !matches!(fact, Fact::Data { .. } | Fact::Tls { .. })
+        if !matches!(fact, Fact::Data { .. } | Fact::Tls { .. } | Fact::TlsHandshake(_) | Fact::TlsFree(_))
             && let Some(thread) = self.threads.get_mut(&(header.pid, header.tid))
         {
             thread.flush = (0, 0);
@@ -361,6 +364,11 @@ impl Engine {
                 self.moved(&header, tls.ssl, tls.length, mark.context);
                 self.connections.tls(tls, head, tail, mark, &mut self.happened);
                 self.handle(header.flags);
+            }
+            Fact::TlsHandshake(item) => {
+                let mark = self.mark(&header);
+                self.connections.tls_handshake(item, mark, &mut self.happened);
+                self.handle(0);
             }
             Fact::TlsFree(item) => {
                 let mark = self.mark(&header);
@@ -386,6 +394,7 @@ impl Engine {
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.late_writes = true;
                 }
+                self.connections.writes_late(header.pid);
             }
             Fact::Task(lineage) | Fact::Copy(lineage) => {
                 self.lineage(&header, lineage.child, before.unwrap_or_default());

@@ -41,6 +41,7 @@ fn main() -> Result<()> {
         variables: vec![],
         sdk: None,
         logged: false,
+        encrypted: false,
     };
     let stack = Stack::start(&wanted)?;
     let messaging = Messaging::start(&venv, &stack, EventLoop::Uvloop)?;
@@ -80,6 +81,7 @@ fn main() -> Result<()> {
         connections: CONNECTIONS,
         requests: REQUESTS,
         paths: PATHS.map(str::to_owned).to_vec(),
+        tls: None,
     };
     let report = load.run()?;
     let messages = Load {
@@ -87,6 +89,7 @@ fn main() -> Result<()> {
         connections: 1,
         requests: MESSAGES,
         paths: messaging::PATHS.map(str::to_owned).to_vec(),
+        tls: None,
     };
     let published = messages.run()?;
     ensure!(published.failed() == 0, "{} of {MESSAGES} messages were not published", published.failed());

@@ -152,7 +152,13 @@ impl Service {
     }
 
     fn answers(&self) -> bool {
-        let load = Load { port: self.port, connections: 1, requests: 1, paths: vec!["/health".to_owned()] };
+        let load = Load {
+            port: self.port,
+            connections: 1,
+            requests: 1,
+            paths: vec!["/health".to_owned()],
+            tls: None,
+        };
         load.run().is_ok_and(|report| report.count(200) == 1)
     }
 
@@ -189,7 +195,8 @@ impl Service {
         }
 
         let paths = ASKED.iter().map(|(path, ..)| (*path).to_owned()).collect();
-        let report = Load { port: self.port, connections: CONNECTIONS, requests: REQUESTS, paths }.run()?;
+        let report =
+            Load { port: self.port, connections: CONNECTIONS, requests: REQUESTS, paths, tls: None }.run()?;
         thread::sleep(AFTERWARDS);
         // Here, because `Agent::stop` is not as patient.
         agent.process().signal(libc::SIGTERM);

@@ -32,7 +32,7 @@ fn request() -> ExportTraceServiceRequest {
 }
 
 fn post(collector: &Collector, body: &[u8], headers: &str) -> u16 {
-    let mut stream = connect(collector.http_port, Duration::from_secs(5)).unwrap();
+    let mut stream = connect(collector.http_port, Duration::from_secs(5), None).unwrap();
     let head = format!("POST /v1/traces HTTP/1.1\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
     stream.get_mut().write_all(head.as_bytes()).unwrap();
     stream.get_mut().write_all(body).unwrap();
