@@ -3,8 +3,9 @@
 import os
 
 import pika
+from brokers import pika_parameters
 
-connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
+connection = pika.BlockingConnection(pika_parameters(os.environ["AMQP_URL"]))
 channel = connection.channel()
 queue = channel.queue_declare("", exclusive=True).method.queue
 channel.queue_bind(queue, "amq.rabbitmq.trace", "#")

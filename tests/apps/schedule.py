@@ -15,6 +15,7 @@ import pika
 import pika.adapters.asyncio_connection
 import redis.asyncio
 import tasks
+from brokers import kombu_connection, pika_parameters
 from common import PG_DSN, REDIS_URL, Rid, serve_truth
 from fastapi import Depends, FastAPI
 
@@ -35,7 +36,7 @@ async def lifespan(app):
         await queue.consume(answered, no_ack=True)
         state.adapter = asyncio.get_running_loop().create_future()
         pika.adapters.asyncio_connection.AsyncioConnection(
-            pika.URLParameters(AMQP_URL),
+            pika_parameters(AMQP_URL),
             on_open_callback=lambda connection: connection.channel(on_open_callback=state.adapter.set_result),
         )
     yield
@@ -83,7 +84,7 @@ async def publish_many(kind: str, request: Rid = Depends(Rid)):
 def publish_pika(kind: str, size: int = 2, request: Rid = Depends(Rid)):
     """pika's blocking connection, one for each thread of the pool, with confirms."""
     if not hasattr(local, "channel"):
-        local.channel = pika.BlockingConnection(pika.URLParameters(AMQP_URL)).channel()
+        local.channel = pika.BlockingConnection(pika_parameters(AMQP_URL)).channel()
         local.channel.confirm_delivery()
     request.note("publish")
     local.channel.basic_publish("jobs", request.routing_key(kind), b"x" * size)
@@ -94,7 +95,7 @@ def publish_pika(kind: str, size: int = 2, request: Rid = Depends(Rid)):
 def publish_kombu(kind: str, size: int = 2, request: Rid = Depends(Rid)):
     """kombu on py-amqp, one connection for each thread of the pool."""
     if not hasattr(local, "kombu"):
-        local.kombu = kombu.Connection(AMQP_URL).Producer(
+        local.kombu = kombu_connection(AMQP_URL).Producer(
             exchange=kombu.Exchange("jobs", "topic", durable=False), auto_declare=False
         )
     request.note("publish")

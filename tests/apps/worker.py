@@ -31,6 +31,7 @@ import pika.adapters.asyncio_connection
 import psycopg2
 import redis
 import redis.asyncio
+from brokers import kombu_connection, pika_parameters
 from common import PG_DSN, REDIS_URL, Rid
 
 AMQP_URL = os.environ["AMQP_URL"]
@@ -122,7 +123,7 @@ async def with_aio_pika(way, kind):
 
 class Pika:
     def __init__(self):
-        self.connection = pika.BlockingConnection(pika.URLParameters(AMQP_URL))
+        self.connection = pika.BlockingConnection(pika_parameters(AMQP_URL))
         self.channel = self.connection.channel()
         self.channel.basic_qos(prefetch_count=PREFETCH)
         self.channel.exchange_declare("jobs", "topic")
@@ -176,7 +177,7 @@ class Adapter:
         self.kind = kind
         self.tasks = set()
         pika.adapters.asyncio_connection.AsyncioConnection(
-            pika.URLParameters(AMQP_URL),
+            pika_parameters(AMQP_URL),
             on_open_callback=lambda connection: connection.channel(on_open_callback=self.opened),
         )
         await asyncio.Event().wait()
@@ -204,13 +205,13 @@ class Adapter:
 
 class Kombu(kombu.mixins.ConsumerMixin):
     def __init__(self, kind):
-        self.connection = kombu.Connection(AMQP_URL)
+        self.connection = kombu_connection(AMQP_URL)
         self.jobs = kombu.Exchange("jobs", "topic", durable=False)
         arguments = {"x-dead-letter-exchange": "dead"}
         self.queue = kombu.Queue(
             kind, self.jobs, f"{kind}.#", durable=False, queue_arguments=arguments
         )
-        self.producer = kombu.Connection(AMQP_URL).Producer(exchange=self.jobs, auto_declare=False)
+        self.producer = kombu_connection(AMQP_URL).Producer(exchange=self.jobs, auto_declare=False)
         self.pg = psycopg2.connect(PG_DSN)
         self.pg.autocommit = True
         self.redis = redis.from_url(REDIS_URL)

@@ -22,12 +22,19 @@ struct Case<'a> {
     paths: &'a [&'a str],
     requests: usize,
     connections: usize,
+    /// Every connection is encrypted.
+    encrypted: bool,
     /// Some publishes can have no parent: the library writes what several have to say at once.
     gaps: bool,
 }
 
 fn run(case: &Case<'_>) -> Watched {
-    let servers = Rig::start(case.name, "schedule-api", case.python, true).expect("servers");
+    let servers = if case.encrypted {
+        Rig::start_encrypted(case.name, "schedule-api", case.python)
+    } else {
+        Rig::start(case.name, "schedule-api", case.python, true)
+    };
+    let servers = servers.expect("servers");
     servers.broker.as_ref().expect("a broker").trace_on().expect("the firehose");
     let start = |service: &str, environment: Environment, script: &str, arguments: &[&str]| {
         let environment = environment.set("PREFETCH", case.prefetch).named(service);
@@ -125,6 +132,7 @@ const CASE: Case<'static> = Case {
     paths: &AIO_PIKA,
     requests: 400,
     connections: 64,
+    encrypted: false,
     gaps: false,
 };
 
@@ -184,6 +192,19 @@ fn tasks_of_pikas_asyncio_connection_one_at_a_time() {
     let paths = &["/publish/jobs", "/publish-adapter/jobs"];
     let (prefetch, connections) = ("1", 1);
     run(&Case { name: "messages-adapter-single", way: "adapter", paths, prefetch, connections, ..CASE });
+}
+
+/// By aio-pika, pika and kombu over TLS; the connections are older than the agent.
+#[test]
+fn callbacks_of_aio_pika_on_encrypted_connections() {
+    let paths = &["/publish/jobs", "/publish-pika/jobs", "/publish-kombu/jobs"];
+    run(&Case { name: "messages-tls", way: "callbacks", paths, encrypted: true, requests: 600, ..CASE });
+}
+
+#[test]
+fn callbacks_of_pika_on_encrypted_connections() {
+    let (paths, python) = (&PIKA, "3.13");
+    run(&Case { name: "messages-tls-pika", way: "pika", python, paths, encrypted: true, ..CASE });
 }
 
 #[test]
