@@ -202,6 +202,14 @@ impl App {
         })
     }
 
+    /// `discord_server.py`: what a bot needs of Discord, for services that are [`Environment::encrypted`].
+    pub fn discord(venv: &Path, dir: &Path, environment: &Environment) -> Result<Self> {
+        let tls = environment.certificates.as_ref().context("Discord speaks TLS only")?;
+        Self::start(venv, dir, &environment.clone().named("discord"), |command, port| {
+            command.args(["discord_server.py", port]).arg(&tls.certificate).arg(&tls.key);
+        })
+    }
+
     /// `python SCRIPT ARGUMENTS…`, for what serves nothing: it says `ready` when it is.
     pub fn worker(
         venv: &Path,

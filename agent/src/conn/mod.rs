@@ -19,7 +19,9 @@ use serde::Serialize;
 
 use self::sessions::{Layer, Sessions};
 use crate::{
-    protocol::{self, Event, Guess, LossReason, Mark, Parser, Side, amqp, http, postgres, redis},
+    protocol::{
+        self, Event, Guess, LossReason, Mark, Parser, Side, amqp, http, postgres, redis, websocket::WebSocket,
+    },
     signal::{Address, Endpoints, Role},
 };
 
@@ -54,6 +56,8 @@ pub enum Protocol {
     Redis,
     /// AMQP 0-9-1.
     Amqp,
+    /// WebSocket.
+    WebSocket,
 }
 
 type Detect = fn(&[u8]) -> Guess;
@@ -388,6 +392,7 @@ impl Connections {
         }
         let Some(connection) = self.by_socket.get_mut(&socket) else { return self.events.clear() };
         let State::Parsing { protocol, role, .. } = connection.state else { return self.events.clear() };
+        let mut upgraded = None;
         for event in self.events.drain(..) {
             match event {
                 Event::Lost { reason, bytes } => {
@@ -400,7 +405,16 @@ impl Connections {
                     self.counters.lost[at] += 1;
                     self.counters.lost_bytes[at] += bytes;
                 }
-                Event::Upgrade { protocol, .. } => match protocol.as_str() {
+                Event::Upgrade { protocol: next, at, opening, request, response } => match next.as_str() {
+                    "websocket" => {
+                        let inbound = side(role, Direction::Received);
+                        let parser = Box::new(WebSocket::new(&opening.unwrap_or_default(), inbound));
+                        connection.state = State::Parsing { protocol: Protocol::WebSocket, parser, role };
+                        upgraded = Some((request, response, at));
+                        if self.found.len() < FOUND_MAX {
+                            self.found.push((Protocol::WebSocket, pid));
+                        }
+                    }
                     "tls" => {
                         self.counters.encrypted += 1;
                         connection.tls = Some(Box::default());
@@ -424,6 +438,13 @@ impl Connections {
                     event,
                 }),
             }
+        }
+        if let Some((request, response, at)) = upgraded
+            && let State::Parsing { parser, .. } = &mut connection.state
+        {
+            parser.data(Side::Request, &request, at, &mut self.events);
+            parser.data(Side::Response, &response, at, &mut self.events);
+            self.hand_out(socket, pid, out);
         }
     }
 }

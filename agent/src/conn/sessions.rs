@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use super::Direction;
 use crate::protocol::{
     Mark,
-    tls::{Records, client_hello, fits, server_hello},
+    tls::{Greeting, Records, fits},
 };
 
 /// `SSL` objects followed at once.
@@ -58,13 +58,10 @@ impl Layer {
             Direction::Received => &mut self.received,
         };
         records.data(bytes, &mut self.begun);
-        for records in [&mut self.sent, &mut self.received] {
-            // Whether it is the client's greeting or the server's, its type says.
-            if let Some(name) = records.greeting(client_hello) {
-                self.server_name = name;
-            } else if let Some(version) = records.greeting(server_hello) {
-                self.version = Some(version);
-            }
+        match records.greeting() {
+            Some(Greeting::Client(name)) => self.server_name = name,
+            Some(Greeting::Server(version)) => self.version = version,
+            None => {}
         }
     }
 

@@ -5,12 +5,14 @@
 //! panic and never unbounded memory.
 
 pub mod amqp;
+pub mod discord;
 pub mod http;
 pub mod postgres;
 #[cfg(test)]
 mod recording;
 pub mod redis;
 pub mod tls;
+pub mod websocket;
 
 /// Who moved a piece of captured bytes, and when. Parsers copy marks, they never look into them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,6 +141,10 @@ pub enum Event {
     Upgrade {
         /// Lower-case name from the `Upgrade` header, `connect` for a tunnel, `tls` where encryption begins.
         protocol: String,
+        /// Mark of the byte that completed the change.
+        at: Mark,
+        /// Of a WebSocket: what its handshake has agreed on.
+        opening: Option<Box<websocket::Opening>>,
         /// Bytes of the request side that already belong to the new protocol.
         request: Vec<u8>,
         /// Bytes of the response side that already belong to the new protocol.
@@ -164,6 +170,8 @@ pub enum Detail {
     Redis(Box<redis::Batch>),
     /// An AMQP 0-9-1 message, or another operation on a channel.
     Amqp(Box<amqp::Message>),
+    /// A message that was received over a WebSocket.
+    WebSocket(Box<websocket::Message>),
 }
 
 /// The state of one connection in one protocol.

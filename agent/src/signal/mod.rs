@@ -121,12 +121,12 @@ impl Endpoints {
         Self { local, remote, tls: None }
     }
 
-    /// Adds what is known of the encryption: `tls.*`, and at a client the server's name for its address.
-    pub fn complete(&self, role: Role, attributes: &mut Vec<Attribute>) {
+    /// Adds what is known of the encryption: `tls.*`, and, where the other end is a server, its name for its address.
+    pub fn complete(&self, to_server: bool, attributes: &mut Vec<Attribute>) {
         let Some(tls) = &self.tls else { return };
         // A URL or Host header says more than the name in the handshake.
         let by_url = attributes.iter().any(|attribute| attribute.key == "url.full");
-        if let (Role::Client, Some(name), false) = (role, &tls.server_name, by_url)
+        if let (true, Some(name), false) = (to_server, &tls.server_name, by_url)
             && let Some(address) = attributes.iter_mut().find(|attribute| attribute.key == "server.address")
         {
             *address = Attribute::new("server.address", name.clone());

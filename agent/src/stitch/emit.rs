@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     fact::ProcessInfo,
-    protocol::{Detail, amqp, http, postgres, redis},
-    signal::{Attribute, Description, Endpoints, Kind, Link, Resource, Role, Span},
+    protocol::{Detail, amqp, discord, http, postgres, redis},
+    signal::{Attribute, Description, Endpoints, Kind, Link, Resource, Role, Span, consumer},
 };
 
 /// How long an operation without an owner waits for one, nanoseconds.
@@ -60,7 +60,10 @@ impl Engine {
 
     fn held_too_long(&self, finished: Finished) -> bool {
         let end = match finished {
-            Finished::Unit(id) => self.units.get(&id).and_then(|unit| unit.end),
+            Finished::Unit(id) => self.units.get(&id).and_then(|unit| {
+                // The work for such a message may be long.
+                unit.notice.as_ref().map(|notice| notice.end()).or(unit.end)
+            }),
             Finished::Operation(id) => self.operations.get(&id).and_then(|operation| operation.end),
         };
         end.is_none_or(|end| end + HOLD_MAX < self.now)
@@ -197,6 +200,9 @@ impl Engine {
         let Some(unit) = self.units.get_mut(&id) else { return };
         // From now on the trace stands, whatever becomes of the caller.
         unit.trace_id = trace_id;
+        if let Some(process) = self.processes.get_mut(&unit.pid) {
+            process.open.remove(&id);
+        }
         let Some(detail) = unit.detail.take() else { return };
         let mut frame = Frame {
             trace_id,
@@ -294,7 +300,9 @@ impl Engine {
             kind: match (detail, role) {
                 (Detail::Amqp(message), _) if message.kind == amqp::Kind::Publish => Kind::Producer,
                 (Detail::Amqp(message), _) if message.kind == amqp::Kind::Delivery => Kind::Consumer,
-                (Detail::Redis(_) | Detail::Postgres(_), Role::Server) => Kind::Consumer,
+                (Detail::Redis(_) | Detail::Postgres(_) | Detail::WebSocket(_), Role::Server) => {
+                    Kind::Consumer
+                }
                 (_, Role::Client) => Kind::Client,
                 (_, Role::Server) => Kind::Server,
             },
@@ -355,8 +363,21 @@ impl Engine {
             }
             Detail::Amqp(message) => amqp::describe(message, endpoints, frame.outcome),
             Detail::Redis(batch) => redis::describe(batch, role, endpoints, self.options.redis),
+            Detail::WebSocket(message) => match &message.discord {
+                Some(dispatch) => discord::describe(dispatch, endpoints),
+                None => consumer::describe(
+                    "websocket",
+                    &message.path,
+                    message.size,
+                    endpoints,
+                    self.options.redis,
+                ),
+            },
         };
-        endpoints.complete(role, &mut description.attributes);
+        // Messages come over connections that the process has made itself, but for those of WebSockets.
+        let served = matches!(detail, Detail::Http(_)) && role == Role::Server
+            || matches!(detail, Detail::WebSocket(message) if message.served);
+        endpoints.complete(!served, &mut description.attributes);
         description
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
-    protocol::{Detail, Event, Mark, amqp, redis},
+    protocol::{Detail, Event, Mark, amqp, discord, redis},
     signal::Endpoints,
 };
 
@@ -208,6 +208,11 @@ impl Engine {
         }
         self.popped(&happened, id);
         let Event::End { detail, .. } = happened.event else { return };
+        if let Detail::Http(exchange) = &detail
+            && let Some(interaction) = discord::answered(exchange.path())
+        {
+            self.answers_interaction(id, interaction);
+        }
         if let Detail::Amqp(message) = &detail
             && message.kind == amqp::Kind::Publish
         {
@@ -248,6 +253,6 @@ fn listens(detail: &Detail) -> bool {
     match detail {
         Detail::Redis(batch) => batch.commands.iter().any(redis::Command::subscribes),
         Detail::Postgres(statement) => statement.tag.as_deref() == Some("LISTEN"),
-        Detail::Http(_) | Detail::Amqp(_) => false,
+        Detail::Http(_) | Detail::Amqp(_) | Detail::WebSocket(_) => false,
     }
 }

@@ -125,7 +125,8 @@ impl Engine {
     /// Processes in which it would help to see who wakes whom, since the last call.
     pub fn waiting_for_wakes(&mut self) -> Vec<u32> {
         let found = self.connections.found().into_iter();
-        let found = found.filter(|(protocol, _)| *protocol == Protocol::Amqp).map(|(_, pid)| pid);
+        let sends_messages = |protocol| matches!(protocol, Protocol::Amqp | Protocol::WebSocket);
+        let found = found.filter(|(protocol, _)| sends_messages(*protocol)).map(|(_, pid)| pid);
         let mut processes = std::mem::take(&mut self.wakes_wanted);
         processes.extend(found);
         processes

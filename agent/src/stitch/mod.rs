@@ -28,6 +28,7 @@ mod context;
 mod emit;
 mod evidence;
 mod exchange;
+mod interaction;
 mod message;
 mod notice;
 mod notifiers;
@@ -234,6 +235,8 @@ pub struct Engine {
     unoriginated: VecDeque<Waiting>,
     /// Deliveries of tasks that a pool's processes may be handed, by the task's id.
     tasks: FxHashMap<String, UnitId>,
+    /// Interactions of Discord by their ids.
+    interactions: FxHashMap<u64, UnitId>,
     /// Deliveries of which it is not known whether anybody will acknowledge them.
     unsettled: VecDeque<UnitId>,
     /// Messages that have woken nobody yet: when they came, and where.
@@ -271,6 +274,7 @@ impl Engine {
             publishes: Publishes::default(),
             notifiers: Notifiers::default(),
             tasks: FxHashMap::default(),
+            interactions: FxHashMap::default(),
             unsettled: VecDeque::new(),
             untaken: VecDeque::new(),
             wakes_wanted: Vec::new(),
@@ -587,6 +591,7 @@ impl Engine {
         self.units.retain(|_, unit| unit.detail.is_some() || unit.end.is_none_or(|end| end + kept > now));
         let units = &self.units;
         self.tasks.retain(|_, unit| units.contains_key(unit));
+        self.interactions.retain(|_, unit| units.contains_key(unit));
         self.exchanges.retain(|_, exchanges| {
             let idle = exchanges.units.is_empty()
                 && exchanges.operations.is_empty()

@@ -37,6 +37,8 @@ use crate::{
 const QUIET: u64 = 500_000_000;
 /// How long a message for which nothing was done yet is kept: its task may have to wait for a connection, nanoseconds.
 const UNBEGUN: u64 = 2_000_000_000;
+/// How long a message that its answer will name is kept without: Discord itself waits for three seconds, nanoseconds.
+const UNANSWERED: u64 = 4_000_000_000;
 /// A loop that has done nothing for this time was waiting, and what follows a message at once is because of it,
 /// nanoseconds.
 const RESTED: u64 = 5_000_000;
@@ -67,16 +69,39 @@ pub(super) struct Notice {
     crowded: Option<u64>,
     /// A publish lies too long back to be its parent.
     linked: bool,
+    /// Who handles it will name it: of Discord an interaction's id, which its answer bears. It is no part of a batch.
+    named: Option<u64>,
+    /// Others have come with it, so that only the answer tells what was done for it.
+    crowd: bool,
 }
 
 impl Notice {
+    /// Whether its answer will name it.
+    pub(super) fn is_named(&self) -> bool {
+        self.named.is_some()
+    }
+
+    /// Others have come with it.
+    pub(super) fn crowd(&mut self) {
+        self.crowd = true;
+    }
+
+    /// Whether others have.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowd
+    }
+
     fn is_batch(&self) -> bool {
         self.count > 1 || self.linked
     }
 
     /// Whether its work is over at `now`.
     pub(super) fn is_over(&self, now: u64) -> bool {
-        let quiet = if self.works == 0 && self.merged.is_none() { UNBEGUN } else { QUIET };
+        let quiet = match self.works {
+            0 if self.named.is_some() => UNANSWERED,
+            0 if self.merged.is_none() => UNBEGUN,
+            _ => QUIET,
+        };
         self.open == 0 && self.last + quiet < now
     }
 
@@ -185,16 +210,22 @@ impl Engine {
                 redis::Kind::Push { channel, payload: Some(payload), .. } => {
                     let queue = connection_key(connection);
                     let key = redis_key("channel", channel, *payload);
-                    Publisher::Redis(Sought { key, queue, again: false, body: None })
+                    Some(Publisher::Redis(Sought { key, queue, again: false, body: None }))
                 }
                 _ => return self.counters.pushed += 1,
             },
             Detail::Postgres(statement) => match &statement.kind {
                 postgres::Kind::Notification { channel, pid, digest, .. } => {
-                    Publisher::Session(Notification { pid: *pid, channel: channel.clone(), digest: *digest })
+                    Some(Publisher::Session(Notification {
+                        pid: *pid,
+                        channel: channel.clone(),
+                        digest: *digest,
+                    }))
                 }
                 _ => return self.counters.pushed += 1,
             },
+            // Nobody who is watched has published it.
+            Detail::WebSocket(_) => None,
             _ => return self.counters.pushed += 1,
         };
         self.wants_wakes(at.pid);
@@ -204,7 +235,12 @@ impl Engine {
             && reading.facts == facts
             && reading.connection == connection
         {
-            return self.join_batch(reading.unit, at.time, publisher);
+            if !self.stands_alone(reading.unit, &detail) {
+                return self.join_batch(reading.unit, at.time, publisher);
+            }
+            self.crowd(reading.unit);
+            let unit = self.begin_notice(happened.endpoints, connection, at, detail, publisher);
+            return self.crowd(unit);
         }
         // What comes with the answer to an operation comes to somebody who is busy.
         let busy = if thread.answered.1.is_empty() {
@@ -212,7 +248,7 @@ impl Engine {
         } else {
             self.noticed(at.context, (at.pid, at.tid), at.time)
         };
-        if let Some(unit) = busy {
+        if let Some(unit) = busy.filter(|unit| !self.stands_alone(*unit, &detail)) {
             return self.join_batch(unit, at.time, publisher);
         }
         self.settle_untaken(connection);
@@ -261,7 +297,7 @@ impl Engine {
         let publisher = Publisher::Redis(Sought { key, queue: 0, again: false, body: None });
         let detail = Detail::Redis(batch.clone());
         let endpoints = happened.endpoints.clone();
-        let unit = self.begin_notice(endpoints, happened.connection, *at, detail, publisher);
+        let unit = self.begin_notice(endpoints, happened.connection, *at, detail, Some(publisher));
         self.receive(context, thread, at.time, Some(unit));
         self.take_notice(unit, false);
         if let Some(id) = task {
@@ -296,9 +332,13 @@ impl Engine {
         connection: ConnectionId,
         at: Mark,
         detail: Detail,
-        publisher: Publisher,
+        publisher: Option<Publisher>,
     ) -> UnitId {
         let id = UnitId(self.number());
+        let named = match &detail {
+            Detail::WebSocket(message) => message.interaction().map(|interaction| interaction.id),
+            _ => None,
+        };
         let mut unit = self.unit(&at, at.time, endpoints);
         unit.end = Some(at.time);
         unit.replied = Some(at.time);
@@ -306,7 +346,7 @@ impl Engine {
         unit.notice = Some(Box::new(Notice {
             connection,
             origins: Vec::new(),
-            sought: 1,
+            sought: u32::from(publisher.is_some()),
             count: 1,
             taken: false,
             last: at.time,
@@ -315,20 +355,29 @@ impl Engine {
             merged: None,
             crowded: None,
             linked: false,
+            named,
+            crowd: false,
         }));
         self.units.insert(id, unit);
-        self.unoriginated.push_back(Waiting { unit: id, time: at.time, publisher });
+        if let Some(publisher) = publisher {
+            self.unoriginated.push_back(Waiting { unit: id, time: at.time, publisher });
+        }
+        if let Some(name) = named {
+            self.expect_answer(name, id, at);
+        }
         self.finished.push_back(Finished::Unit(id));
         id
     }
 
     /// A message that belongs to a batch.
-    fn join_batch(&mut self, unit: UnitId, time: u64, publisher: Publisher) {
+    fn join_batch(&mut self, unit: UnitId, time: u64, publisher: Option<Publisher>) {
         let Some(notice) = self.notice_mut(unit) else { return };
         notice.count += 1;
-        notice.sought += 1;
+        notice.sought += u32::from(publisher.is_some());
         notice.last = notice.last.max(time);
-        self.unoriginated.push_back(Waiting { unit, time, publisher });
+        if let Some(publisher) = publisher {
+            self.unoriginated.push_back(Waiting { unit, time, publisher });
+        }
     }
 
     pub(super) fn receive(
@@ -381,6 +430,10 @@ impl Engine {
         let Some(exchanges) = self.exchanges.get_mut(&connection) else { return };
         let Some(unit) = exchanges.untaken.take() else { return };
         let Some(handled) = exchanges.handled else { return };
+        if self.is_named(unit) || self.is_named(handled) {
+            self.crowd(unit);
+            return self.crowd(handled);
+        }
         let Some(notice) = self.notice_mut(unit) else { return };
         notice.merged = Some(handled);
         let (count, sought, last) = (notice.count, notice.sought, notice.last);
@@ -467,7 +520,10 @@ impl Engine {
         let queued = || operation.work.and_then(|work| work.cause?.unit);
         let queued =
             || queued().filter(|unit| self.units.get(unit).is_some_and(|unit| unit.notice.is_some()));
-        let Some(unit) = self.noticed(context, thread, start).or_else(queued) else { return };
+        let claimed = if self.interactions.is_empty() { None } else { self.owner(context, start) };
+        let claimed = claimed.map(|(unit, _)| unit).filter(|unit| self.is_named(*unit));
+        let found = claimed.or_else(|| self.noticed(context, thread, start)).or_else(queued);
+        let Some(unit) = found.filter(|unit| claimed.is_some() || !self.is_crowded(*unit)) else { return };
         let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.notice.is_none())
         else {
             return;
@@ -482,6 +538,17 @@ impl Engine {
         }
     }
 
+    /// An operation is not for the message for which it was believed to be.
+    pub(super) fn work_was_not(&mut self, id: OperationId) {
+        let Some(operation) = self.operations.get_mut(&id) else { return };
+        let over = operation.end.is_some();
+        let notice = operation.notice.take().and_then(|unit| self.notice_mut(unit));
+        if let Some(notice) = notice {
+            notice.works = notice.works.saturating_sub(1);
+            notice.open = notice.open.saturating_sub(u32::from(!over));
+        }
+    }
+
     /// An operation has ended.
     pub(super) fn work_ends(&mut self, unit: UnitId, end: u64) {
         self.delivery_is_worked_on(unit, end);
@@ -493,8 +560,11 @@ impl Engine {
 
     /// The unit of a message, or of the batch that it became part of.
     pub(super) fn batch_of(&self, unit: UnitId) -> Option<UnitId> {
-        let batch = self.units.get(&unit)?.notice.as_deref().and_then(|notice| notice.merged);
-        Some(batch.unwrap_or(unit))
+        let notice = self.units.get(&unit)?.notice.as_deref();
+        if self.is_crowded(unit) {
+            return None;
+        }
+        Some(notice.and_then(|notice| notice.merged).unwrap_or(unit))
     }
 
     /// Who listens for the notification that is this unit.
@@ -503,7 +573,7 @@ impl Engine {
         notice.map_or(0, |notice| connection_key(notice.connection))
     }
 
-    fn notice_mut(&mut self, unit: UnitId) -> Option<&mut Notice> {
+    pub(super) fn notice_mut(&mut self, unit: UnitId) -> Option<&mut Notice> {
         self.units.get_mut(&unit)?.notice.as_deref_mut()
     }
 
@@ -553,7 +623,7 @@ impl Engine {
     pub(super) fn leaves_no_span(&mut self, id: UnitId) -> bool {
         let Some(unit) = self.units.get_mut(&id) else { return false };
         let Some(notice) = unit.notice.as_deref() else { return false };
-        let (merged, idle) = (notice.merged.is_some(), notice.works == 0);
+        let (merged, idle) = (notice.merged.is_some(), notice.works == 0 && notice.named.is_none());
         if merged || idle {
             unit.detail = None;
         }

@@ -155,6 +155,8 @@ pub(super) struct ResponseHead {
     pub(super) status: u16,
     /// The protocol that the `Upgrade` field names.
     pub(super) upgrade: Option<String>,
+    /// `Sec-WebSocket-Extensions`.
+    pub(super) extensions: Option<String>,
     length: Length,
 }
 
@@ -184,7 +186,7 @@ impl Head for ResponseHead {
         if !matches!(reason.first(), None | Some(b' ')) {
             return None;
         }
-        Some(Self { status, upgrade: None, length: Length::default() })
+        Some(Self { status, upgrade: None, extensions: None, length: Length::default() })
     }
 
     fn find(line: &[u8]) -> Option<usize> {
@@ -198,6 +200,7 @@ impl Head for ResponseHead {
             7 if name.eq_ignore_ascii_case(b"upgrade") => keep(&mut self.upgrade, value),
             14 if name.eq_ignore_ascii_case(b"content-length") => self.length.content_length(value),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.length.transfer_encoding(value),
+            24 if name.eq_ignore_ascii_case(b"sec-websocket-extensions") => keep(&mut self.extensions, value),
             _ => {}
         }
     }

@@ -25,7 +25,7 @@ use self::{
     frame::{Framing, Half, Step},
     head::{RequestHead, ResponseHead},
 };
-use super::{Detail, Event, Incoming, LossReason, Mark, Parser, Side};
+use super::{Detail, Event, Incoming, LossReason, Mark, Parser, Side, websocket::Opening};
 
 /// Most requests of one connection that wait for their answers.
 const OPEN_LIMIT: usize = 256;
@@ -304,7 +304,7 @@ impl Http {
         let Some(open) = self.open.front_mut() else {
             self.response.skip(bytes);
             if head.status == 101 {
-                return self.upgrade(head, at, rest, out);
+                return self.upgrade(head, String::new(), at, rest, out);
             }
             self.reply = Reply::Unseen;
             // Had that request been `HEAD`, no body would follow.
@@ -322,8 +322,9 @@ impl Http {
         out.push(Event::Reply { exchange: number, at: first });
         self.reply = Reply::First;
         if tunnel || head.status == 101 {
+            let target = open.exchange.target.clone();
             self.end_reply(Outcome::Complete, at, out);
-            return self.upgrade(head, at, rest, out);
+            return self.upgrade(head, target, at, rest, out);
         }
         if let Some(framing) = framing {
             self.response.body(framing, false);
@@ -388,7 +389,7 @@ impl Http {
         held.report(out);
     }
 
-    fn upgrade(&mut self, head: &ResponseHead, at: Mark, rest: &[u8], out: &mut Vec<Event>) {
+    fn upgrade(&mut self, head: &ResponseHead, target: String, at: Mark, rest: &[u8], out: &mut Vec<Event>) {
         // Requests sent before the server changed the protocol unasked.
         self.end_all(Outcome::Lost, at, out);
         report_skipped(&mut self.response, out);
@@ -401,7 +402,9 @@ impl Http {
             request = std::mem::take(&mut held.bytes);
             held.report(out);
         }
-        out.push(Event::Upgrade { protocol, request, response: rest.to_vec() });
+        let opening = (protocol == "websocket")
+            .then(|| Box::new(Opening { target, extensions: head.extensions.clone().unwrap_or_default() }));
+        out.push(Event::Upgrade { protocol, at, opening, request, response: rest.to_vec() });
         self.done = true;
     }
 }

@@ -1,6 +1,7 @@
 //! What the stable OpenTelemetry semantic conventions for HTTP spans say of an exchange.
 
 use super::{Exchange, Outcome, Version};
+use crate::protocol::discord;
 use crate::signal::{Address, Attribute, Description, Endpoints, Role, Status};
 
 /// Methods that the conventions know: RFC 9110, RFC 5789 and the QUERY draft. All others are `_OTHER`.
@@ -45,7 +46,13 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints, route: O
     let route = route.filter(|_| role == Role::Server);
     let known = KNOWN_METHODS.contains(&exchange.method.as_ref());
     let method = if known { exchange.method.as_ref() } else { "HTTP" };
-    let name = route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
+    let url = Url::of(exchange);
+    // A token in a path is a secret; where Discord's interface has one is known.
+    let masked = discord::redacted(url.path).filter(|_| role == Role::Client);
+    let (path, template) = masked.unzip();
+    let url = Url { path: path.as_deref().unwrap_or(url.path), ..url };
+    let known_path = route.or(template.as_deref());
+    let name = known_path.map_or_else(|| method.to_owned(), |path| format!("{method} {path}"));
 
     let mut attributes = Vec::with_capacity(16);
     let mut push = |attribute| attributes.push(attribute);
@@ -56,7 +63,6 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints, route: O
         push(Attribute::new("http.request.method_original", exchange.method.clone().into_owned()));
     }
 
-    let url = Url::of(exchange);
     let scheme = scheme(exchange, role, &url);
     match role {
         Role::Server => {
@@ -74,6 +80,9 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints, route: O
         Role::Client => {
             if let Some(full) = full(exchange, &scheme, &url, endpoints) {
                 push(Attribute::new("url.full", full));
+            }
+            if let Some(template) = &template {
+                push(Attribute::new("url.template", template.clone()));
             }
         }
     }

@@ -82,7 +82,7 @@ fn word(event: &Event) -> String {
             };
             format!("end {exchange} at {}: {} {} {status}{how}", at.time, detail.method, detail.target)
         }
-        Event::Upgrade { protocol, request, response } => format!(
+        Event::Upgrade { protocol, request, response, .. } => format!(
             "upgrade {protocol} {:?} {:?}",
             String::from_utf8_lossy(request),
             String::from_utf8_lossy(response)

@@ -228,7 +228,7 @@ impl Postgres {
             }
             if side == Side::Response && self.negotiating && self.responses.at_boundary() && !rest.is_empty()
             {
-                self.negotiated(&mut rest, out);
+                self.negotiated(&mut rest, mark, out);
                 continue;
             }
             if self.framer(side).is_lost() && !self.resume(side, &mut rest, mark, out) {
@@ -256,13 +256,13 @@ impl Postgres {
     }
 
     /// Takes the single byte that answers an encryption request.
-    fn negotiated(&mut self, rest: &mut &[u8], out: &mut Vec<Event>) {
+    fn negotiated(&mut self, rest: &mut &[u8], mark: Mark, out: &mut Vec<Event>) {
         // `N` is followed by a startup message or another request; an old server answers with an error message.
         match rest.first() {
             Some(b'S') => {
                 self.encrypted = true;
                 let (protocol, request, response) = ("tls".to_owned(), Vec::new(), Vec::new());
-                out.push(Event::Upgrade { protocol, request, response });
+                out.push(Event::Upgrade { protocol, at: mark, opening: None, request, response });
             }
             Some(b'G') => self.encrypted = true,
             Some(b'N') => *rest = rest.get(1..).unwrap_or_default(),

@@ -13,9 +13,22 @@ const HOST_NAME: u8 = 0;
 /// Longest DNS name.
 const NAME_MAX: usize = 255;
 
-/// The name for which a client asks (`server_name`), from its handshake messages: `None` while its greeting is
-/// incomplete, or none at all; `Some(None)` where it asks for no name.
-pub fn client_hello(handshake: &[u8]) -> Option<Option<String>> {
+/// What the first message of a handshake says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// The client's: the name for which it asks (`server_name`).
+    Client(Option<String>),
+    /// The server's: the version that it has chosen, as in `tls.protocol.version`.
+    Server(Option<&'static str>),
+}
+
+/// Reads the first handshake message; `None` while it is incomplete, or is no greeting.
+pub(super) fn greeting(handshake: &[u8]) -> Option<Greeting> {
+    let client = || client_hello(handshake).map(Greeting::Client);
+    client().or_else(|| server_hello(handshake).map(Greeting::Server))
+}
+
+fn client_hello(handshake: &[u8]) -> Option<Option<String>> {
     let mut body = Reader(handshake).message(CLIENT_HELLO)?;
     body.take(2 + RANDOM)?;
     body.short_block()?;
@@ -39,8 +52,7 @@ fn name(extension: Reader<'_>) -> Option<String> {
     }
 }
 
-/// The version that a server has chosen, as in `tls.protocol.version`, likewise.
-pub fn server_hello(handshake: &[u8]) -> Option<&'static str> {
+fn server_hello(handshake: &[u8]) -> Option<Option<&'static str>> {
     let mut body = Reader(handshake).message(SERVER_HELLO)?;
     let legacy = body.number()?;
     body.take(RANDOM)?;
@@ -48,14 +60,14 @@ pub fn server_hello(handshake: &[u8]) -> Option<&'static str> {
     // Cipher suite and compression method.
     body.take(3)?;
     let chosen = body.extension(SUPPORTED_VERSIONS).and_then(|mut extension| extension.number());
-    match chosen.unwrap_or(legacy) {
+    Some(match chosen.unwrap_or(legacy) {
         0x0300 => Some("3.0"),
         0x0301 => Some("1.0"),
         0x0302 => Some("1.1"),
         0x0303 => Some("1.2"),
         0x0304 => Some("1.3"),
         _ => None,
-    }
+    })
 }
 
 /// What is left to read.

@@ -4,7 +4,9 @@
 
 mod hello;
 
-pub use hello::{client_hello, server_hello};
+use hello::greeting;
+
+pub use hello::Greeting;
 
 /// Bytes of a record's head.
 const HEAD: usize = 5;
@@ -54,7 +56,7 @@ pub struct Records {
     place: Place,
     /// The handshake messages so far, while the greeting is not complete.
     greeting: Vec<u8>,
-    /// There will be no greeting any more.
+    /// Nothing more will come of them.
     greeted: bool,
 }
 
@@ -95,8 +97,8 @@ impl Records {
                     let Some((content, length)) = record(head) else { return self.lose() };
                     if content == APPLICATION_DATA {
                         begun.push(length);
+                        // What follows is encrypted; the greeting may have come in the same piece.
                         self.greeted = true;
-                        self.greeting = Vec::new();
                     }
                     self.place = Place::Body(content, length);
                 }
@@ -131,16 +133,17 @@ impl Records {
         }
     }
 
-    /// The handshake messages at the beginning, as far as they have come; once `read` has found what it looks for in
-    /// them they are dropped.
-    pub fn greeting<T>(&mut self, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
-        if self.greeted || self.greeting.is_empty() {
+    /// The greeting, once, when it has come.
+    pub fn greeting(&mut self) -> Option<Greeting> {
+        if self.greeting.is_empty() {
             return None;
         }
-        let found = read(&self.greeting)?;
-        self.greeted = true;
-        self.greeting = Vec::new();
-        Some(found)
+        let found = greeting(&self.greeting);
+        self.greeted |= found.is_some();
+        if self.greeted {
+            self.greeting = Vec::new();
+        }
+        found
     }
 
     fn lose(&mut self) {

@@ -1,0 +1,254 @@
+//! WebSocket (RFC 6455) with `permessage-deflate` (RFC 7692), from the handshake on: the messages that the watched
+//! process receives, each of which may start work. What it sends says nothing that a span needs.
+//!
+//! Of Discord's gateway, which is JSON in such messages, the dispatched events are read (`discord`).
+
+mod frame;
+mod inflate;
+#[cfg(test)]
+mod tests;
+
+use self::frame::{Frames, Step};
+pub use self::inflate::Inflate;
+use super::{Detail, Event, LossReason, Mark, Parser, Side, discord};
+
+/// Most bytes of one message that are kept to be read; of a larger one only the size is known.
+pub(super) const CONTENT_MAX: usize = 1024 * 1024;
+
+/// What the handshake has agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Request target.
+    pub target: String,
+    /// `Sec-WebSocket-Extensions` of the response.
+    pub extensions: String,
+}
+
+/// A message that was received.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Message {
+    /// Path of the handshake, without the query.
+    pub path: String,
+    /// The watched process is the server.
+    pub served: bool,
+    /// Bytes of payload on the wire.
+    pub size: u64,
+    /// Of Discord's gateway: what it is.
+    pub discord: Option<Box<discord::Dispatch>>,
+}
+
+impl Message {
+    /// Of Discord's gateway: what a user has done.
+    pub fn interaction(&self) -> Option<&discord::Interaction> {
+        self.discord.as_ref()?.interaction.as_ref()
+    }
+}
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct WebSocket {
+    path: String,
+    /// The half that the watched process receives.
+    inbound: Side,
+    frames: Frames,
+    message: Option<Open>,
+    /// Payload without mask and compression.
+    content: Vec<u8>,
+    unmasked: Vec<u8>,
+    deflate: Option<Deflate>,
+    gateway: Option<discord::Gateway>,
+    /// Bytes that were skipped after a loss.
+    skipped: u64,
+    closed: bool,
+}
+
+/// The message under way.
+#[derive(Debug)]
+struct Open {
+    compressed: bool,
+    size: u64,
+    /// Not all of it is there.
+    damaged: bool,
+}
+
+/// `permessage-deflate`.
+#[derive(Debug)]
+struct Deflate {
+    inflate: Inflate,
+    /// The other end begins each message with an empty window (RFC 7692, section 7.1.1).
+    no_context_takeover: bool,
+}
+
+impl WebSocket {
+    /// A connection that has just changed to this protocol; the watched process receives `inbound`.
+    pub fn new(opening: &Opening, inbound: Side) -> Self {
+        let extension = opening.extensions.split(',').map(str::trim);
+        let deflate =
+            extension.filter(|extension| extension.starts_with("permessage-deflate")).map(|found| {
+                let parameter = match inbound {
+                    Side::Request => "client_no_context_takeover",
+                    Side::Response => "server_no_context_takeover",
+                };
+                let no_context_takeover = found.split(';').any(|part| part.trim() == parameter);
+                Deflate { inflate: Inflate::raw(), no_context_takeover }
+            });
+        let (path, query) = opening.target.split_once('?').unwrap_or((&opening.target, ""));
+        // An absolute target has no path of its own here: what follows the host.
+        let path =
+            path.split_once("://").map_or(path, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+        let gateway = (inbound == Side::Response).then(|| discord::Gateway::of(query)).flatten();
+        Self {
+            path: path.to_owned(),
+            inbound,
+            frames: Frames::new(inbound == Side::Request),
+            message: None,
+            content: Vec::new(),
+            unmasked: Vec::new(),
+            deflate: deflate.last(),
+            gateway,
+            skipped: 0,
+            closed: false,
+        }
+    }
+
+    fn payload(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
+        let Some(open) = &mut self.message else { return };
+        let transport = self.gateway.as_ref().is_some_and(discord::Gateway::is_compressed);
+        let unwanted = self.gateway.is_none() && !open.compressed;
+        if open.damaged || unwanted {
+            return;
+        }
+        let inflated = if open.compressed {
+            let Some(deflate) = &mut self.deflate else {
+                open.damaged = true;
+                return;
+            };
+            deflate.inflate.run(bytes, &mut self.content, CONTENT_MAX)
+        } else if let (true, Some(gateway)) = (transport, &mut self.gateway) {
+            gateway.inflate(bytes, &mut self.content, CONTENT_MAX)
+        } else {
+            let room = CONTENT_MAX.saturating_sub(self.content.len());
+            self.content.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+            Ok(bytes.len() <= room)
+        };
+        match inflated {
+            Ok(true) => {}
+            // Too large: the window goes on, only the content is given up.
+            Ok(false) => {
+                out.push(Event::Lost { reason: LossReason::TooLarge, bytes: bytes.len() as u64 });
+                self.content.clear();
+                open.damaged = !open.compressed && !transport;
+            }
+            Err(()) => {
+                open.damaged = true;
+                out.push(Event::Lost { reason: LossReason::Malformed, bytes: bytes.len() as u64 });
+            }
+        }
+    }
+
+    fn end(&mut self, at: Mark, out: &mut Vec<Event>) {
+        let Some(open) = self.message.take() else { return };
+        if open.compressed
+            && let Some(deflate) = &mut self.deflate
+        {
+            // RFC 7692, section 7.2.2: the sender has left these four bytes out.
+            let _ = deflate.inflate.run(&[0, 0, 0xff, 0xff], &mut self.content, CONTENT_MAX);
+            if deflate.no_context_takeover {
+                deflate.inflate = Inflate::raw();
+            }
+        }
+        let content = std::mem::take(&mut self.content);
+        let discord = match &mut self.gateway {
+            Some(_) if open.damaged => return,
+            Some(gateway) => match gateway.read(&content) {
+                Some(dispatch) => Some(Box::new(dispatch)),
+                None => return,
+            },
+            None => None,
+        };
+        let served = self.inbound == Side::Request;
+        let message = Message { path: self.path.clone(), served, size: open.size, discord };
+        out.push(Event::Push { at, detail: Detail::WebSocket(Box::new(message)) });
+    }
+
+    /// Bytes are missing: what is compressed with what came before cannot be read any more.
+    fn lose_window(&mut self) {
+        if let Some(deflate) = &mut self.deflate {
+            deflate.inflate.lose();
+        }
+        if let Some(gateway) = &mut self.gateway {
+            gateway.lose();
+        }
+        if let Some(open) = &mut self.message {
+            open.damaged = true;
+        }
+        self.content.clear();
+    }
+
+    fn report_skipped(&mut self, out: &mut Vec<Event>) {
+        if self.skipped > 0 {
+            out.push(Event::Lost { reason: LossReason::Resync, bytes: std::mem::take(&mut self.skipped) });
+        }
+    }
+}
+
+impl Parser for WebSocket {
+    fn data(&mut self, side: Side, bytes: &[u8], mark: Mark, out: &mut Vec<Event>) {
+        if side != self.inbound || self.closed {
+            return;
+        }
+        let mut rest = bytes;
+        while let Some(step) = self.frames.advance(&mut rest) {
+            match step {
+                Step::Begin { compressed, .. } => {
+                    self.report_skipped(out);
+                    self.content.clear();
+                    self.message = Some(Open { compressed, size: 0, damaged: false });
+                }
+                Step::Payload(payload, mask) => {
+                    if let Some(open) = &mut self.message {
+                        open.size += payload.len() as u64;
+                    }
+                    let mut unmasked = std::mem::take(&mut self.unmasked);
+                    unmasked.clear();
+                    mask.remove(payload, &mut unmasked);
+                    self.payload(&unmasked, out);
+                    self.unmasked = unmasked;
+                }
+                Step::End => self.end(mark, out),
+                Step::Close => {
+                    self.closed = true;
+                    return;
+                }
+                Step::Malformed(bytes) => {
+                    // The next piece may begin with a frame.
+                    self.skipped += bytes + rest.len() as u64;
+                    self.message = None;
+                    self.lose_window();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn gap(&mut self, side: Side, length: u64, _: Mark, out: &mut Vec<Event>) {
+        if side != self.inbound || self.closed {
+            return;
+        }
+        let inside = self.frames.skip(length);
+        if let (true, Some(open)) = (inside, &mut self.message) {
+            open.size += length;
+        } else if !inside {
+            self.message = None;
+        }
+        let matters = self.deflate.is_some() || self.gateway.is_some();
+        if matters || !inside {
+            out.push(Event::Lost { reason: LossReason::Gap, bytes: length });
+        }
+        self.lose_window();
+    }
+
+    fn close(&mut self, _: Mark, out: &mut Vec<Event>) {
+        self.report_skipped(out);
+    }
+}
