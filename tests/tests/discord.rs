@@ -168,11 +168,11 @@ fn expect_interactions(spans: &[CollectedSpan], told: &BTreeMap<String, Told>) {
 }
 
 #[test]
-fn interactions_of_a_bot_on_asyncio() {
+fn interactions_of_a_bot_on_asyncio_by_zlib() {
     run(&Case { name: "discord-asyncio", python: "3.13", event_loop: "asyncio", compress: "zlib" });
 }
 
 #[test]
-fn interactions_of_a_bot_on_uvloop() {
-    run(&Case { name: "discord-uvloop", python: "3.11", event_loop: "uvloop", compress: "zlib" });
+fn interactions_of_a_bot_on_uvloop_by_zstd() {
+    run(&Case { name: "discord-uvloop", python: "3.11", event_loop: "uvloop", compress: "zstd" });
 }

@@ -42,9 +42,9 @@ pub struct Dispatch {
 /// A gateway connection.
 #[derive(Debug)]
 pub struct Gateway {
-    /// All messages are one zlib stream (`compress=zlib-stream`).
+    /// All messages are one stream (`compress=zlib-stream` or `zstd-stream`).
     stream: Option<Inflate>,
-    /// It is compressed in a way that is not understood (`compress=zstd-stream`), or not JSON.
+    /// It is Erlang's external term format, not JSON.
     unsupported: bool,
     shard: Option<u32>,
 }
@@ -99,8 +99,12 @@ impl Gateway {
         }
         let compress = value("compress");
         Some(Self {
-            stream: (compress == Some("zlib-stream")).then(Inflate::zlib),
-            unsupported: encoding == "etf" || compress == Some("zstd-stream"),
+            stream: match compress {
+                Some("zlib-stream") => Some(Inflate::zlib()),
+                Some("zstd-stream") => Inflate::zstd(),
+                _ => None,
+            },
+            unsupported: encoding == "etf",
             shard: None,
         })
     }

@@ -1,30 +1,95 @@
 //! Decompression of a stream that comes in pieces, with a bound on what is kept of it.
 
 use flate2::{Decompress, FlushDecompress, Status};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
 /// Bytes that are made at once.
 const STEP: usize = 16 * 1024;
 /// Bytes of output for a byte of input beyond which nobody means well: deflate cannot do more (RFC 1951: 258 bytes for
 /// at least two bits).
 const RATIO_MAX: u64 = 1040;
+/// Largest window of a zstd stream, as a power of two: 8 MiB, which every decoder should support (RFC 8878, section
+/// 3.1.1.1.2).
+const WINDOW_LOG_MAX: u32 = 23;
+/// The same bound for zstd: a block of at most 128 KiB may be a single repeated byte, behind a head of three (RFC 8878,
+/// section 3.1.1.2), so only what a message may sensibly be is allowed.
+const ZSTD_MAX: u64 = 16 * 1024 * 1024;
 
 /// A compressed stream.
-#[derive(Debug)]
 pub struct Inflate {
-    decompress: Decompress,
-    zlib: bool,
+    decompress: Format,
     lost: bool,
+}
+
+enum Format {
+    /// Deflate, with or without zlib's header.
+    Deflate {
+        decompress: Decompress,
+        zlib: bool,
+    },
+    Zstd(Decoder<'static>),
+}
+
+/// How far one step has come.
+struct Step {
+    taken: usize,
+    given: usize,
+}
+
+impl std::fmt::Debug for Inflate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inflate").field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
+impl Format {
+    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<Step, ()> {
+        match self {
+            Self::Deflate { decompress, zlib } => {
+                let (taken, given) = (decompress.total_in(), decompress.total_out());
+                let status = decompress.decompress(bytes, buffer, FlushDecompress::Sync).map_err(|_| ())?;
+                let taken = (decompress.total_in() - taken) as usize;
+                let given = (decompress.total_out() - given) as usize;
+                if status == Status::StreamEnd {
+                    // Another may follow, as after a final block of permessage-deflate.
+                    decompress.reset(*zlib);
+                }
+                Ok(Step { taken, given })
+            }
+            Self::Zstd(decoder) => {
+                let mut input = InBuffer::around(bytes);
+                let mut output = OutBuffer::around(buffer);
+                decoder.run(&mut input, &mut output).map_err(|_| ())?;
+                Ok(Step { taken: input.pos(), given: output.pos() })
+            }
+        }
+    }
+
+    /// Most bytes that so many bytes of input may mean.
+    fn bound(&self, input: usize) -> u64 {
+        match self {
+            Self::Deflate { .. } => input as u64 * RATIO_MAX + STEP as u64,
+            Self::Zstd(_) => ZSTD_MAX,
+        }
+    }
 }
 
 impl Inflate {
     /// Bare deflate (RFC 1951).
     pub fn raw() -> Self {
-        Self { decompress: Decompress::new(false), zlib: false, lost: false }
+        Self { decompress: Format::Deflate { decompress: Decompress::new(false), zlib: false }, lost: false }
     }
 
     /// With zlib's header (RFC 1950).
     pub fn zlib() -> Self {
-        Self { decompress: Decompress::new(true), zlib: true, lost: false }
+        Self { decompress: Format::Deflate { decompress: Decompress::new(true), zlib: true }, lost: false }
+    }
+
+    /// Zstandard (RFC 8878); `None` where the library refuses.
+    pub fn zstd() -> Option<Self> {
+        let mut decoder = Decoder::new().ok()?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).ok()?;
+        Some(Self { decompress: Format::Zstd(decoder), lost: false })
     }
 
     /// Part of the stream was not seen: nothing of it can be read any more, until it begins anew.
@@ -44,18 +109,14 @@ impl Inflate {
         }
         let mut fits = true;
         let mut made = 0;
-        let bound = bytes.len() as u64 * RATIO_MAX + STEP as u64;
+        let bound = self.decompress.bound(bytes.len());
         let mut buffer = [0; STEP];
         loop {
-            let (taken, given) = (self.decompress.total_in(), self.decompress.total_out());
-            let status = self.decompress.decompress(bytes, &mut buffer, FlushDecompress::Sync);
-            let taken = (self.decompress.total_in() - taken) as usize;
-            let given = (self.decompress.total_out() - given) as usize;
-            made += given as u64;
-            let Ok(status) = status else {
+            let Ok(Step { taken, given }) = self.decompress.step(bytes, &mut buffer) else {
                 self.lost = true;
                 return Err(());
             };
+            made += given as u64;
             if made > bound {
                 self.lost = true;
                 return Err(());
@@ -65,10 +126,6 @@ impl Inflate {
                 into.extend_from_slice(&buffer[..given]);
             } else {
                 fits &= given == 0;
-            }
-            if status == Status::StreamEnd {
-                // Another may follow, as after a final block of permessage-deflate.
-                self.decompress.reset(self.zlib);
             }
             if bytes.is_empty() && given < STEP || taken == 0 && given == 0 {
                 return Ok(fits);
