@@ -126,6 +126,13 @@ impl Gateway {
         }
     }
 
+    /// A message begins.
+    pub fn begin(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.begin();
+        }
+    }
+
     /// Bytes of the stream are missing.
     pub fn lose(&mut self) {
         if let Some(stream) = &mut self.stream {

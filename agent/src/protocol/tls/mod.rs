@@ -3,6 +3,8 @@
 //! RFC 8446 (1.3), sections 4.1, 4.2 and 5.1; RFC 5246 (1.2), section 6.2; RFC 6066, section 3 (server names).
 
 mod hello;
+#[cfg(test)]
+mod tests;
 
 use hello::greeting;
 

@@ -5,20 +5,18 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer
 
 /// Bytes that are made at once.
 const STEP: usize = 16 * 1024;
-/// Bytes of output for a byte of input beyond which nobody means well: deflate cannot do more (RFC 1951: 258 bytes for
-/// at least two bits).
-const RATIO_MAX: u64 = 1040;
+/// Bytes that one message may mean: beyond it nobody means well, and the stream is given up.
+const MADE_MAX: u64 = 64 * 1024 * 1024;
 /// Largest window of a zstd stream, as a power of two: 8 MiB, which every decoder should support (RFC 8878, section
 /// 3.1.1.1.2).
 const WINDOW_LOG_MAX: u32 = 23;
-/// The same bound for zstd: a block of at most 128 KiB may be a single repeated byte, behind a head of three (RFC 8878,
-/// section 3.1.1.2), so only what a message may sensibly be is allowed.
-const ZSTD_MAX: u64 = 16 * 1024 * 1024;
 
 /// A compressed stream.
 pub struct Inflate {
-    decompress: Format,
+    format: Format,
     lost: bool,
+    /// Bytes made of the message under way.
+    made: u64,
 }
 
 enum Format {
@@ -64,32 +62,33 @@ impl Format {
             }
         }
     }
-
-    /// Most bytes that so many bytes of input may mean.
-    fn bound(&self, input: usize) -> u64 {
-        match self {
-            Self::Deflate { .. } => input as u64 * RATIO_MAX + STEP as u64,
-            Self::Zstd(_) => ZSTD_MAX,
-        }
-    }
 }
 
 impl Inflate {
+    fn of(format: Format) -> Self {
+        Self { format, lost: false, made: 0 }
+    }
+
     /// Bare deflate (RFC 1951).
     pub fn raw() -> Self {
-        Self { decompress: Format::Deflate { decompress: Decompress::new(false), zlib: false }, lost: false }
+        Self::of(Format::Deflate { decompress: Decompress::new(false), zlib: false })
     }
 
     /// With zlib's header (RFC 1950).
     pub fn zlib() -> Self {
-        Self { decompress: Format::Deflate { decompress: Decompress::new(true), zlib: true }, lost: false }
+        Self::of(Format::Deflate { decompress: Decompress::new(true), zlib: true })
     }
 
     /// Zstandard (RFC 8878); `None` where the library refuses.
     pub fn zstd() -> Option<Self> {
         let mut decoder = Decoder::new().ok()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).ok()?;
-        Some(Self { decompress: Format::Zstd(decoder), lost: false })
+        Some(Self::of(Format::Zstd(decoder)))
+    }
+
+    /// A message begins.
+    pub fn begin(&mut self) {
+        self.made = 0;
     }
 
     /// Part of the stream was not seen: nothing of it can be read any more, until it begins anew.
@@ -108,16 +107,14 @@ impl Inflate {
             return Err(());
         }
         let mut fits = true;
-        let mut made = 0;
-        let bound = self.decompress.bound(bytes.len());
         let mut buffer = [0; STEP];
         loop {
-            let Ok(Step { taken, given }) = self.decompress.step(bytes, &mut buffer) else {
+            let Ok(Step { taken, given }) = self.format.step(bytes, &mut buffer) else {
                 self.lost = true;
                 return Err(());
             };
-            made += given as u64;
-            if made > bound {
+            self.made += given as u64;
+            if self.made > MADE_MAX {
                 self.lost = true;
                 return Err(());
             }

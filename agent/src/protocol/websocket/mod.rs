@@ -67,8 +67,8 @@ pub struct WebSocket {
 struct Open {
     compressed: bool,
     size: u64,
-    /// Not all of it is there.
-    damaged: bool,
+    /// Its content cannot be read, and why.
+    unreadable: Option<LossReason>,
 }
 
 /// `permessage-deflate`.
@@ -111,16 +111,17 @@ impl WebSocket {
         }
     }
 
-    fn payload(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
+    fn payload(&mut self, bytes: &[u8]) {
         let Some(open) = &mut self.message else { return };
         let transport = self.gateway.as_ref().is_some_and(discord::Gateway::is_compressed);
-        let unwanted = self.gateway.is_none() && !open.compressed;
-        if open.damaged || unwanted {
+        // What follows a message that is too large needs its window. Of other messages only the size is wanted.
+        let given_up = open.unreadable.is_some_and(|reason| reason != LossReason::TooLarge);
+        if self.gateway.is_none() || given_up {
             return;
         }
         let inflated = if open.compressed {
             let Some(deflate) = &mut self.deflate else {
-                open.damaged = true;
+                open.unreadable = Some(LossReason::Malformed);
                 return;
             };
             deflate.inflate.run(bytes, &mut self.content, CONTENT_MAX)
@@ -133,22 +134,15 @@ impl WebSocket {
         };
         match inflated {
             Ok(true) => {}
-            // Too large: the window goes on, only the content is given up.
-            Ok(false) => {
-                out.push(Event::Lost { reason: LossReason::TooLarge, bytes: bytes.len() as u64 });
-                self.content.clear();
-                open.damaged = !open.compressed && !transport;
-            }
-            Err(()) => {
-                open.damaged = true;
-                out.push(Event::Lost { reason: LossReason::Malformed, bytes: bytes.len() as u64 });
-            }
+            Ok(false) => open.unreadable = Some(LossReason::TooLarge),
+            Err(()) => open.unreadable = Some(LossReason::Malformed),
         }
     }
 
     fn end(&mut self, at: Mark, out: &mut Vec<Event>) {
         let Some(open) = self.message.take() else { return };
         if open.compressed
+            && self.gateway.is_some()
             && let Some(deflate) = &mut self.deflate
         {
             // RFC 7692, section 7.2.2: the sender has left these four bytes out.
@@ -158,8 +152,11 @@ impl WebSocket {
             }
         }
         let content = std::mem::take(&mut self.content);
+        if let Some(reason) = open.unreadable.filter(|_| self.gateway.is_some()) {
+            out.push(Event::Lost { reason, bytes: open.size });
+        }
         let discord = match &mut self.gateway {
-            Some(_) if open.damaged => return,
+            Some(_) if open.unreadable.is_some() => return,
             Some(gateway) => match gateway.read(&content) {
                 Some(dispatch) => Some(Box::new(dispatch)),
                 None => return,
@@ -180,7 +177,7 @@ impl WebSocket {
             gateway.lose();
         }
         if let Some(open) = &mut self.message {
-            open.damaged = true;
+            open.unreadable = Some(LossReason::Gap);
         }
         self.content.clear();
     }
@@ -203,7 +200,13 @@ impl Parser for WebSocket {
                 Step::Begin { compressed, .. } => {
                     self.report_skipped(out);
                     self.content.clear();
-                    self.message = Some(Open { compressed, size: 0, damaged: false });
+                    if let Some(deflate) = &mut self.deflate {
+                        deflate.inflate.begin();
+                    }
+                    if let Some(gateway) = &mut self.gateway {
+                        gateway.begin();
+                    }
+                    self.message = Some(Open { compressed, size: 0, unreadable: None });
                 }
                 Step::Payload(payload, mask) => {
                     if let Some(open) = &mut self.message {
@@ -212,7 +215,7 @@ impl Parser for WebSocket {
                     let mut unmasked = std::mem::take(&mut self.unmasked);
                     unmasked.clear();
                     mask.remove(payload, &mut unmasked);
-                    self.payload(&unmasked, out);
+                    self.payload(&unmasked);
                     self.unmasked = unmasked;
                 }
                 Step::End => self.end(mark, out),
@@ -241,8 +244,7 @@ impl Parser for WebSocket {
         } else if !inside {
             self.message = None;
         }
-        let matters = self.deflate.is_some() || self.gateway.is_some();
-        if matters || !inside {
+        if !inside {
             out.push(Event::Lost { reason: LossReason::Gap, bytes: length });
         }
         self.lose_window();
