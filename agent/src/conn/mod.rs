@@ -5,6 +5,8 @@
 //! its TLS library (`tls`), and goes the same way from there on.
 
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::{
@@ -133,6 +135,8 @@ pub struct Happened {
     pub netns: u32,
     /// Process that moved the bytes.
     pub pid: u32,
+    /// The bytes were moved before the last fact: it was not known until then where they belong.
+    pub late: bool,
     /// What.
     pub event: Event,
 }
@@ -184,6 +188,8 @@ pub struct Connections {
     sessions: Sessions,
     /// Processes that send at the end of a turn of their loop.
     late_writers: FxHashSet<u32>,
+    /// What is understood now was said before: [`Happened::late`].
+    late: bool,
     next: u64,
     events: Vec<Event>,
     found: Vec<(Protocol, u32)>,
@@ -435,6 +441,7 @@ impl Connections {
                     endpoints: connection.endpoints.clone(),
                     netns: connection.netns,
                     pid,
+                    late: self.late,
                     event,
                 }),
             }

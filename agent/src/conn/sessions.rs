@@ -229,8 +229,10 @@ impl Sessions {
     /// A thread has sent ciphertext in which these records of application data begin: the object that has made it, if
     /// that shows, and whether by its handshake.
     pub(super) fn sent(&mut self, mark: Mark, records: &[u16]) -> Option<(Key, bool)> {
-        let thread = self.before(mark)?;
+        // Whatever it sends next, it does not do so at once any more.
+        let thread = self.threads.remove(&(mark.pid, mark.tid))?;
         match thread.step {
+            _ if thread.context != mark.context => None,
             Step::Handshake(key) => Some((key, true)),
             Step::Wrote(key, length) => {
                 records.first().is_some_and(|record| fits(*record, length)).then_some((key, false))

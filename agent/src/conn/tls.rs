@@ -17,6 +17,18 @@ use crate::{
 /// Numbers of the sockets that stand for objects whose own is not known; inode numbers of sockets are below.
 const DETACHED: u64 = 1 << 63;
 
+/// How it shows that an object encrypts a connection.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// By the socket that was used in the call, or by the handshake.
+    Certainly,
+    /// By the size of what was moved, which does not count against another object of the process that is there already.
+    BySize {
+        /// What was written last has just been sent.
+        sent: bool,
+    },
+}
+
 impl Connections {
     /// Whether bytes on a socket are ciphertext.
     pub fn is_encrypted(&self, socket: u64) -> bool {
@@ -57,7 +69,8 @@ impl Connections {
         if let Some(socket) = found
             && known != found
         {
-            self.bind(key, socket, tls.socket != 0, out);
+            let how = if tls.socket != 0 { Shown::Certainly } else { Shown::BySize { sent: false } };
+            self.bind(key, socket, how, out);
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(socket) = session.socket {
@@ -65,7 +78,7 @@ impl Connections {
         }
         if session.hold(piece) {
             let socket = self.detach(mark);
-            self.bind(key, socket, true, out);
+            self.bind(key, socket, Shown::Certainly, out);
         }
     }
 
@@ -75,7 +88,7 @@ impl Connections {
         let known = self.sessions.session(key, mark.time).socket;
         let found = self.sessions.handshake(mark, key);
         if let Some(socket) = found.filter(|_| known != found) {
-            self.bind(key, socket, true, out);
+            self.bind(key, socket, Shown::Certainly, out);
         }
     }
 
@@ -117,20 +130,21 @@ impl Connections {
                 self.sessions.received(mark, socket, &layer.begun);
                 None
             }
-            Direction::Sent if layer.session.is_none() && !self.late_writers.contains(&mark.pid) => {
-                self.sessions.sent(mark, &layer.begun)
+            Direction::Sent => {
+                let late = self.late_writers.contains(&mark.pid);
+                let found = self.sessions.sent(mark, &layer.begun);
+                found.filter(|_| layer.session.is_none() && !late)
             }
-            Direction::Sent => None,
         };
         layer.begun.clear();
         if let Some((key, by_handshake)) = found {
-            self.bind(key, socket, by_handshake, out);
+            let how = if by_handshake { Shown::Certainly } else { Shown::BySize { sent: true } };
+            self.bind(key, socket, how, out);
         }
     }
 
-    /// An object encrypts the connection of this socket: certainly, or because sizes fit, which does not count against
-    /// another object of the process that is there.
-    fn bind(&mut self, key: Key, socket: u64, certain: bool, out: &mut VecDeque<Happened>) {
+    /// An object encrypts the connection of this socket.
+    fn bind(&mut self, key: Key, socket: u64, how: Shown, out: &mut VecDeque<Happened>) {
         let Some(connection) = self.by_socket.get_mut(&socket) else { return };
         if connection.tls.is_none() {
             self.counters.encrypted += 1;
@@ -138,7 +152,7 @@ impl Connections {
         let layer = connection.tls.get_or_insert_with(Box::default);
         let before = layer.session.filter(|before| *before != key);
         // A child process may go on with its parent's connection; within a process objects do not share one.
-        if !certain && before.is_some_and(|before| before.0 == key.0) {
+        if !matches!(how, Shown::Certainly) && before.is_some_and(|before| before.0 == key.0) {
             return;
         }
         layer.session = Some(key);
@@ -156,9 +170,14 @@ impl Connections {
         {
             layer.session = None;
         }
-        for piece in pieces {
-            self.plaintext(socket, &piece, out);
+        // What was just sent was written just before, the rest long ago.
+        let just = usize::from(matches!(how, Shown::BySize { sent: true }));
+        let before = pieces.len().saturating_sub(just);
+        for (i, piece) in pieces.iter().enumerate() {
+            self.late = i < before;
+            self.plaintext(socket, piece, out);
         }
+        self.late = false;
     }
 
     /// Plaintext of a connection goes to its parser.

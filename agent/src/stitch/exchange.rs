@@ -37,15 +37,18 @@ impl Engine {
         if exchanges.served.len() > SERVED_MAX {
             exchanges.served.pop_front();
         }
-        let thread = self.threads.entry((at.pid, at.tid)).or_default();
-        thread.inbound = Some(Inbound {
-            unit: id,
-            context: at.context,
-            by_loop,
-            facts: thread.facts,
-            connection: happened.connection,
-        });
-        thread.last = at.time;
+        // Of what was read before it was known to be a request nothing tells what was made for it.
+        if !happened.late {
+            let thread = self.threads.entry((at.pid, at.tid)).or_default();
+            thread.inbound = Some(Inbound {
+                unit: id,
+                context: at.context,
+                by_loop,
+                facts: thread.facts,
+                connection: happened.connection,
+            });
+            thread.last = at.time;
+        }
         if let Some(peer) = peer {
             self.join_unit(id, peer, happened.connection);
         }
@@ -110,8 +113,9 @@ impl Engine {
             late: flags & flag::FILE_CALL != 0
                 && self.processes.get(&first.pid).is_some_and(|process| process.late_writes),
             woken: 0,
-            by_thread: self.by_thread(&header, first.context),
-            work: thread.and_then(|thread| thread.work),
+            // What the thread was at then is not known any more.
+            by_thread: self.by_thread(&header, first.context).filter(|_| !happened.late),
+            work: thread.and_then(|thread| thread.work).filter(|_| !happened.late),
             notice: None,
             waits: false,
             end: None,
