@@ -168,6 +168,6 @@ fn a_library_that_uses_the_socket_itself_is_believed_at_once() {
     rig.socket(101);
     let mark = rig.mark(1, 0);
     let tls = Tls { socket: 101, ssl: 0x10, length: REQUEST.len() as u64, ..Tls::default() };
-    rig.connections.tls(&tls, REQUEST, &[], mark, &mut rig.happened);
+    assert!(rig.connections.tls(&tls, REQUEST, &[], mark, &mut rig.happened));
     assert_eq!(rig.begun(), [101]);
 }

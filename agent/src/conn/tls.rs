@@ -35,8 +35,15 @@ impl Connections {
         self.by_socket.get(&socket).is_some_and(|connection| connection.tls.is_some())
     }
 
-    /// A TLS library has encrypted or decrypted bytes.
-    pub fn tls(&mut self, tls: &Tls, head: &[u8], tail: &[u8], mark: Mark, out: &mut VecDeque<Happened>) {
+    /// A TLS library has encrypted or decrypted bytes. False where it is not known yet on which connection.
+    pub fn tls(
+        &mut self,
+        tls: &Tls,
+        head: &[u8],
+        tail: &[u8],
+        mark: Mark,
+        out: &mut VecDeque<Happened>,
+    ) -> bool {
         let key = (mark.pid, tls.ssl);
         let received = tls.header.flags & flag::RECEIVED != 0;
         let direction = if received { Direction::Received } else { Direction::Sent };
@@ -72,14 +79,16 @@ impl Connections {
             let how = if tls.socket != 0 { Shown::Certainly } else { Shown::BySize { sent: false } };
             self.bind(key, socket, how, out);
         }
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return true };
         if let Some(socket) = session.socket {
-            return self.plaintext(socket, &piece, out);
+            self.plaintext(socket, &piece, out);
+            return true;
         }
         if session.hold(piece) {
             let socket = self.detach(mark);
             self.bind(key, socket, Shown::Certainly, out);
         }
+        false
     }
 
     /// A TLS library goes on with the handshake of an object.

@@ -86,6 +86,13 @@ impl Contexts {
         self.insert(pid, address, parent, time, true)
     }
 
+    /// What is at this address now belongs to nothing that was there before.
+    pub(super) fn renew(&mut self, pid: u32, address: u64, time: u64) {
+        if address != 0 {
+            self.insert(pid, address, 0, time, false);
+        }
+    }
+
     fn insert(&mut self, pid: u32, address: u64, parent: ContextId, time: u64, announced: bool) -> ContextId {
         self.next = self.next.wrapping_add(1).max(1);
         let id = self.next;

@@ -366,7 +366,12 @@ impl Engine {
             Fact::Tls { tls, head, tail } => {
                 let mark = self.mark(&header);
                 self.moved(&header, tls.ssl, tls.length, mark.context);
-                self.connections.tls(tls, head, tail, mark, &mut self.happened);
+                let placed = self.connections.tls(tls, head, tail, mark, &mut self.happened);
+                if !placed && header.flags & flag::RECEIVED != 0 {
+                    // It may be a request. What is made in this context now is for that, and not for whatever a context
+                    // at this address belonged to before.
+                    self.contexts.renew(header.pid, header.context, header.time);
+                }
                 self.handle(header.flags);
             }
             Fact::TlsHandshake(item) => {
