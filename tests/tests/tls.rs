@@ -1,0 +1,99 @@
+//! What is particular to TLS: an agent that comes late, objects at the addresses of others, libraries that are loaded
+//! late.
+
+use std::{collections::BTreeSet, thread, time::Duration};
+
+use adder_tests::{
+    collector::{CollectedSpan, Collector},
+    judge::{find_rid, judge},
+    load::Load,
+    python::{App, EventLoop},
+    rig::Rig,
+    watch::{Watched, attach, watch},
+};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+const PATHS: [&str; 8] =
+    ["/hit/{n}", "/games/{n}", "/gather", "/alchemy", "/sync", "/stream", "/pipeline", "/psycopg3"];
+
+fn service(rig: &Rig, app: &str, event_loop: EventLoop) -> App {
+    App::uvicorn(&rig.venv, &rig.dir, app, event_loop, 1, &rig.environment).expect("the service starts")
+}
+
+/// In the middle of a load on encrypted connections that are older than the agent, none of whose handshakes it saw.
+fn late(name: &str, python: &str, event_loop: EventLoop) {
+    let rig = Rig::start_encrypted(name, "games-api", python).expect("servers");
+    let app = service(&rig, "games:app", event_loop);
+    let paths = PATHS.map(str::to_owned).to_vec();
+    let load = Load { port: app.port(), connections: 32, requests: 3_000, paths, tls: app.tls() };
+    let (verdict, spans, lines, report) = thread::scope(|scope| {
+        let running = scope.spawn(|| load.run().expect("the load runs"));
+        thread::sleep(Duration::from_secs(2));
+        let collector = Collector::start().expect("a collector");
+        let (agent, recorder) = attach(&rig.dir, &[app.pid()], &collector).expect("adder starts");
+        let report = running.join().expect("the load ends");
+        thread::sleep(Duration::from_secs(2));
+        let (status, lines) = agent.stop().expect("adder stops");
+        assert!(status.success());
+        if let Some(recorder) = recorder {
+            recorder.stop().expect("the recorder ends");
+        }
+        let spans = collector.spans();
+        (judge(&spans), spans, lines, report)
+    });
+    println!("{verdict}\n{}", lines.join("\n"));
+    assert_eq!(report.failed(), 0, "the service is not disturbed");
+    assert_eq!(verdict.wrong, 0, "no span under a wrong request");
+    assert!(verdict.servers > 500, "it saw requests: {}", verdict.servers);
+    // Of a request that had begun before, or was read before its connection was known: at most two a connection.
+    let orphans: BTreeSet<String> = spans
+        .iter()
+        .filter(|span| span.span.kind() == SpanKind::Client && span.span.parent_span_id.is_empty())
+        .filter_map(|span| find_rid(&span.attribute("db.query.text")?).map(str::to_owned))
+        .collect();
+    assert!(orphans.len() <= 64, "{} requests with orphans", orphans.len());
+}
+
+#[test]
+fn an_agent_that_comes_late_is_right_on_asyncio() {
+    late("tls-late-asyncio", "3.13", EventLoop::Asyncio);
+}
+
+#[test]
+fn an_agent_that_comes_late_is_right_on_uvloop() {
+    late("tls-late-uvloop", "3.11", EventLoop::Uvloop);
+}
+
+#[test]
+fn objects_at_the_same_addresses_and_libraries_that_come_late_are_told_apart() {
+    for (python, event_loop) in [("3.11", EventLoop::Uvloop), ("3.13", EventLoop::Asyncio)] {
+        let rig = Rig::start_encrypted("tls-reuse", "encrypted", python).expect("servers");
+        let app = service(&rig, "encrypted:app", event_loop);
+        let paths = vec![format!("/reuse?port={}", app.port()), "/library".to_owned()];
+        let load = Load { port: app.port(), connections: 8, requests: 200, paths, tls: app.tls() };
+        let watched: Watched = watch(&rig.dir, &[app.pid()], &load).expect("a watched load");
+        assert_eq!(watched.report.failed(), 0, "every request is answered");
+        assert_eq!(watched.verdict.wrong, 0, "no span under a wrong request");
+        let by_path = |path: &str, what: &str| {
+            let rids = watched.report.outcomes.iter().filter(|outcome| outcome.path.starts_with(path));
+            let rids: Vec<&str> = rids.map(|outcome| outcome.rid.as_str()).collect();
+            let of = |span: &&CollectedSpan| {
+                let text = span.attribute("db.query.text").or_else(|| span.attribute("url.full"));
+                let rid = text.and_then(|text| find_rid(&text).map(str::to_owned));
+                span.span.kind() == SpanKind::Client
+                    && !span.span.parent_span_id.is_empty()
+                    && span.span.name.starts_with(what)
+                    && rid.is_some_and(|rid| rids.contains(&rid.as_str()))
+            };
+            (watched.spans.iter().filter(of).count(), rids.len())
+        };
+        let (requests, wanted) = by_path("/reuse", "GET");
+        assert_eq!(requests, wanted, "each new connection's request");
+        let (statements, wanted) = by_path("/reuse", "SELECT");
+        assert_eq!(statements, wanted, "each new connection's statement");
+        // The library is there only when it is loaded, by the first requests.
+        let (statements, wanted) = by_path("/library", "SELECT");
+        println!("{statements} of {wanted} statements by a library that came late");
+        assert!(statements + 8 >= wanted, "{statements} of {wanted}");
+    }
+}
