@@ -255,7 +255,7 @@ impl<'a> Fact<'a> {
                 into.extend_from_slice(as_bytes(lineage));
             }
             Self::Put(item) | Self::Get(item) | Self::TlsHandshake(item) | Self::TlsFree(item) => {
-                into.extend_from_slice(as_bytes(item))
+                into.extend_from_slice(as_bytes(item));
             }
             Self::Fork(child) | Self::Thread(child) => into.extend_from_slice(as_bytes(child)),
             Self::Exec(header) | Self::Exit(header) | Self::Map(header) => {

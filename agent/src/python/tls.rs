@@ -1,6 +1,6 @@
 //! Where the TLS libraries of a process read and write plaintext.
 //!
-//! OpenSSL's `SSL_read` and `SSL_read_ex` both call `ssl_read_internal` (ssl/ssl_lib.c), which has no symbol but begins
+//! OpenSSL's `SSL_read` and `SSL_read_ex` both call `ssl_read_internal` (`ssl/ssl_lib.c`), which has no symbol but begins
 //! with an instruction that the kernel emulates, unlike they do: it is found as what they call first.
 
 use super::{

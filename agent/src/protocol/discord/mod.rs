@@ -15,7 +15,7 @@ pub use interaction::{Interaction, Kind};
 pub use rest::{answered, redacted};
 pub use span::describe;
 
-use super::websocket::Inflate;
+use super::websocket::{Inflate, Unreadable};
 
 /// `op` of a dispatched event.
 const DISPATCH: u8 = 0;
@@ -119,10 +119,10 @@ impl Gateway {
     /// # Errors
     ///
     /// As there.
-    pub fn inflate(&mut self, bytes: &[u8], into: &mut Vec<u8>, most: usize) -> Result<bool, ()> {
+    pub fn inflate(&mut self, bytes: &[u8], into: &mut Vec<u8>, most: usize) -> Result<bool, Unreadable> {
         match &mut self.stream {
             Some(stream) => stream.run(bytes, into, most),
-            None => Err(()),
+            None => Err(Unreadable),
         }
     }
 

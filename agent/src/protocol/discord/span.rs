@@ -30,7 +30,8 @@ pub fn describe(dispatch: &Dispatch, endpoints: &Endpoints) -> Description {
         attributes.push(Attribute::new("discord.interaction.id", interaction.id.to_string()));
         attributes.push(Attribute::new("discord.interaction.type", kind));
         let shown = interaction.name.as_deref().unwrap_or_default();
-        name = format!("discord {word}{sign}{shown}").trim_end().to_owned();
+        let shown = format!("discord {word}{sign}{shown}");
+        shown.trim_end().clone_into(&mut name);
         if let Some(shown) = &interaction.name {
             attributes.push(Attribute::new(key, shown.clone()));
         }

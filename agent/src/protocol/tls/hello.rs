@@ -24,17 +24,16 @@ pub enum Greeting {
 
 /// Reads the first handshake message; `None` while it is incomplete, or is no greeting.
 pub(super) fn greeting(handshake: &[u8]) -> Option<Greeting> {
-    let client = || client_hello(handshake).map(Greeting::Client);
-    client().or_else(|| server_hello(handshake).map(Greeting::Server))
+    client_hello(handshake).or_else(|| server_hello(handshake))
 }
 
-fn client_hello(handshake: &[u8]) -> Option<Option<String>> {
+fn client_hello(handshake: &[u8]) -> Option<Greeting> {
     let mut body = Reader(handshake).message(CLIENT_HELLO)?;
     body.take(2 + RANDOM)?;
     body.short_block()?;
     body.block()?;
     body.short_block()?;
-    Some(body.extension(SERVER_NAME).and_then(|extension| name(extension)))
+    Some(Greeting::Client(body.extension(SERVER_NAME).and_then(name)))
 }
 
 /// `ServerNameList`: the host name in it.
@@ -52,7 +51,7 @@ fn name(extension: Reader<'_>) -> Option<String> {
     }
 }
 
-fn server_hello(handshake: &[u8]) -> Option<Option<&'static str>> {
+fn server_hello(handshake: &[u8]) -> Option<Greeting> {
     let mut body = Reader(handshake).message(SERVER_HELLO)?;
     let legacy = body.number()?;
     body.take(RANDOM)?;
@@ -60,14 +59,15 @@ fn server_hello(handshake: &[u8]) -> Option<Option<&'static str>> {
     // Cipher suite and compression method.
     body.take(3)?;
     let chosen = body.extension(SUPPORTED_VERSIONS).and_then(|mut extension| extension.number());
-    Some(match chosen.unwrap_or(legacy) {
+    let version = match chosen.unwrap_or(legacy) {
         0x0300 => Some("3.0"),
         0x0301 => Some("1.0"),
         0x0302 => Some("1.1"),
         0x0303 => Some("1.2"),
         0x0304 => Some("1.3"),
         _ => None,
-    })
+    };
+    Some(Greeting::Server(version))
 }
 
 /// What is left to read.

@@ -34,11 +34,11 @@ pub fn begins(bytes: &[u8]) -> Option<bool> {
             && bytes.get(2).is_none_or(|minor| *minor <= 4);
         return if known { None } else { Some(false) };
     };
-    Some(record(head).is_some())
+    Some(record(*head).is_some())
 }
 
 /// Content type and length of a record.
-fn record(head: &[u8; HEAD]) -> Option<(u8, u16)> {
+fn record(head: [u8; HEAD]) -> Option<(u8, u16)> {
     let length = u16::from_be_bytes([head[3], head[4]]);
     let valid =
         (20..=23).contains(&head[0]) && head[1] == 3 && head[2] <= 4 && length > 0 && length <= RECORD_MAX;
@@ -96,7 +96,7 @@ impl Records {
                     if usize::from(*have) < HEAD {
                         continue;
                     }
-                    let Some((content, length)) = record(head) else { return self.lose() };
+                    let Some((content, length)) = record(*head) else { return self.lose() };
                     if content == APPLICATION_DATA {
                         begun.push(length);
                         // What follows is encrypted; the greeting may have come in the same piece.

@@ -184,7 +184,7 @@ impl Frames {
         }
         self.inside = Some(match opcode {
             CLOSE => Inside::Close,
-            CONTROL.. => Inside::Control,
+            _ if control => Inside::Control,
             _ => Inside::Data { last },
         });
         if matches!(opcode, TEXT | BINARY) {

@@ -11,6 +11,10 @@ const MADE_MAX: u64 = 64 * 1024 * 1024;
 /// 3.1.1.1.2).
 const WINDOW_LOG_MAX: u32 = 23;
 
+/// That is no such stream, or part of it was not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
 /// A compressed stream.
 pub struct Inflate {
     format: Format,
@@ -41,11 +45,12 @@ impl std::fmt::Debug for Inflate {
 }
 
 impl Format {
-    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<Step, ()> {
+    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<Step, Unreadable> {
         match self {
             Self::Deflate { decompress, zlib } => {
                 let (taken, given) = (decompress.total_in(), decompress.total_out());
-                let status = decompress.decompress(bytes, buffer, FlushDecompress::Sync).map_err(|_| ())?;
+                let status =
+                    decompress.decompress(bytes, buffer, FlushDecompress::Sync).map_err(|_| Unreadable)?;
                 let taken = (decompress.total_in() - taken) as usize;
                 let given = (decompress.total_out() - given) as usize;
                 if status == Status::StreamEnd {
@@ -57,7 +62,7 @@ impl Format {
             Self::Zstd(decoder) => {
                 let mut input = InBuffer::around(bytes);
                 let mut output = OutBuffer::around(buffer);
-                decoder.run(&mut input, &mut output).map_err(|_| ())?;
+                decoder.run(&mut input, &mut output).map_err(|_| Unreadable)?;
                 Ok(Step { taken: input.pos(), given: output.pos() })
             }
         }
@@ -102,21 +107,21 @@ impl Inflate {
     /// # Errors
     ///
     /// Where that is no such stream, or part of it was not seen.
-    pub fn run(&mut self, mut bytes: &[u8], into: &mut Vec<u8>, most: usize) -> Result<bool, ()> {
+    pub fn run(&mut self, mut bytes: &[u8], into: &mut Vec<u8>, most: usize) -> Result<bool, Unreadable> {
         if self.lost {
-            return Err(());
+            return Err(Unreadable);
         }
         let mut fits = true;
         let mut buffer = [0; STEP];
         loop {
             let Ok(Step { taken, given }) = self.format.step(bytes, &mut buffer) else {
                 self.lost = true;
-                return Err(());
+                return Err(Unreadable);
             };
             self.made += given as u64;
             if self.made > MADE_MAX {
                 self.lost = true;
-                return Err(());
+                return Err(Unreadable);
             }
             bytes = bytes.get(taken..).unwrap_or_default();
             if fits && into.len() + given <= most {

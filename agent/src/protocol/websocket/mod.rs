@@ -9,7 +9,7 @@ mod inflate;
 mod tests;
 
 use self::frame::{Frames, Step};
-pub use self::inflate::Inflate;
+pub use self::inflate::{Inflate, Unreadable};
 use super::{Detail, Event, LossReason, Mark, Parser, Side, discord};
 
 /// Most bytes of one message that are kept to be read; of a larger one only the size is known.
@@ -83,7 +83,7 @@ impl WebSocket {
     /// A connection that has just changed to this protocol; the watched process receives `inbound`.
     pub fn new(opening: &Opening, inbound: Side) -> Self {
         let extension = opening.extensions.split(',').map(str::trim);
-        let deflate =
+        let mut deflate =
             extension.filter(|extension| extension.starts_with("permessage-deflate")).map(|found| {
                 let parameter = match inbound {
                     Side::Request => "client_no_context_takeover",
@@ -104,7 +104,7 @@ impl WebSocket {
             message: None,
             content: Vec::new(),
             unmasked: Vec::new(),
-            deflate: deflate.last(),
+            deflate: deflate.next_back(),
             gateway,
             skipped: 0,
             closed: false,
@@ -135,7 +135,7 @@ impl WebSocket {
         match inflated {
             Ok(true) => {}
             Ok(false) => open.unreadable = Some(LossReason::TooLarge),
-            Err(()) => open.unreadable = Some(LossReason::Malformed),
+            Err(Unreadable) => open.unreadable = Some(LossReason::Malformed),
         }
     }
 

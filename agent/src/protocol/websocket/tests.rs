@@ -20,13 +20,13 @@ fn frame(first: u8, payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
     let mask = if key.is_some() { 0x80 } else { 0 };
     let mut frame = vec![first];
     match payload.len() {
-        length @ 0..=125 => frame.push(mask | length as u8),
+        length @ 0..=125 => frame.push(mask + length as u8),
         length @ 126..=0xffff => {
-            frame.push(mask | 126);
+            frame.push(mask + 126);
             frame.extend_from_slice(&(length as u16).to_be_bytes());
         }
         length => {
-            frame.push(mask | 127);
+            frame.push(mask + 127);
             frame.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
