@@ -18,6 +18,10 @@ use crate::{process::Process, root, wait_until};
 /// The line on standard error that says that all probes are in place begins so.
 const READY: &str = "ready";
 
+/// How long the agent may take to end: it sends what it has first, then the kernel needs about 0.1 s for each probe
+/// that it lets go.
+const STOP_LIMIT: Duration = Duration::from_mins(1);
+
 /// How long the reader of standard error may need to see its end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -69,7 +73,8 @@ impl Agent {
         command.args(arguments).envs(variables).stdout(Stdio::null()).stderr(Stdio::piped());
         let log = dir.join("adder.log");
         let mut file = File::create(&log)?;
-        let mut process = Process::start_with_output(&mut command, &log, libc::SIGTERM)?;
+        let mut process =
+            Process::start_with_output(&mut command, &log, libc::SIGTERM)?.with_patience(STOP_LIMIT);
         let errors = process.child().stderr.take().context("agent without standard error")?;
         let output = Arc::new(Mutex::new(Output::default()));
         let shared = Arc::clone(&output);

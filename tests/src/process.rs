@@ -28,6 +28,7 @@ pub struct Process {
     status: Option<ExitStatus>,
     log: PathBuf,
     signal: i32,
+    patience: Duration,
 }
 
 impl Process {
@@ -45,7 +46,13 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
-        Ok(Self { child, status: None, log: log.to_path_buf(), signal })
+        Ok(Self { child, status: None, log: log.to_path_buf(), signal, patience: PATIENCE })
+    }
+
+    /// The same process, but it may take this long to obey its signal.
+    pub(crate) const fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Waits until `is_ready`; an error with the end of the log if the process ends before, or takes too long.
@@ -102,7 +109,7 @@ impl Process {
             return Ok(status);
         }
         self.signal(self.signal);
-        wait_until(PATIENCE, || self.has_ended());
+        wait_until(self.patience, || self.has_ended());
         self.reap()
     }
 

@@ -5,6 +5,7 @@ use std::{
     num::NonZeroU32,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
+    thread::{self, JoinHandle},
 };
 
 use adder_ebpf::{Header, Offsets, Process};
@@ -13,7 +14,7 @@ use aya::{
     maps::{HashMap, MapData, RingBuf},
     programs::{
         BtfTracePoint, FExit, Program, RawTracePoint, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
     },
 };
 
@@ -151,7 +152,8 @@ pub struct Bpf {
     facts: RingBuf<MapData>,
     processes: HashMap<MapData, u32, Plain<Process>>,
     dropped: HashMap<MapData, u32, u64>,
-    uprobes: Table<u32, Vec<(&'static str, UProbeLinkId)>>,
+    uprobes: Table<u32, Vec<UProbeLink>>,
+    released: Vec<JoinHandle<()>>,
     way: AttachWay,
 }
 
@@ -234,7 +236,7 @@ impl Bpf {
         let facts = RingBuf::try_from(map(&mut ebpf, "FACTS")?)?;
         let processes = HashMap::try_from(map(&mut ebpf, "PROCESSES")?)?;
         let dropped = HashMap::try_from(map(&mut ebpf, "DROPPED")?)?;
-        Ok(Self { ebpf, facts, processes, dropped, uprobes: Table::new(), way })
+        Ok(Self { ebpf, facts, processes, dropped, uprobes: Table::new(), released: Vec::new(), way })
     }
 
     /// How the system calls are seen.
@@ -266,19 +268,15 @@ impl Bpf {
         let pid = NonZeroU32::new(pid).ok_or_else(|| anyhow::anyhow!("process 0 has no user space"))?;
         let link =
             probe.attach(UProbeAttachLocation::AbsoluteOffset(offset), file, UProbeScope::OneProcess(pid))?;
-        self.uprobes.entry(pid.get()).or_default().push((program, link));
+        self.uprobes.entry(pid.get()).or_default().push(probe.take_link(link)?);
         Ok(())
     }
 
-    /// Removes the uprobes of a process.
+    /// Removes the uprobes of a process, in the background.
     pub fn detach(&mut self, pid: u32) {
-        for (name, link) in self.uprobes.remove(&pid).unwrap_or_default() {
-            if let Ok(found) = program(&mut self.ebpf, name)
-                && let Ok(probe) = TryInto::<&mut UProbe>::try_into(found)
-                && let Err(error) = probe.detach(link)
-            {
-                tracing::debug!(pid, "detaching {name}: {error}");
-            }
+        if let Some(links) = self.uprobes.remove(&pid) {
+            self.released.retain(|thread| !thread.is_finished());
+            self.released.push(release(links));
         }
     }
 
@@ -329,6 +327,24 @@ impl Bpf {
         }
         stats.sort_by(|a, b| a.name.cmp(&b.name));
         stats
+    }
+}
+
+/// Removes uprobes in a thread of its own. For each the kernel waits, under a lock of its own, until no CPU can be in
+/// the probe (`perf_uprobe_destroy`, `uprobe_unregister_sync`): about 0.1 s in which no facts would be read.
+fn release(links: Vec<UProbeLink>) -> JoinHandle<()> {
+    thread::spawn(|| drop(links))
+}
+
+impl Drop for Bpf {
+    fn drop(&mut self) {
+        for (_, links) in self.uprobes.drain() {
+            self.released.push(release(links));
+        }
+        for thread in self.released.drain(..) {
+            // Nothing in it can panic.
+            let _ = thread.join();
+        }
     }
 }
 
