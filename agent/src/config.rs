@@ -6,9 +6,17 @@
 //! Specification", "Type-specific guidance"), except for an endpoint that is no URL: spans must not go elsewhere, or
 //! nowhere, in silence.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
-use crate::{export::Settings, signal::TextMode};
+use crate::{
+    export::Settings,
+    logs,
+    signal::{LogRecord, Span, TextMode},
+};
 
 mod env;
 mod file;
@@ -21,6 +29,10 @@ pub struct Config {
     pub capture: Capture,
     /// Where spans go; `None` without an endpoint: they are drawn on the terminal then.
     pub otlp: Option<Settings>,
+    /// Where log records go; `None` without an endpoint.
+    pub otlp_logs: Option<Settings>,
+    /// Logs.
+    pub logs: Logs,
     /// HTTP.
     pub http: Http,
     /// Messages.
@@ -55,6 +67,17 @@ pub struct Capture {
 pub struct Http {
     /// Route templates such as `/games/{game_id}`, tried before those that are learned.
     pub routes: Vec<String>,
+}
+
+/// `[logs]`: what is made of what processes write to their outputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// Log records are made (`OTEL_LOGS_EXPORTER`).
+    pub enabled: bool,
+    /// Services of which none are made, by `service.name`.
+    pub exclude: Vec<String>,
+    /// How they are made.
+    pub options: logs::Options,
 }
 
 /// `[messaging]`: what is made of messages.
@@ -108,6 +131,12 @@ impl Default for Messaging {
     }
 }
 
+impl Default for Logs {
+    fn default() -> Self {
+        Self { enabled: true, exclude: Vec::new(), options: logs::Options::default() }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self { level: "info".to_owned() }
@@ -144,13 +173,26 @@ impl Config {
         let mut env = env::Env::new(&env);
         env.read(&mut draft)?;
         let mut warnings = env.warnings;
-        let Draft { capture, otlp, http, messaging, discover, service, log, status, resource, disabled } =
-            draft;
-        let otlp = otlp.settings(&mut warnings)?;
-        Ok((
-            Self { capture, otlp, http, messaging, discover, service, log, status, resource, disabled },
-            warnings,
-        ))
+        let otlp = draft.otlp.settings::<Span>(&mut warnings)?;
+        let otlp_logs = draft.otlp_logs.settings::<LogRecord>(&mut warnings)?;
+        // Most settings are the same for both.
+        let mut said = BTreeSet::new();
+        warnings.retain(|warning| said.insert(warning.clone()));
+        let config = Self {
+            capture: draft.capture,
+            otlp,
+            otlp_logs,
+            logs: draft.logs,
+            http: draft.http,
+            messaging: draft.messaging,
+            discover: draft.discover,
+            service: draft.service,
+            log: draft.log,
+            status: draft.status,
+            resource: draft.resource,
+            disabled: draft.disabled,
+        };
+        Ok((config, warnings))
     }
 }
 
@@ -159,6 +201,8 @@ impl Config {
 struct Draft {
     capture: Capture,
     otlp: otlp::Draft,
+    otlp_logs: otlp::Draft,
+    logs: Logs,
     http: Http,
     messaging: Messaging,
     discover: Discover,

@@ -6,7 +6,10 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use crate::fact::ProcessInfo;
+use crate::{
+    fact::{OutputInfo, ProcessInfo},
+    logs::lines::Buffering,
+};
 
 /// Programs that run an application named in their arguments.
 const RUNNERS: [&str; 9] =
@@ -209,6 +212,25 @@ fn compose_service(container: &str) -> Option<String> {
     let path = format!("/proc/1/root/var/lib/docker/containers/{container}/config.v2.json");
     let json: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     json["Config"]["Labels"]["com.docker.compose.service"].as_str().map(str::to_owned)
+}
+
+/// How a process's Python buffers what it writes: standard output unless it is a terminal, `-u` was given or
+/// `PYTHONUNBUFFERED` is set; standard error likewise before 3.9 (`Python/pylifecycle.c`, `create_stdio`).
+pub fn output(pid: u32, version: &str) -> OutputInfo {
+    let unbuffered = environment(pid).get("PYTHONUNBUFFERED").is_some_and(|value| !value.is_empty())
+        || arguments(pid).iter().skip(1).take_while(|word| word.starts_with('-')).any(|word| word == "-u");
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or_default();
+    let stdio = |fd: u32| {
+        if unbuffered {
+            return Buffering::None;
+        }
+        let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
+        let target = target.to_string_lossy();
+        let is_terminal =
+            ["/dev/pts/", "/dev/tty", "/dev/console"].iter().any(|prefix| target.starts_with(prefix));
+        if is_terminal || fd == 2 && minor >= 9 { Buffering::Line } else { Buffering::Block }
+    };
+    OutputInfo { stdout: stdio(1), stderr: stdio(2) }
 }
 
 /// A name from the command line: the module or script, or the application that a server was told to run.

@@ -6,7 +6,10 @@
 use adder_ebpf::{Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, TAIL_MAX, Tls, kind};
 use serde::{Deserialize, Serialize};
 
-use crate::python::Attribution;
+use crate::{
+    logs::{self, lines::Buffering},
+    python::Attribution,
+};
 
 /// Kinds of the agent's own facts, above those of the kernel side. Never reuse a number.
 mod own {
@@ -16,6 +19,8 @@ mod own {
     pub(super) const DROPPED: u16 = 0x8004;
     pub(super) const END: u16 = 0x8005;
     pub(super) const LATE_WRITES: u16 = 0x8006;
+    pub(super) const OUTPUT: u16 = 0x8007;
+    pub(super) const LOGS: u16 = 0x8008;
 }
 
 /// A watched process, as far as its resource goes.
@@ -36,6 +41,15 @@ pub struct PythonInfo {
     pub attribution: Attribution,
     /// uvloop moves bytes outside any task's context.
     pub uvloop: bool,
+}
+
+/// How a process's Python writes to its standard output and standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputInfo {
+    /// Standard output.
+    pub stdout: Buffering,
+    /// Standard error.
+    pub stderr: Buffering,
 }
 
 /// The relation of the kernel's monotonic clock to the time of day. Facts of this kind come many times a second, so
@@ -101,6 +115,10 @@ pub enum Fact<'a> {
     Python(Header, PythonInfo),
     /// Its event loop writes small pieces only when all tasks have run, in nobody's context (uvloop up to 0.22).
     LateWrites(Header),
+    /// How it writes its logs, which are wanted.
+    Output(Header, OutputInfo),
+    /// What is to be made of logs.
+    Logs(Header, logs::Options),
     /// Time.
     Clock(Header, Clock),
     /// So many facts of a process found no room, in all.
@@ -205,6 +223,8 @@ impl<'a> Fact<'a> {
             own::PROCESS => Self::Process(header, body_of(kind, body)?),
             own::PYTHON => Self::Python(header, body_of(kind, body)?),
             own::LATE_WRITES => Self::LateWrites(header),
+            own::OUTPUT => Self::Output(header, body_of(kind, body)?),
+            own::LOGS => Self::Logs(header, body_of(kind, body)?),
             own::CLOCK => Self::Clock(header, body_of(kind, body)?),
             own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
             own::END => Self::End(header),
@@ -230,6 +250,8 @@ impl<'a> Fact<'a> {
             | Self::LateWrites(header)
             | Self::Process(header, _)
             | Self::Python(header, _)
+            | Self::Output(header, _)
+            | Self::Logs(header, _)
             | Self::Clock(header, _)
             | Self::Dropped(header, _)
             | Self::End(header) => header,
@@ -264,6 +286,8 @@ impl<'a> Fact<'a> {
             Self::Process(header, info) => write_own(own::PROCESS, header, info, into),
             Self::Python(header, info) => write_own(own::PYTHON, header, info, into),
             Self::LateWrites(header) => write_own(own::LATE_WRITES, header, &(), into),
+            Self::Output(header, info) => write_own(own::OUTPUT, header, info, into),
+            Self::Logs(header, options) => write_own(own::LOGS, header, options, into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
             Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),
             Self::End(header) => write_own(own::END, header, &(), into),
@@ -297,6 +321,7 @@ mod tests {
             Fact::Task(Lineage { header: header(kind::TASK), child: 9 }),
             Fact::Exit(header(kind::EXIT)),
             Fact::Clock(header(own::CLOCK), Clock { offset: -5 }),
+            Fact::Logs(header(own::LOGS), logs::Options::default()),
             Fact::Process(header(own::PROCESS), ProcessInfo { own_pid: 1, ..ProcessInfo::default() }),
         ];
         for fact in facts {

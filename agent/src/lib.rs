@@ -19,6 +19,7 @@ pub mod discover;
 pub mod doctor;
 pub mod export;
 pub mod fact;
+pub mod logs;
 pub mod probe;
 pub mod protocol;
 pub mod python;

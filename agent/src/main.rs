@@ -10,12 +10,13 @@ use std::{
 use adder::{
     config::Config,
     doctor,
-    export::console::Console,
+    export::{console::Console, encode},
     record,
     run::{self, Task},
     status,
 };
 use clap::{Args, Parser, Subcommand};
+use prost::Message as _;
 
 /// Exit code where the command line, the configuration or an input file is wrong.
 const USAGE: u8 = 2;
@@ -49,6 +50,9 @@ enum Command {
         /// Write the spans as OTLP protobuf (an `ExportTraceServiceRequest`) into this file.
         #[arg(long)]
         otlp: Option<PathBuf>,
+        /// Write the log records as OTLP protobuf (an `ExportLogsServiceRequest`) into this file.
+        #[arg(long)]
+        otlp_logs: Option<PathBuf>,
     },
     /// Say what this kernel and each Python process allow.
     Doctor {
@@ -84,9 +88,9 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { target } => watch(target, None),
         Command::Record { file, target } => watch(target, Some(file)),
-        Command::Replay { file, otlp } => {
+        Command::Replay { file, otlp, otlp_logs } => {
             end_with_the_reader();
-            replay(&file, otlp.as_deref())
+            replay(&file, otlp.as_deref(), otlp_logs.as_deref())
         }
         Command::Doctor { pid } => {
             end_with_the_reader();
@@ -157,21 +161,28 @@ fn start_log(config: &Config) {
         .init();
 }
 
-fn replay(file: &Path, otlp: Option<&Path>) -> ExitCode {
-    let mut spans = Vec::new();
-    let replayed = record::replay(file, |engine| spans.append(&mut engine.spans()));
+fn replay(file: &Path, otlp: Option<&Path>, otlp_logs: Option<&Path>) -> ExitCode {
+    let (mut spans, mut logs) = (Vec::new(), Vec::new());
+    let replayed = record::replay(file, |engine| {
+        spans.append(&mut engine.spans());
+        logs.append(&mut engine.logs());
+    });
     if let Err(error) = replayed {
         return fail(&error.to_string(), USAGE);
     }
-    if let Some(path) = otlp {
-        let message = prost::Message::encode_to_vec(&adder::export::encode::request(spans));
-        match fs::write(path, message) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&format!("{}: {error}", path.display()), 1),
+    if otlp.is_some() || otlp_logs.is_some() {
+        let spans = otlp.map(|path| (path, encode::request(spans).encode_to_vec()));
+        let logs = otlp_logs.map(|path| (path, encode::logs::request(logs).encode_to_vec()));
+        for (path, message) in spans.into_iter().chain(logs) {
+            if let Err(error) = fs::write(path, message) {
+                return fail(&format!("{}: {error}", path.display()), 1);
+            }
         }
+        ExitCode::SUCCESS
     } else {
         let colour = io::IsTerminal::is_terminal(&io::stdout());
         let mut console = Console::new(io::stdout(), colour);
+        console.logs(&logs);
         match console.spans(&spans).and_then(|()| console.finish()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format!("cannot print: {error}"), 1),

@@ -53,8 +53,10 @@ pub struct Report {
     pub connections: crate::conn::Counters,
     /// Sizes of the tables.
     pub tables: Vec<(&'static str, usize)>,
-    /// Counters of the export, empty without an endpoint.
+    /// Counters of the export of spans, empty without an endpoint.
     pub export: Vec<(&'static str, u64)>,
+    /// Likewise of log records.
+    pub export_logs: Vec<(&'static str, u64)>,
     /// Run counts and times of the BPF programs (counted while `kernel.bpf_stats_enabled` is 1).
     pub programs: Vec<ProgramStat>,
 }

@@ -80,6 +80,17 @@ pub fn pipe(fd: u32) -> Option<u64> {
     (mode & FILE_TYPE == PIPE).then(|| kernel(inode + offset!(inode_ino)))
 }
 
+/// The inode number of whatever is behind a descriptor of the current process; `None` where nothing is.
+#[inline(always)]
+pub fn inode_behind(fd: u32) -> Option<u64> {
+    let file = file(fd);
+    if file == 0 {
+        return None;
+    }
+    let inode: u64 = kernel(file + offset!(file_inode));
+    Some(kernel(inode + offset!(inode_ino)))
+}
+
 /// The `struct socket` of the stream socket behind a descriptor of the current process; `None` for anything else.
 #[inline(always)]
 pub fn stream_socket(fd: u32) -> Option<u64> {

@@ -57,6 +57,8 @@ pub mod flag {
     /// [`Tls`](super::Tls): no socket was used within the call; the library works on memory (`BIO_s_mem`), as under an
     /// event loop.
     pub const DETACHED: u16 = 64;
+    /// [`Data`](super::Data): written to standard output or standard error, whatever that is.
+    pub const OUTPUT: u16 = 128;
 }
 
 /// The head of every fact.
@@ -79,16 +81,16 @@ pub struct Header {
     pub reserved: u32,
 }
 
-/// Bytes went through a stream socket, or were read from a pipe. `head` bytes from the front of the call's buffer follow this structure, then
+/// Bytes went through a stream socket, were read from a pipe, or written to an output. `head` bytes from the front of the call's buffer follow this structure, then
 /// `tail` bytes from its end; the `length - head - tail` bytes between were not captured.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Data {
     /// The head of the fact; [`flag::RECEIVED`] gives the direction.
     pub header: Header,
-    /// Inode number of the socket.
+    /// Inode number of the socket, pipe or file.
     pub socket: u64,
-    /// Bytes that went in this direction before these, since the socket was first seen.
+    /// Bytes that went in this direction before these, since the socket was first seen; 0 for what is no socket.
     pub offset: u64,
     /// How many bytes went.
     pub length: u64,
@@ -219,6 +221,10 @@ pub struct Process {
     pub pipes: u32,
     /// 1: the plaintext of its TLS libraries is reported, so of encrypted bytes only the front is.
     pub tls: u32,
+    /// 1: what it writes to its standard output and standard error is reported.
+    pub output: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
 }
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.

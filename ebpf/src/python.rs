@@ -144,7 +144,7 @@ pub fn set_result(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Entry of `queue.SimpleQueue.put(self, args, …)`: a fast call, the item is the first of `args`.
+/// Entry of `queue.SimpleQueue.put(self, args, …)` and `put_nowait`: a fast call, the item is the first of `args`.
 #[uprobe]
 pub fn queue_put(ctx: ProbeContext) -> u32 {
     let (pid, _) = current();

@@ -50,6 +50,12 @@ fn inode_of(socket: u64) -> u64 {
     kernel(socket + offset!(socket_inode) + offset!(inode_ino))
 }
 
+/// Whether a socket is a Unix one.
+#[inline(always)]
+pub fn is_unix(socket: u64) -> bool {
+    kernel::<u16>(sock_of(socket) + offset!(sk_family)) == AF_UNIX
+}
+
 /// Reports that a descriptor was closed.
 #[inline(always)]
 pub fn report_close(context: u64, fd: i32) {
@@ -152,10 +158,22 @@ unsafe fn write_unix(fact: *mut Socket, sk: u64) {
 }
 
 /// Reports `length` bytes at `buffer` (0 where they cannot be read), and the socket before them where it was not
-/// known yet.
+/// known yet. Of an output, `socket` is the inode number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u64, context: u64) -> u32 {
+    if packed as u16 & flag::OUTPUT != 0 {
+        let wanted = u64::from(setting!(head_sent));
+        let head = if buffer == 0 {
+            0
+        } else if length < wanted {
+            length
+        } else {
+            wanted
+        };
+        capture_sized(&Call { inode: socket, offset: 0, buffer, length, head, packed, context });
+        return 0;
+    }
     let inode = inode_of(socket);
     let mut stream = SOCKETS.get_ptr_mut(socket);
     let known = match stream {
@@ -195,19 +213,7 @@ pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u6
     } else {
         wanted
     };
-    let call = Call { inode, offset, buffer, length, head, packed, context };
-    // The ring buffer wants constant sizes: the smallest class that holds the head; only the last has room for a tail.
-    if length > head && buffer != 0 {
-        capture::<HEAD_MAX, TAIL_MAX>(&call);
-    } else if head <= 128 {
-        capture::<128, 0>(&call);
-    } else if head <= 512 {
-        capture::<512, 0>(&call);
-    } else if head <= 2048 {
-        capture::<2048, 0>(&call);
-    } else {
-        capture::<HEAD_MAX, 0>(&call);
-    }
+    capture_sized(&Call { inode, offset, buffer, length, head, packed, context });
     0
 }
 
@@ -231,6 +237,23 @@ struct Call {
     head: u64,
     packed: u64,
     context: u64,
+}
+
+/// Reports bytes. The ring buffer wants constant sizes: the smallest class that holds the head; only the last has room
+/// for a tail.
+#[inline(always)]
+fn capture_sized(call: &Call) {
+    if call.length > call.head && call.buffer != 0 {
+        capture::<HEAD_MAX, TAIL_MAX>(call);
+    } else if call.head <= 128 {
+        capture::<128, 0>(call);
+    } else if call.head <= 512 {
+        capture::<512, 0>(call);
+    } else if call.head <= 2048 {
+        capture::<2048, 0>(call);
+    } else {
+        capture::<HEAD_MAX, 0>(call);
+    }
 }
 
 /// Reports bytes with room for `HEAD` bytes of the front and `TAIL` of the end.

@@ -12,11 +12,11 @@ use aya_ebpf::{
 };
 
 use crate::{
-    kernel::{kernel, pipe, stream_socket, user},
+    kernel::{inode_behind, kernel, pipe, stream_socket, user},
     life::argument,
     python::{current_context, flush_pending},
     record::{current, report_head, watched},
-    socket::{pack, pack_for, report_bytes, report_close, report_pipe, report_socket},
+    socket::{is_unix, pack, pack_for, report_bytes, report_close, report_pipe, report_socket},
 };
 
 /// System call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -54,6 +54,8 @@ mod register {
     pub const ORIG_RAX: u64 = 120;
 }
 
+const STDOUT: u64 = 1;
+const STDERR: u64 = 2;
 const EINPROGRESS: i64 = -115;
 const MSG_OOB: u64 = 1;
 const MSG_PEEK: u64 = 2;
@@ -247,7 +249,20 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     // `splice` and `sendfile` name where the bytes went first or last; only what goes into a socket matters here.
     let fd =
         if number == number::SPLICE { registers.get(register::RDX) } else { registers.get(register::RDI) };
-    let Some(socket) = stream_socket(fd as u32) else {
+    let mut socket = stream_socket(fd as u32);
+    let writes = number == number::WRITE || number == number::WRITEV;
+    if process.output != 0 && writes && (fd == STDOUT || fd == STDERR) {
+        // A Unix socket there is the journal's.
+        let is_output = match socket {
+            Some(socket) => is_unix(socket),
+            None => true,
+        };
+        if is_output {
+            flags |= flag::OUTPUT;
+            socket = inode_behind(fd as u32);
+        }
+    }
+    let Some(socket) = socket else {
         if number == number::READ && process.pipes != 0 {
             on_pipe(process, fd as u32, registers.get(register::RSI), result as u64);
         }

@@ -5,6 +5,10 @@ use super::{
     otlp::{self, compression, milliseconds, positive, protocol},
     text_mode,
 };
+use crate::{
+    export::Exported,
+    signal::{LogRecord, Span},
+};
 
 /// Reads variables and collects warnings.
 pub(super) struct Env<'a> {
@@ -32,29 +36,35 @@ impl<'a> Env<'a> {
         if let Some(attributes) = self.standard("OTEL_RESOURCE_ATTRIBUTES", resource_attributes) {
             draft.resource = attributes;
         }
-        self.exporter(&mut draft.otlp);
-        self.batches(&mut draft.otlp);
+        draft.otlp_logs = draft.otlp.clone();
+        self.exporter::<Span>(&mut draft.otlp);
+        self.batches("OTEL_BSP_", &mut draft.otlp);
+        self.exporter::<LogRecord>(&mut draft.otlp_logs);
+        self.batches("OTEL_BLRP_", &mut draft.otlp_logs);
+        if self.standard("OTEL_LOGS_EXPORTER", logs_exporter) == Some(false) {
+            draft.logs.enabled = false;
+        }
         Ok(())
     }
 
-    fn exporter(&mut self, otlp: &mut otlp::Draft) {
-        for name in names("ENDPOINT") {
+    fn exporter<T: Exported>(&mut self, otlp: &mut otlp::Draft) {
+        for name in names::<T>("ENDPOINT") {
             if let Some(text) = self.get(&name) {
-                let traces_only = name.contains("_TRACES_");
-                otlp.endpoint = Some(otlp::Endpoint { text, place: name, traces_only });
+                let is_complete = name.starts_with(T::VARIABLES);
+                otlp.endpoint = Some(otlp::Endpoint { text, place: name, is_complete });
                 break;
             }
         }
-        otlp.protocol = self.exporter_option("PROTOCOL", protocol).or(otlp.protocol);
-        otlp.timeout = self.exporter_option("TIMEOUT", milliseconds).or(otlp.timeout);
-        otlp.compression = self.exporter_option("COMPRESSION", compression).or(otlp.compression);
+        otlp.protocol = self.exporter_option::<T, _>("PROTOCOL", protocol).or(otlp.protocol);
+        otlp.timeout = self.exporter_option::<T, _>("TIMEOUT", milliseconds).or(otlp.timeout);
+        otlp.compression = self.exporter_option::<T, _>("COMPRESSION", compression).or(otlp.compression);
         let path = |value: &str| Ok(value.into());
-        otlp.authority = self.exporter_option("CERTIFICATE", path).or(otlp.authority.take());
+        otlp.authority = self.exporter_option::<T, _>("CERTIFICATE", path).or(otlp.authority.take());
         otlp.client_certificate =
-            self.exporter_option("CLIENT_CERTIFICATE", path).or(otlp.client_certificate.take());
-        otlp.client_key = self.exporter_option("CLIENT_KEY", path).or(otlp.client_key.take());
-        otlp.insecure = names("INSECURE").iter().any(|name| self.truth(name));
-        for name in names("HEADERS") {
+            self.exporter_option::<T, _>("CLIENT_CERTIFICATE", path).or(otlp.client_certificate.take());
+        otlp.client_key = self.exporter_option::<T, _>("CLIENT_KEY", path).or(otlp.client_key.take());
+        otlp.insecure = names::<T>("INSECURE").iter().any(|name| self.truth(name));
+        for name in names::<T>("HEADERS") {
             if let Some(text) = self.get(&name) {
                 otlp.headers = self.headers(&name, &text);
                 otlp.headers_source = name;
@@ -63,26 +73,27 @@ impl<'a> Env<'a> {
         }
     }
 
-    fn batches(&mut self, otlp: &mut otlp::Draft) {
+    /// The variables of a batch processor ("Batch Span Processor", "Batch `LogRecord` Processor").
+    fn batches(&mut self, prefix: &str, otlp: &mut otlp::Draft) {
         let limits = &mut otlp.limits;
-        if let Some(delay) = self.standard("OTEL_BSP_SCHEDULE_DELAY", milliseconds) {
+        if let Some(delay) = self.standard(&format!("{prefix}SCHEDULE_DELAY"), milliseconds) {
             limits.delay = delay;
         }
-        if let Some(size) = self.standard("OTEL_BSP_MAX_QUEUE_SIZE", positive) {
-            limits.max_spans = size as usize;
+        if let Some(size) = self.standard(&format!("{prefix}MAX_QUEUE_SIZE"), positive) {
+            limits.max_items = size as usize;
         }
-        let batch = self.standard("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", positive);
+        let batch = self.standard(&format!("{prefix}MAX_EXPORT_BATCH_SIZE"), positive);
         if let Some(size) = batch {
-            limits.batch_spans = size as usize;
+            limits.batch_items = size as usize;
         }
-        if limits.batch_spans > limits.max_spans {
+        if limits.batch_items > limits.max_items {
             if batch.is_some() {
                 self.warnings.push(format!(
-                    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE: {} is more than the queue holds; {} is used",
-                    limits.batch_spans, limits.max_spans
+                    "{prefix}MAX_EXPORT_BATCH_SIZE: {} is more than the queue holds; {} is used",
+                    limits.batch_items, limits.max_items
                 ));
             }
-            limits.batch_spans = limits.max_spans;
+            limits.batch_items = limits.max_items;
         }
     }
 
@@ -113,9 +124,13 @@ impl<'a> Env<'a> {
         }
     }
 
-    /// An option of the exporter: the variable for traces wins over the one for all signals.
-    fn exporter_option<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        names(key).iter().find_map(|name| self.standard(name, &parse))
+    /// An option of the exporter: the variable for one signal wins over the one for all.
+    fn exporter_option<T: Exported, V>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<V, String>,
+    ) -> Option<V> {
+        names::<T>(key).iter().find_map(|name| self.standard(name, &parse))
     }
 
     /// "Boolean": only "true", in any case, is true.
@@ -149,9 +164,18 @@ impl<'a> Env<'a> {
     }
 }
 
+/// `OTEL_LOGS_EXPORTER`: whether logs are exported.
+fn logs_exporter(value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "otlp" => Ok(true),
+        "none" => Ok(false),
+        _ => Err(format!("{value:?} is not one of \"otlp\", \"none\"")),
+    }
+}
+
 /// The variables of an exporter's option, the stronger one first.
-fn names(key: &str) -> [String; 2] {
-    [format!("OTEL_EXPORTER_OTLP_TRACES_{key}"), format!("OTEL_EXPORTER_OTLP_{key}")]
+fn names<T: Exported>(key: &str) -> [String; 2] {
+    [format!("{}{key}", T::VARIABLES), format!("OTEL_EXPORTER_OTLP_{key}")]
 }
 
 /// "Specifying resource information via an environment variable": `key1=value1,key2=value2`, both percent-encoded. One

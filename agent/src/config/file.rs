@@ -12,9 +12,10 @@ use super::{
     otlp::{self, compression, milliseconds, protocol},
     text_mode,
 };
+use crate::{logs, signal::Severity};
 
 /// The sections and their keys.
-pub(super) const KEYS: [(&str, &[&str]); 8] = [
+pub(super) const KEYS: [(&str, &[&str]); 9] = [
     ("capture", &["sql", "redis", "max_bytes"]),
     (
         "otlp",
@@ -31,6 +32,7 @@ pub(super) const KEYS: [(&str, &[&str]); 8] = [
     ),
     ("http", &["routes"]),
     ("messaging", &["declarations", "link_after"]),
+    ("logs", &["enabled", "exclude", "level", "max_bytes", "per_second", "redact", "redact_email"]),
     ("discover", &["exec", "pids"]),
     ("service", &["names"]),
     ("log", &["level"]),
@@ -39,6 +41,12 @@ pub(super) const KEYS: [(&str, &[&str]); 8] = [
 
 /// Bounds of `capture.max_bytes`.
 const MAX_BYTES: std::ops::RangeInclusive<i64> = 256..=16_384;
+
+/// Bounds of `logs.max_bytes`.
+const LOG_BYTES: std::ops::RangeInclusive<i64> = 256..=262_144;
+
+/// Bounds of `logs.per_second`.
+const PER_SECOND: std::ops::RangeInclusive<i64> = 1..=1_000_000;
 
 /// Largest `messaging.link_after`: a day, as long as a publish is remembered. Seconds.
 const MAX_LINK_AFTER: i64 = 24 * 3600;
@@ -133,7 +141,7 @@ impl Path<'_> {
                 draft.otlp.endpoint = Some(otlp::Endpoint {
                     text: self.string(value)?.to_owned(),
                     place: format!("{}: {}", self.file.place(value.span()), self.name),
-                    traces_only: false,
+                    is_complete: false,
                 });
             }
             "otlp.protocol" => draft.otlp.protocol = Some(self.word(value, protocol)?),
@@ -155,6 +163,17 @@ impl Path<'_> {
                 let seconds = self.number(value, 0..=MAX_LINK_AFTER)?.unsigned_abs();
                 draft.messaging.link_after = Duration::from_secs(seconds);
             }
+            "logs.enabled" => draft.logs.enabled = self.truth(value)?,
+            "logs.exclude" => {
+                draft.logs.exclude = self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;
+            }
+            "logs.level" => draft.logs.options.level = self.word(value, severity)?,
+            "logs.max_bytes" => draft.logs.options.max_bytes = self.number(value, LOG_BYTES)? as u32,
+            "logs.per_second" => draft.logs.options.per_second = self.number(value, PER_SECOND)? as u32,
+            "logs.redact" => {
+                draft.logs.options.redact = self.list(value, |path, value| path.word(value, pattern))?;
+            }
+            "logs.redact_email" => draft.logs.options.redact_email = self.truth(value)?,
             "discover.exec" => {
                 draft.discover.exec = self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;
             }
@@ -269,6 +288,27 @@ fn route(value: &str) -> Result<String, String> {
         }
     }
     Ok(value.to_owned())
+}
+
+/// The name of a severity.
+fn severity(value: &str) -> Result<Severity, String> {
+    logs::severity(value).ok_or_else(|| {
+        format!(
+            "{value:?} is not one of \"trace\", \"debug\", \"info\", \"warning\", \"error\", \"critical\""
+        )
+    })
+}
+
+/// A regular expression.
+fn pattern(value: &str) -> Result<String, String> {
+    match regex::Regex::new(value) {
+        Ok(_) => Ok(value.to_owned()),
+        Err(error) => {
+            let problem = error.to_string();
+            let problem = problem.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            Err(format!("{value:?} is not a regular expression: {problem}"))
+        }
+    }
 }
 
 /// The one of `known` that was probably meant: at most two letters away, and fewer than half of them.

@@ -6,13 +6,10 @@ use std::{path::PathBuf, time::Duration};
 use reqwest::Url;
 
 use super::ConfigError;
-use crate::export::{Certificates, Compression, DEFAULT_TIMEOUT, Limits, Protocol, Settings};
+use crate::export::{Certificates, Compression, DEFAULT_TIMEOUT, Exported, Limits, Protocol, Settings};
 
-/// Path of the traces below a base endpoint.
-const TRACES_PATH: &str = "/v1/traces";
-
-/// What is set so far.
-#[derive(Debug)]
+/// What is set so far, for one kind of telemetry.
+#[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) endpoint: Option<Endpoint>,
     pub(super) protocol: Option<Protocol>,
@@ -30,13 +27,13 @@ pub(super) struct Draft {
 }
 
 /// An endpoint as it was written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     pub(super) text: String,
     /// `FILE:LINE: otlp.endpoint` or the variable's name.
     pub(super) place: String,
-    /// It is for traces alone: nothing is appended to its path.
-    pub(super) traces_only: bool,
+    /// It is for this kind of telemetry alone: nothing is appended to its path.
+    pub(super) is_complete: bool,
 }
 
 impl Default for Draft {
@@ -59,12 +56,15 @@ impl Default for Draft {
 
 impl Draft {
     /// The settings, if there is an endpoint.
-    pub(super) fn settings(self, warnings: &mut Vec<String>) -> Result<Option<Settings>, ConfigError> {
+    pub(super) fn settings<T: Exported>(
+        self,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Settings>, ConfigError> {
         let Some(endpoint) = self.endpoint else { return Ok(None) };
         let protocol = self.protocol.unwrap_or_default();
         let url = match protocol {
             Protocol::Grpc => endpoint.grpc(self.insecure, warnings)?,
-            Protocol::HttpProtobuf => endpoint.http(warnings)?,
+            Protocol::HttpProtobuf => endpoint.http::<T>(warnings)?,
         };
         let client = match (self.client_certificate, self.client_key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -92,7 +92,7 @@ impl Draft {
 
 impl Endpoint {
     /// "Endpoint URLs for OTLP/HTTP": a base URL gets the signal's path, one for the signal is taken as it is.
-    fn http(&self, warnings: &mut Vec<String>) -> Result<Url, ConfigError> {
+    fn http<T: Exported>(&self, warnings: &mut Vec<String>) -> Result<Url, ConfigError> {
         let mut url = self.url(&self.text)?;
         if url.port() == Some(4317) {
             warnings.push(format!(
@@ -101,24 +101,25 @@ impl Endpoint {
                 self.place
             ));
         }
-        if self.traces_only {
+        let (noun, path) = (T::NOUN, T::PATH);
+        if self.is_complete {
             if url.path() == "/" {
                 warnings.push(format!(
-                    "{}: spans go to the path \"/\", nothing is appended here; usual is {TRACES_PATH}",
+                    "{}: {noun} go to the path \"/\", nothing is appended here; usual is {path}",
                     self.place
                 ));
             }
             return Ok(url);
         }
         let base = url.path().trim_end_matches('/').to_owned();
-        if base.ends_with(TRACES_PATH) {
+        if base.ends_with(path) {
             warnings.push(format!(
-                "{}: spans go to {base}{TRACES_PATH}, because {TRACES_PATH} is appended here; the whole URL belongs \
-                 in OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-                self.place
+                "{}: {noun} go to {base}{path}, because {path} is appended here; the whole URL belongs in {}ENDPOINT",
+                self.place,
+                T::VARIABLES
             ));
         }
-        url.set_path(&format!("{base}{TRACES_PATH}"));
+        url.set_path(&format!("{base}{path}"));
         Ok(url)
     }
 

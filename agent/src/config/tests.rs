@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::export::{Compression, Limits, Protocol};
+use crate::{
+    export::{Compression, Limits, Protocol},
+    signal::Severity,
+};
 
 /// Settings from this file and these variables.
 fn load(text: &str, env: &[(&str, &str)]) -> Result<(Config, Vec<String>), ConfigError> {
@@ -85,6 +88,13 @@ fn everything_in_the_file_is_read() {
         [messaging]
         declarations = true
         link_after = 60
+        [logs]
+        exclude = ["chatty"]
+        level = "warning"
+        max_bytes = 4096
+        per_second = 50
+        redact = ['card \d+']
+        redact_email = true
         [discover]
         exec = ["/srv/*/python*"]
         pids = [42]
@@ -107,6 +117,15 @@ fn everything_in_the_file_is_read() {
     assert_eq!(settings.certificates.authority, Some("/etc/adder/ca.pem".into()));
     assert_eq!(config.http.routes, ["/games/{game_id}", "/files/{name}.json"]);
     assert_eq!((config.messaging.declarations, config.messaging.link_after), (true, Duration::from_mins(1)));
+    assert!(config.logs.enabled && config.logs.exclude == ["chatty"]);
+    let options = logs::Options {
+        level: Severity::WARN,
+        max_bytes: 4096,
+        per_second: 50,
+        redact: vec![r"card \d+".to_owned()],
+        redact_email: true,
+    };
+    assert_eq!(config.logs.options, options);
     assert_eq!((config.discover.exec, config.discover.pids), (vec!["/srv/*/python*".to_owned()], vec![42]));
     assert_eq!(config.service.names["shop.main"], "shop");
     assert_eq!(config.log.level, "info,adder::export=debug");
@@ -153,6 +172,15 @@ fn mistakes_in_the_file_are_one_line_with_its_place() {
         (
             "[log]\nlevel = \"inof\"",
             "adder.toml:2: log.level: \"inof\" is not one of off, error, warn, info, debug, trace or TARGET=LEVEL",
+        ),
+        (
+            "[logs]\nlevel = \"loud\"",
+            "adder.toml:2: logs.level: \"loud\" is not one of \"trace\", \"debug\", \"info\", \"warning\", \
+             \"error\", \"critical\"",
+        ),
+        (
+            "[logs]\nredact = [\"(\"]",
+            "adder.toml:2: logs.redact: \"(\" is not a regular expression: unclosed group",
         ),
         ("[status]\nsocket = \"here\"", "adder.toml:2: status.socket is not an absolute path"),
         (
@@ -343,10 +371,34 @@ fn batches_follow_the_standard_variables() {
     ])
     .limits;
     let expected =
-        Limits { max_spans: 200, batch_spans: 50, delay: Duration::from_millis(100), ..Limits::default() };
+        Limits { max_items: 200, batch_items: 50, delay: Duration::from_millis(100), ..Limits::default() };
     assert_eq!(limits, expected);
     let (config, warnings) =
         env(&[ENDPOINT, ("OTEL_BSP_MAX_QUEUE_SIZE", "20"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "50")]);
-    assert_eq!(config.otlp.unwrap().limits.batch_spans, 20);
+    assert_eq!(config.otlp.unwrap().limits.batch_items, 20);
+    assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn logs_have_variables_of_their_own() {
+    let url = |settings: Option<Settings>| settings.map(|settings| settings.endpoint.to_string());
+    let (config, _) = env(&[ENDPOINT, ("OTEL_BLRP_MAX_QUEUE_SIZE", "700")]);
+    assert_eq!(url(config.otlp).as_deref(), Some("http://localhost:4318/v1/traces"));
+    assert_eq!(config.otlp_logs.as_ref().unwrap().limits.max_items, 700);
+    assert_eq!(url(config.otlp_logs).as_deref(), Some("http://localhost:4318/v1/logs"));
+    // An endpoint for traces says nothing of logs.
+    let (config, _) = env(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a/spans")]);
+    assert_eq!((url(config.otlp).as_deref(), url(config.otlp_logs)), (Some("http://a/spans"), None));
+    let (config, _) = env(&[
+        ENDPOINT,
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://b/records"),
+        ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=b"),
+        ("OTEL_LOGS_EXPORTER", "none"),
+    ]);
+    assert_eq!(config.otlp_logs.as_ref().unwrap().headers.len(), 1);
+    assert_eq!(url(config.otlp_logs).as_deref(), Some("http://b/records"));
+    assert!(config.otlp.unwrap().headers.is_empty() && !config.logs.enabled);
+    // What both complain of is said once.
+    let (_, warnings) = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")]);
     assert_eq!(warnings.len(), 1);
 }

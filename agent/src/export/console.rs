@@ -1,4 +1,4 @@
-//! Spans on the terminal: a live tree for each trace, and a summary at the end.
+//! Spans on the terminal: a live tree for each trace with what was logged for it, and a summary at the end.
 //!
 //! A trace is drawn when its root has come and nothing more has for a moment, or when it gets too old or too large to
 //! wait. Spans that come later are drawn as a continuation. All names and texts come from the watched processes and
@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use crate::signal::{Attribute, Resource, Span, Value};
+use crate::signal::{Attribute, LogRecord, Resource, Span, Value};
 
+mod lines;
 mod summary;
 mod text;
 mod tree;
 
+use lines::Lines;
 use summary::Summary;
 use text::Paint;
 
@@ -61,6 +63,7 @@ pub struct Console<W> {
     /// Traces that were drawn already, the oldest first.
     drawn: VecDeque<[u8; 16]>,
     evicted: Evicted,
+    lines: Lines,
     summary: Summary,
 }
 
@@ -97,6 +100,7 @@ impl<W: Write> Console<W> {
             spans: 0,
             drawn: VecDeque::new(),
             evicted: Evicted::default(),
+            lines: Lines::default(),
             summary: Summary::default(),
         }
     }
@@ -137,10 +141,16 @@ impl<W: Write> Console<W> {
         Ok(())
     }
 
+    /// Takes log records, which are shown with their spans.
+    pub fn logs(&mut self, records: &[LogRecord]) {
+        self.lines.add(records, self.now);
+    }
+
     /// The time is `now`, in nanoseconds since the Unix epoch: draws the traces that are due. To be called several
     /// times a second.
     pub fn tick(&mut self, now: u64) -> io::Result<()> {
         self.now = now;
+        self.lines.forget(now.saturating_sub(2 * nanoseconds(MAX_AGE)));
         let quiet = nanoseconds(self.quiet);
         let due: Vec<u64> = self
             .traces
@@ -193,7 +203,7 @@ impl<W: Write> Console<W> {
             }
             self.drawn.push_back(id);
         }
-        let drawing = tree::draw(&trace.spans, continued, &mut self.paint, self.width);
+        let drawing = tree::draw(&trace.spans, &self.lines.take(id), continued, &mut self.paint, self.width);
         self.writer.write_all(drawing.as_bytes())
     }
 

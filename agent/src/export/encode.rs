@@ -3,6 +3,8 @@
 //! The result depends on nothing but the spans: resources, and the spans of each, stay in the order in which they
 //! came.
 
+pub mod logs;
+
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::{
@@ -88,12 +90,16 @@ fn resource_spans((resource, spans): (Arc<Resource>, Vec<OtlpSpan>)) -> Resource
         ..InstrumentationScope::default()
     };
     ResourceSpans {
-        resource: Some(OtlpResource {
-            attributes: resource.attributes.iter().cloned().map(key_value).collect(),
-            ..OtlpResource::default()
-        }),
+        resource: Some(otlp_resource(&resource)),
         scope_spans: vec![ScopeSpans { scope: Some(scope), spans, schema_url: String::new() }],
         schema_url: String::new(),
+    }
+}
+
+fn otlp_resource(resource: &Resource) -> OtlpResource {
+    OtlpResource {
+        attributes: resource.attributes.iter().cloned().map(key_value).collect(),
+        ..OtlpResource::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Export: finished spans out of the agent, to a collector over OTLP or to the terminal.
+//! Export: finished spans and log records out of the agent, to a collector over OTLP or to the terminal.
 //!
 //! [`start`] gives a [`Sender`], which the engine's thread fills and never waits for. Behind it, on a thread and a
 //! runtime of its own, a worker takes batches out of the bounded [`queue`], makes OTLP messages of them ([`encode`]),
@@ -13,6 +13,7 @@ use reqwest::Url;
 
 pub mod console;
 pub mod encode;
+mod exported;
 pub mod otlp;
 pub mod queue;
 mod report;
@@ -20,6 +21,7 @@ pub mod retry;
 mod stats;
 mod worker;
 
+pub use exported::Exported;
 pub use otlp::SetupError;
 pub use queue::Limits;
 pub use stats::{ExportStats, Snapshot};
@@ -56,7 +58,7 @@ pub struct Certificates {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// Where spans go, and how.
+/// Where one kind of telemetry goes, and how.
 #[derive(Clone, PartialEq)]
 pub struct Settings {
     /// For HTTP the complete URL, path included; for gRPC scheme, host and port. `https` means TLS.
@@ -139,7 +141,7 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the collector's answer to [`check`].
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a collector does not take spans, found before the first one is sent.
+/// Why a collector does not take what is sent, found before the first message is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     /// It answers, and refuses the credentials. No later attempt will end differently.
@@ -158,13 +160,13 @@ pub enum CheckError {
 
 /// Sends an empty message and waits for the answer, so that a wrong endpoint or refused credentials are known at
 /// start. Blocks for at most five seconds; not to be called inside an async runtime.
-pub fn check(settings: &Settings) -> Result<(), CheckError> {
+pub fn check<T: Exported>(settings: &Settings) -> Result<(), CheckError> {
     let runtime = worker::runtime()?;
     let mut settings = settings.clone();
     settings.timeout = settings.timeout.min(CHECK_TIMEOUT);
     let outcome = runtime.block_on(async {
-        let transport = otlp::Transport::new(&settings)?;
-        let message = transport.prepare(encode::request(Vec::new()));
+        let transport = otlp::Transport::<T>::new(&settings)?;
+        let message = transport.prepare(T::request(Vec::new()));
         Ok::<_, SetupError>(transport.send(&message).await)
     })?;
     // A look-up of a host name may still run on a thread that nobody should wait for.
@@ -172,7 +174,7 @@ pub fn check(settings: &Settings) -> Result<(), CheckError> {
     match outcome {
         Ok(_) => Ok(()),
         Err(failure) => {
-            let text = report::first_failure(&settings, &failure);
+            let text = report::first_failure(&settings, &failure, T::NOUN);
             Err(match failure {
                 otlp::Failure::Denied { .. } => CheckError::Denied(text),
                 otlp::Failure::Later { .. } => CheckError::Unreachable(text),

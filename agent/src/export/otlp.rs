@@ -4,15 +4,12 @@
 //! "OTLP Exporter" specification. Whether an attempt is worth another one is said in the answer's type; when to make
 //! it is up to the caller.
 
-use std::{error::Error, io, path::PathBuf, time::Duration};
+use std::{borrow::Cow, error::Error, io, path::PathBuf, time::Duration};
 
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
 use prost::Message as _;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Protocol, Settings};
+use super::{Exported, Protocol, Settings};
 
 mod grpc;
 mod http;
@@ -27,7 +24,7 @@ const SHOWN_TEXT: usize = 300;
 /// What the collector says of a message that it has accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// Spans that it has rejected all the same.
+    /// How many spans or log records it has rejected all the same.
     pub rejected: u64,
     /// Why, or a warning where nothing was rejected; empty where all is well.
     pub message: String,
@@ -41,7 +38,7 @@ pub enum Failure {
         /// What happened.
         cause: String,
         /// What the reader of the log can do, empty where there is nothing to say.
-        hint: &'static str,
+        hint: Cow<'static, str>,
         /// The wait that the collector asks for.
         after: Option<Duration>,
     },
@@ -55,7 +52,7 @@ pub enum Failure {
         /// What happened.
         cause: String,
         /// What the reader of the log can do, empty where there is nothing to say.
-        hint: &'static str,
+        hint: Cow<'static, str>,
     },
 }
 
@@ -87,39 +84,39 @@ pub enum SetupError {
 }
 
 /// A message ready to be sent, as often as needed.
-#[derive(Clone, Debug)]
-pub struct Message {
-    content: Content,
+#[derive(Debug)]
+pub struct Message<T: Exported> {
+    content: Content<T>,
     /// Encoded length before compression.
     length: usize,
 }
 
-impl Message {
+impl<T: Exported> Message<T> {
     /// Encoded length in bytes, before compression.
     pub fn length(&self) -> usize {
         self.length
     }
 }
 
-#[derive(Clone, Debug)]
-enum Content {
+#[derive(Debug)]
+enum Content<T: Exported> {
     /// The gRPC client encodes and compresses by itself, anew each time.
-    Grpc(ExportTraceServiceRequest),
+    Grpc(T::Request),
     /// The body, already compressed.
     Http(prost::bytes::Bytes),
 }
 
 /// A client of one collector. It keeps its connection open between messages.
 #[derive(Debug)]
-pub struct Transport(Kind);
+pub struct Transport<T: Exported>(Kind<T>);
 
 #[derive(Debug)]
-enum Kind {
-    Grpc(grpc::Client),
-    Http(http::Client),
+enum Kind<T: Exported> {
+    Grpc(grpc::Client<T>),
+    Http(http::Client<T>),
 }
 
-impl Transport {
+impl<T: Exported> Transport<T> {
     /// A client with these settings; nothing is connected yet. To be called inside a tokio runtime.
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
         let headers = headers(settings)?;
@@ -130,7 +127,7 @@ impl Transport {
     }
 
     /// Encodes a message once for all its attempts.
-    pub fn prepare(&self, request: ExportTraceServiceRequest) -> Message {
+    pub fn prepare(&self, request: T::Request) -> Message<T> {
         let length = request.encoded_len();
         let content = match &self.0 {
             Kind::Grpc(_) => Content::Grpc(request),
@@ -140,13 +137,14 @@ impl Transport {
     }
 
     /// One attempt.
-    pub async fn send(&self, message: &Message) -> Result<Accepted, Failure> {
+    pub async fn send(&self, message: &Message<T>) -> Result<Accepted, Failure> {
         match (&self.0, &message.content) {
             (Kind::Grpc(client), Content::Grpc(request)) => client.send(request.clone()).await,
             (Kind::Http(client), Content::Http(body)) => client.send(body.clone()).await,
-            (Kind::Grpc(_), Content::Http(_)) | (Kind::Http(_), Content::Grpc(_)) => {
-                Err(Failure::Never { cause: "message of another transport".to_owned(), hint: "" })
-            }
+            (Kind::Grpc(_), Content::Http(_)) | (Kind::Http(_), Content::Grpc(_)) => Err(Failure::Never {
+                cause: "message of another transport".to_owned(),
+                hint: Cow::Borrowed(""),
+            }),
         }
     }
 }
@@ -164,12 +162,11 @@ fn headers(settings: &Settings) -> Result<HeaderMap, SetupError> {
 }
 
 /// The answer to a message that was accepted.
-fn accepted(response: ExportTraceServiceResponse) -> Accepted {
-    response
-        .partial_success
-        .map(|partial| Accepted {
-            rejected: u64::try_from(partial.rejected_spans).unwrap_or(0),
-            message: shown(&partial.error_message),
+fn accepted<T: Exported>(response: T::Response) -> Accepted {
+    T::partial_success(response)
+        .map(|(rejected, message)| Accepted {
+            rejected: u64::try_from(rejected).unwrap_or(0),
+            message: shown(&message),
         })
         .unwrap_or_default()
 }
@@ -207,14 +204,14 @@ fn no_answer(error: &(dyn Error + 'static)) -> Failure {
              (OTEL_EXPORTER_OTLP_PROTOCOL)"
         }
     };
-    Failure::Later { cause, hint, after: None }
+    Failure::Later { cause, hint: hint.into(), after: None }
 }
 
 /// An attempt that took too long.
 fn timed_out(timeout: Duration) -> Failure {
     Failure::Later {
         cause: format!("no answer within {} ms", timeout.as_millis()),
-        hint: "check the network, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
+        hint: "check the network, or raise OTEL_EXPORTER_OTLP_TIMEOUT".into(),
         after: None,
     }
 }

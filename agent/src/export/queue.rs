@@ -1,7 +1,7 @@
 //! The bounded queue between the engine and the collector.
 //!
 //! [`Queue`] decides and does nothing else: no clock, no lock, no I/O. The worker asks it for the next [`Step`], does
-//! it and tells what came of it. One message is under way at a time; the spans of it count against the bounds until
+//! it and tells what came of it. One message is under way at a time; what is in it counts against the bounds until
 //! their fate is known.
 
 use std::{
@@ -10,23 +10,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{encode, retry::Backoff, stats::ExportStats};
-use crate::signal::Span;
+use super::{Exported, retry::Backoff, stats::ExportStats};
 
-/// Largest message in bytes, by [`encode::approximate_size`]. Collectors refuse gRPC messages of more than 4 MiB unless
+/// Largest message in bytes, by [`Exported::approximate_size`]. Collectors refuse gRPC messages of more than 4 MiB unless
 /// told otherwise; the resources of a batch must fit in the rest.
 const BATCH_BYTES: usize = 3 * 1024 * 1024;
 
 /// Bounds of the queue and of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most spans held, those under way included (`OTEL_BSP_MAX_QUEUE_SIZE`).
-    pub max_spans: usize,
-    /// Most bytes held, by [`encode::approximate_size`].
+    /// Most spans or log records held, those under way included (`OTEL_BSP_MAX_QUEUE_SIZE`,
+    /// `OTEL_BLRP_MAX_QUEUE_SIZE`).
+    pub max_items: usize,
+    /// Most bytes held, by [`Exported::approximate_size`].
     pub max_bytes: usize,
-    /// Most spans in a message; so many are sent at once (`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`).
-    pub batch_spans: usize,
-    /// Longest time that a span waits for others to fill a message (`OTEL_BSP_SCHEDULE_DELAY`).
+    /// Most in a message; so many are sent at once (`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
+    /// `OTEL_BLRP_MAX_EXPORT_BATCH_SIZE`).
+    pub batch_items: usize,
+    /// Longest time that one waits for others to fill a message (`OTEL_BSP_SCHEDULE_DELAY`,
+    /// `OTEL_BLRP_SCHEDULE_DELAY`).
     pub delay: Duration,
 }
 
@@ -35,9 +37,9 @@ impl Default for Limits {
     /// watched processes of a host.
     fn default() -> Self {
         Self {
-            max_spans: 16_384,
+            max_items: 16_384,
             max_bytes: 32 * 1024 * 1024,
-            batch_spans: 512,
+            batch_items: 512,
             delay: Duration::from_secs(5),
         }
     }
@@ -45,22 +47,22 @@ impl Default for Limits {
 
 /// What the worker has to do next.
 #[derive(Debug, PartialEq)]
-pub enum Step {
-    /// Send these spans.
-    Send(Vec<Span>),
+pub enum Step<T> {
+    /// Send these.
+    Send(Vec<T>),
     /// Send the last message again.
     Again,
     /// Nothing before this time, if any, unless the queue changes.
     Wait(Option<Instant>),
-    /// It is over: every span is accounted for.
+    /// It is over: each is accounted for.
     Stop,
 }
 
-/// Spans that wait, and the state of the message under way.
+/// What waits, and the state of the message under way.
 #[derive(Debug)]
-pub struct Queue {
+pub struct Queue<T> {
     limits: Limits,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Waiting<T>>,
     waiting_bytes: usize,
     message: Option<Outstanding>,
     backoff: Backoff,
@@ -70,8 +72,8 @@ pub struct Queue {
 }
 
 #[derive(Debug)]
-struct Waiting {
-    span: Span,
+struct Waiting<T> {
+    item: T,
     size: usize,
     since: Instant,
 }
@@ -79,7 +81,7 @@ struct Waiting {
 /// A message whose fate is open.
 #[derive(Debug)]
 struct Outstanding {
-    spans: usize,
+    items: usize,
     bytes: usize,
     state: Attempt,
 }
@@ -96,7 +98,7 @@ enum Attempt {
     },
 }
 
-impl Queue {
+impl<T: Exported> Queue<T> {
     /// An empty queue.
     pub fn new(limits: Limits, backoff: Backoff, stats: Arc<ExportStats>) -> Self {
         Self {
@@ -110,22 +112,22 @@ impl Queue {
         }
     }
 
-    /// Takes spans as far as there is room; the others are counted as dropped. True if the worker should look up from
+    /// Takes as many as far as there is room; the others are counted as dropped. True if the worker should look up from
     /// its wait.
-    pub fn offer(&mut self, spans: Vec<Span>, now: Instant) -> bool {
-        ExportStats::add(&self.stats.offered, spans.len());
+    pub fn offer(&mut self, items: Vec<T>, now: Instant) -> bool {
+        ExportStats::add(&self.stats.offered, items.len());
         if self.deadline.is_some() {
-            ExportStats::add(&self.stats.dropped_shutdown, spans.len());
+            ExportStats::add(&self.stats.dropped_shutdown, items.len());
             return false;
         }
         let before = self.waiting.len();
         let mut dropped = 0;
-        for span in spans {
-            let size = encode::approximate_size(&span);
-            let fits = self.spans() < self.limits.max_spans && self.bytes() + size <= self.limits.max_bytes;
+        for item in items {
+            let size = item.approximate_size();
+            let fits = self.held() < self.limits.max_items && self.bytes() + size <= self.limits.max_bytes;
             if fits {
                 self.waiting_bytes += size;
-                self.waiting.push_back(Waiting { span, size, since: now });
+                self.waiting.push_back(Waiting { item, size, since: now });
             } else {
                 dropped += 1;
             }
@@ -136,7 +138,7 @@ impl Queue {
     }
 
     /// What to do now.
-    pub fn step(&mut self, now: Instant) -> Step {
+    pub fn step(&mut self, now: Instant) -> Step<T> {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             self.abandon();
         }
@@ -152,13 +154,13 @@ impl Queue {
         }
     }
 
-    /// The collector has accepted the message of this encoded length, except `rejected` of its spans.
+    /// The collector has accepted the message of this encoded length, except `rejected` of what is in it.
     pub fn accepted(&mut self, rejected: u64, length: usize) {
         self.backoff.reset();
         if let Some(message) = self.message.take() {
-            let rejected = usize::try_from(rejected).unwrap_or(usize::MAX).min(message.spans);
+            let rejected = usize::try_from(rejected).unwrap_or(usize::MAX).min(message.items);
             ExportStats::add(&self.stats.rejected, rejected);
-            ExportStats::add(&self.stats.sent, message.spans - rejected);
+            ExportStats::add(&self.stats.sent, message.items - rejected);
             ExportStats::add(&self.stats.bytes, length);
         }
     }
@@ -167,7 +169,7 @@ impl Queue {
     pub fn refused(&mut self) {
         self.backoff.reset();
         if let Some(message) = self.message.take() {
-            ExportStats::add(&self.stats.dropped_not_retryable, message.spans);
+            ExportStats::add(&self.stats.dropped_not_retryable, message.items);
         }
     }
 
@@ -204,27 +206,27 @@ impl Queue {
 
     /// Drops all that is left.
     pub fn abandon(&mut self) {
-        ExportStats::add(&self.stats.dropped_shutdown, self.spans());
+        ExportStats::add(&self.stats.dropped_shutdown, self.held());
         self.message = None;
         self.waiting.clear();
         self.waiting_bytes = 0;
     }
 
-    /// Spans held: waiting and under way.
-    pub fn spans(&self) -> usize {
-        self.waiting.len() + self.message.as_ref().map_or(0, |message| message.spans)
+    /// How many are held: waiting and under way.
+    pub fn held(&self) -> usize {
+        self.waiting.len() + self.message.as_ref().map_or(0, |message| message.items)
     }
 
-    /// Their bytes, by [`encode::approximate_size`].
+    /// Their bytes, by [`Exported::approximate_size`].
     pub fn bytes(&self) -> usize {
         self.waiting_bytes + self.message.as_ref().map_or(0, |message| message.bytes)
     }
 
     fn is_full(&self) -> bool {
-        self.waiting.len() >= self.limits.batch_spans || self.waiting_bytes >= BATCH_BYTES
+        self.waiting.len() >= self.limits.batch_items || self.waiting_bytes >= BATCH_BYTES
     }
 
-    fn next_message(&mut self, now: Instant) -> Step {
+    fn next_message(&mut self, now: Instant) -> Step<T> {
         let Some(oldest) = self.waiting.front() else {
             return if self.deadline.is_some() { Step::Stop } else { Step::Wait(None) };
         };
@@ -232,18 +234,18 @@ impl Queue {
         if now < due && !self.is_full() && self.deadline.is_none() {
             return Step::Wait(Some(due));
         }
-        let mut spans = Vec::with_capacity(self.waiting.len().min(self.limits.batch_spans));
+        let mut items = Vec::with_capacity(self.waiting.len().min(self.limits.batch_items));
         let mut bytes = 0;
-        while spans.len() < self.limits.batch_spans.max(1)
+        while items.len() < self.limits.batch_items.max(1)
             && let Some(next) =
                 self.waiting.pop_front_if(|next| bytes == 0 || bytes + next.size <= BATCH_BYTES)
         {
             bytes += next.size;
-            spans.push(next.span);
+            items.push(next.item);
         }
         self.waiting_bytes -= bytes;
-        self.message = Some(Outstanding { spans: spans.len(), bytes, state: Attempt::UnderWay });
-        Step::Send(spans)
+        self.message = Some(Outstanding { items: items.len(), bytes, state: Attempt::UnderWay });
+        Step::Send(items)
     }
 }
 

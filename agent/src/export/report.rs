@@ -43,8 +43,10 @@ enum Trouble {
 }
 
 /// Decides which events are worth a line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reporter {
+    /// What is exported, in the plural.
+    noun: &'static str,
     /// When each kind of trouble was last told.
     told: [Option<Instant>; 4],
     episode: Option<Episode>,
@@ -60,7 +62,12 @@ struct Episode {
 }
 
 impl Reporter {
-    /// A message has failed; `waiting` spans are held.
+    /// A reporter on the export of this.
+    pub(super) fn new(noun: &'static str) -> Self {
+        Self { noun, told: [None; 4], episode: None }
+    }
+
+    /// A message has failed; so many are held.
     pub(super) fn failed(
         &mut self,
         settings: &Settings,
@@ -75,6 +82,7 @@ impl Reporter {
             Failure::Never { .. } => Trouble::Never,
         };
         let due = self.due(trouble, now);
+        let noun = self.noun;
         let episode = self.episode.get_or_insert(Episode { since: now, told: false, lost: stats.lost() });
         if !due {
             return None;
@@ -84,17 +92,17 @@ impl Reporter {
         let lasting = duration(now.saturating_duration_since(episode.since));
         let text = match failure {
             Failure::Later { cause, .. } if !first => format!(
-                "spans still cannot be delivered to {} after {lasting}: {cause} ({waiting} spans wait, {lost} were \
+                "{noun} still cannot be delivered to {} after {lasting}: {cause} ({waiting} wait, {lost} were \
                  dropped)",
                 settings.shown_endpoint()
             ),
             Failure::Later { .. } => format!(
-                "{} (spans wait in memory, up to {} of them, and are sent when it answers)",
-                first_failure(settings, failure),
-                settings.limits.max_spans
+                "{} (up to {} wait in memory, and are sent when it answers)",
+                first_failure(settings, failure, noun),
+                settings.limits.max_items
             ),
             Failure::Denied { .. } | Failure::Never { .. } => {
-                format!("{} ({lost} spans dropped so far)", first_failure(settings, failure))
+                format!("{} ({lost} dropped so far)", first_failure(settings, failure, noun))
             }
         };
         Some(match failure {
@@ -112,14 +120,15 @@ impl Reporter {
         now: Instant,
     ) -> Vec<Line> {
         let mut lines = Vec::new();
+        let noun = self.noun;
         if let Some(episode) = self.episode.take().filter(|episode| episode.told) {
             let lasting = duration(now.saturating_duration_since(episode.since));
             let lost = match stats.lost().saturating_sub(episode.lost) {
                 0 => "nothing was lost".to_owned(),
-                lost => format!("{lost} spans were dropped meanwhile"),
+                lost => format!("{lost} were dropped meanwhile"),
             };
             lines.push(Line::Info(format!(
-                "{} takes spans again after {lasting}; {lost}",
+                "{} takes {noun} again after {lasting}; {lost}",
                 settings.shown_endpoint()
             )));
         }
@@ -128,11 +137,11 @@ impl Reporter {
             let endpoint = settings.shown_endpoint();
             lines.push(Line::Warn(if *rejected > 0 {
                 format!(
-                    "{endpoint} rejected {rejected} spans of a message ({} in all): {message}",
+                    "{endpoint} rejected {rejected} {noun} of a message ({} in all): {message}",
                     stats.rejected
                 )
             } else {
-                format!("{endpoint} accepted the spans and says: {message}")
+                format!("{endpoint} accepted the {noun} and says: {message}")
             }));
         }
         lines
@@ -149,14 +158,14 @@ impl Reporter {
 }
 
 /// What has happened, where, and what to do, in one line.
-pub(super) fn first_failure(settings: &Settings, failure: &Failure) -> String {
+pub(super) fn first_failure(settings: &Settings, failure: &Failure, noun: &str) -> String {
     let endpoint = settings.shown_endpoint();
     match failure {
         Failure::Later { cause, hint, .. } => {
-            format!("spans cannot be delivered to {endpoint}: {cause}{}", after(hint))
+            format!("{noun} cannot be delivered to {endpoint}: {cause}{}", after(hint))
         }
         Failure::Never { cause, hint } => {
-            format!("{endpoint} does not take our spans: {cause}{}", after(hint))
+            format!("{endpoint} does not take our {noun}: {cause}{}", after(hint))
         }
         Failure::Denied { cause } => {
             let source = &settings.headers_source;

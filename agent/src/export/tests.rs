@@ -93,7 +93,7 @@ fn full_messages_leave_at_once_and_the_rest_after_the_delay() {
     let collector = Http::start(vec![]);
     let mut settings = settings(&collector.url("/v1/traces"), Protocol::HttpProtobuf);
     settings.limits.delay = Duration::from_millis(300);
-    settings.limits.batch_spans = 10;
+    settings.limits.batch_items = 10;
     let sender = start(settings).unwrap();
     let begin = Instant::now();
     sender.offer(spans(25));
@@ -184,25 +184,26 @@ fn the_check_tells_refused_credentials_from_silence() {
     let closed = Http::start(vec![HttpAnswer::status(401)]);
     let mut refused = settings(&closed.url("/v1/traces"), Protocol::HttpProtobuf);
     refused.headers = vec![("authorization".to_owned(), "Bearer hush".to_owned())];
-    let Err(CheckError::Denied(text)) = check(&refused) else { panic!("not denied") };
+    let Err(CheckError::Denied(text)) = check::<Span>(&refused) else { panic!("not denied") };
     assert!(text.contains("authorization in OTEL_EXPORTER_OTLP_HEADERS"), "{text}");
     assert!(!text.contains("hush"), "{text}");
 
     let silent = settings(&collector::nowhere(), Protocol::Grpc);
-    let Err(CheckError::Unreachable(text)) = check(&silent) else { panic!("not unreachable") };
+    let Err(CheckError::Unreachable(text)) = check::<Span>(&silent) else { panic!("not unreachable") };
     assert!(
         text.contains("Connection refused") && text.contains("is a collector listening there?"),
         "{text}"
     );
 
     let wrong = Http::start(vec![HttpAnswer::status(404)]);
-    let Err(CheckError::Refused(text)) = check(&settings(&wrong.url("/"), Protocol::HttpProtobuf)) else {
+    let Err(CheckError::Refused(text)) = check::<Span>(&settings(&wrong.url("/"), Protocol::HttpProtobuf))
+    else {
         panic!("not refused")
     };
     assert!(text.contains("is the path right?"), "{text}");
 
     let open = Grpc::start(vec![]);
-    assert_eq!(check(&settings(&open.url(), Protocol::Grpc)), Ok(()));
+    assert_eq!(check::<Span>(&settings(&open.url(), Protocol::Grpc)), Ok(()));
 }
 
 #[test]
@@ -210,12 +211,12 @@ fn impossible_settings_are_refused_at_start() {
     let mut wrong = settings("http://localhost:4318/v1/traces", Protocol::HttpProtobuf);
     wrong.headers = vec![("api key".to_owned(), "hush".to_owned())];
     assert_eq!(
-        start(wrong).unwrap_err().to_string(),
+        start::<Span>(wrong).unwrap_err().to_string(),
         "OTEL_EXPORTER_OTLP_HEADERS: \"api key\" is not a header that can be sent"
     );
     let mut missing = settings("https://localhost:4317", Protocol::Grpc);
     missing.certificates.authority = Some("/nonexistent/ca.pem".into());
-    let text = start(missing).unwrap_err().to_string();
+    let text = start::<Span>(missing).unwrap_err().to_string();
     assert!(text.starts_with("/nonexistent/ca.pem: "), "{text}");
 }
 

@@ -9,20 +9,19 @@ use std::{
 use tokio::{runtime::Runtime, sync::Notify};
 
 use super::{
-    Settings, encode,
+    Exported, Settings,
     otlp::{Failure, Message, SetupError, Transport},
     queue::{Queue, Step},
     report::Reporter,
     retry::Backoff,
     stats::ExportStats,
 };
-use crate::signal::Span;
 
 /// How much later than its deadline a shutdown may return.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Starts the export on a thread of its own. Nothing is connected before the first spans come.
-pub fn start(settings: Settings) -> Result<Sender, SetupError> {
+/// Starts the export of one kind of telemetry on a thread of its own. Nothing is connected before the first comes.
+pub fn start<T: Exported>(settings: Settings) -> Result<Sender<T>, SetupError> {
     let stats = Arc::new(ExportStats::default());
     let shared = Arc::new(Shared {
         queue: Mutex::new(Queue::new(settings.limits, Backoff::default(), Arc::clone(&stats))),
@@ -33,7 +32,7 @@ pub fn start(settings: Settings) -> Result<Sender, SetupError> {
     let (ready, setup) = mpsc::sync_channel(1);
     let sender = Sender { shared: Arc::clone(&shared) };
     thread::Builder::new()
-        .name("adder-export".to_owned())
+        .name(format!("adder-{}", T::NOUN.replace(' ', "-")))
         .spawn(move || {
             let end = End(shared);
             let runtime = match runtime() {
@@ -72,16 +71,16 @@ pub(super) fn runtime() -> Result<Runtime, SetupError> {
 }
 
 /// The engine's end of the export.
-#[derive(Clone, Debug)]
-pub struct Sender {
-    shared: Arc<Shared>,
+#[derive(Debug)]
+pub struct Sender<T> {
+    shared: Arc<Shared<T>>,
 }
 
-impl Sender {
-    /// Hands over finished spans. Never waits for the collector; where the queue is full the spans are dropped and
+impl<T: Exported> Sender<T> {
+    /// Hands over what is finished. Never waits for the collector; what finds no room in the queue is dropped and
     /// counted. (The queue's lock is held by the worker only while it moves one batch out.)
-    pub fn offer(&self, spans: Vec<Span>) {
-        if !spans.is_empty() && self.shared.queue().offer(spans, Instant::now()) {
+    pub fn offer(&self, items: Vec<T>) {
+        if !items.is_empty() && self.shared.queue().offer(items, Instant::now()) {
             self.shared.changed.notify_one();
         }
     }
@@ -103,23 +102,23 @@ impl Sender {
         &self.shared.stats
     }
 
-    /// Spans held now: waiting and under way.
+    /// How many are held now: waiting and under way.
     pub fn pending(&self) -> usize {
-        self.shared.queue().spans()
+        self.shared.queue().held()
     }
 }
 
 #[derive(Debug)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct Shared<T> {
+    queue: Mutex<Queue<T>>,
     /// The queue has changed in a way that concerns the worker.
     changed: Notify,
     ended: (Mutex<bool>, Condvar),
     stats: Arc<ExportStats>,
 }
 
-impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+impl<T: Exported> Shared<T> {
+    fn queue(&self) -> MutexGuard<'_, Queue<T>> {
         // The queue's methods leave it consistent at every point where they could panic.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,10 +148,10 @@ impl Shared {
     }
 }
 
-/// However the worker ends, nobody waits for it any more and every span is accounted for.
-struct End(Arc<Shared>);
+/// However the worker ends, nobody waits for it any more and everything is accounted for.
+struct End<T: Exported>(Arc<Shared<T>>);
 
-impl Drop for End {
+impl<T: Exported> Drop for End<T> {
     fn drop(&mut self) {
         let now = Instant::now();
         let mut queue = self.0.queue();
@@ -165,13 +164,13 @@ impl Drop for End {
     }
 }
 
-async fn work(shared: &Shared, settings: &Settings, transport: &Transport) {
-    let mut reporter = Reporter::default();
-    let mut message: Option<Message> = None;
+async fn work<T: Exported>(shared: &Shared<T>, settings: &Settings, transport: &Transport<T>) {
+    let mut reporter = Reporter::new(T::NOUN);
+    let mut message: Option<Message<T>> = None;
     loop {
         let step = shared.queue().step(Instant::now());
         match step {
-            Step::Send(spans) => message = Some(transport.prepare(encode::request(spans))),
+            Step::Send(items) => message = Some(transport.prepare(T::request(items))),
             Step::Again => {}
             Step::Wait(until) => {
                 shared.wait(until).await;
@@ -200,7 +199,7 @@ async fn work(shared: &Shared, settings: &Settings, transport: &Transport) {
                         Failure::Later { after, .. } => queue.failed(*after, now),
                         Failure::Denied { .. } | Failure::Never { .. } => queue.refused(),
                     }
-                    queue.spans()
+                    queue.held()
                 };
                 if let Some(line) = reporter.failed(settings, failure, waiting, &shared.stats.snapshot(), now)
                 {

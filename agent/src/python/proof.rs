@@ -379,8 +379,9 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
     }
     let queue = module("_queue.");
     let (path, elf) = queue.as_ref().map_or(main, |(path, elf)| (*path, elf));
-    let names = ["empty", "get", "get_nowait", "put"];
-    if let Some(address) = elf.method("put", &names) {
+    let names = ["empty", "get", "get_nowait", "put", "put_nowait"];
+    // `put_nowait` is what a `logging.handlers.QueueHandler` calls.
+    for address in ["put", "put_nowait"].into_iter().filter_map(|name| elf.method(name, &names)) {
         proof.probes.extend(probe("queue_put", path, elf, address, true));
     }
     for name in ["get", "get_nowait"] {

@@ -14,11 +14,11 @@ use adder_ebpf::{Header, kind};
 use self::watch::Watcher;
 use crate::{
     config::Config,
-    export::{self, CheckError, console::Console},
+    export::{self, CheckError, Exported, console::Console},
     fact::{Clock, Fact},
     probe::{AttachWay, Bpf, LoadError, Settings},
     record::{RecordError, Recorder},
-    signal::Span,
+    signal::{LogRecord, Span},
     status,
     stitch::{Engine, Options},
 };
@@ -74,9 +74,9 @@ pub enum RunError {
     Signal(io::Error),
 }
 
-/// Where spans go.
+/// Where spans and log records go.
 enum Sink {
-    Otlp(export::Sender),
+    Otlp { spans: export::Sender<Span>, logs: Option<export::Sender<LogRecord>> },
     Console(Box<Console<Stdout>>),
     None,
 }
@@ -84,7 +84,7 @@ enum Sink {
 impl Sink {
     fn spans(&mut self, spans: Vec<Span>) -> io::Result<()> {
         match self {
-            Self::Otlp(sender) => {
+            Self::Otlp { spans: sender, .. } => {
                 sender.offer(spans);
                 Ok(())
             }
@@ -93,17 +93,29 @@ impl Sink {
         }
     }
 
+    fn logs(&mut self, records: Vec<LogRecord>) {
+        match self {
+            Self::Otlp { logs: Some(sender), .. } => sender.offer(records),
+            Self::Console(console) => console.logs(&records),
+            Self::Otlp { logs: None, .. } | Self::None => {}
+        }
+    }
+
     fn tick(&mut self, now: u64) -> io::Result<()> {
         match self {
             Self::Console(console) => console.tick(now),
-            Self::Otlp(_) | Self::None => Ok(()),
+            Self::Otlp { .. } | Self::None => Ok(()),
         }
     }
 
     fn finish(&mut self) -> io::Result<()> {
         match self {
-            Self::Otlp(sender) => {
-                sender.shutdown(FLUSH);
+            Self::Otlp { spans, logs } => {
+                let end = Instant::now() + FLUSH;
+                spans.shutdown(FLUSH);
+                if let Some(logs) = logs {
+                    logs.shutdown(end.saturating_duration_since(Instant::now()));
+                }
                 Ok(())
             }
             Self::Console(console) => console.finish(),
@@ -141,9 +153,12 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let bpf = Bpf::load(settings)?;
     let way = bpf.way().name();
     let mut engine = Engine::new(options);
-    let mut watcher = Watcher::new(bpf, by_name.then(|| patterns.clone()), config, task.record.is_some());
+    let logs = config.logs.enabled && !matches!(sink, Sink::Otlp { logs: None, .. });
+    let mut watcher =
+        Watcher::new(bpf, by_name.then(|| patterns.clone()), config, logs, task.record.is_some());
     let mut facts = Facts { engine: &mut engine, recorder: recorder.as_mut(), failed: None };
     facts.own(&clock());
+    facts.own(&Fact::Logs(now(), config.logs.options.clone()));
     for pid in task.pids.iter().chain(&config.discover.pids) {
         watcher.adopt_family(*pid, &mut facts);
     }
@@ -187,6 +202,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
                 server.publish(report(&watcher, facts.engine, &sink));
             }
         }
+        sink.logs(facts.engine.logs());
         let spans = facts.engine.spans();
         if !spans.is_empty() {
             sink.spans(spans).map_err(RunError::Terminal)?;
@@ -252,32 +268,51 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
         let terminal = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         return Ok(Sink::Console(Box::new(Console::new(io::stdout(), terminal))));
     };
-    match export::check(settings) {
+    let spans = sender(settings)?;
+    let logs = match &config.otlp_logs {
+        Some(settings) if config.logs.enabled => Some(sender(settings)?),
+        None if config.logs.enabled => {
+            tracing::info!(
+                "no logs are taken: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or \
+                 OTEL_EXPORTER_OTLP_LOGS_ENDPOINT)"
+            );
+            None
+        }
+        _ => None,
+    };
+    Ok(Sink::Otlp { spans, logs })
+}
+
+fn sender<T: Exported>(settings: &export::Settings) -> Result<export::Sender<T>, RunError> {
+    match export::check::<T>(settings) {
         Ok(()) => {}
         Err(error @ (CheckError::Unreachable(_) | CheckError::Refused(_))) => {
-            tracing::warn!("{error}; spans are kept in the meantime, up to the bounds of the queue");
+            tracing::warn!("{error}; they are kept in the meantime, up to the bounds of the queue");
         }
         Err(error) => return Err(RunError::Refused(error.to_string())),
     }
-    export::start(settings.clone()).map(Sink::Otlp).map_err(|error| RunError::Export(error.to_string()))
+    export::start(settings.clone()).map_err(|error| RunError::Export(error.to_string()))
+}
+
+/// The counters of an export.
+fn counters<T: Exported>(sender: &export::Sender<T>) -> Vec<(&'static str, u64)> {
+    let stats = sender.stats().snapshot();
+    vec![
+        ("offered", stats.offered),
+        ("sent", stats.sent),
+        ("rejected", stats.rejected),
+        ("dropped_queue_full", stats.dropped_queue_full),
+        ("dropped_not_retryable", stats.dropped_not_retryable),
+        ("dropped_shutdown", stats.dropped_shutdown),
+        ("retries", stats.retries),
+        ("bytes", stats.bytes),
+    ]
 }
 
 fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
-    let export = match sink {
-        Sink::Otlp(sender) => {
-            let stats = sender.stats().snapshot();
-            vec![
-                ("offered", stats.offered),
-                ("sent", stats.sent),
-                ("rejected", stats.rejected),
-                ("dropped_queue_full", stats.dropped_queue_full),
-                ("dropped_not_retryable", stats.dropped_not_retryable),
-                ("dropped_shutdown", stats.dropped_shutdown),
-                ("retries", stats.retries),
-                ("bytes", stats.bytes),
-            ]
-        }
-        Sink::Console(_) | Sink::None => Vec::new(),
+    let (export, export_logs) = match sink {
+        Sink::Otlp { spans, logs } => (counters(spans), logs.as_ref().map(counters).unwrap_or_default()),
+        Sink::Console(_) | Sink::None => (Vec::new(), Vec::new()),
     };
     status::Report {
         attached_by: watcher.bpf().way().name(),
@@ -287,6 +322,7 @@ fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
         connections: engine.connection_counters().clone(),
         tables: engine.sizes().to_vec(),
         export,
+        export_logs,
         programs: watcher.bpf().stats(),
     }
 }
@@ -311,18 +347,26 @@ fn summary(watcher: &Watcher, engine: &Engine, sink: &Sink, recorded: Option<u64
         abandoned = seen.abandoned,
         bad_facts = seen.bad_facts,
         dropped_facts = watcher.dropped_total(),
+        log_records = seen.logs.records,
         connections = connections.connections,
         opaque_connections = connections.opaque,
         gap_bytes = connections.gap_bytes,
         lost_bytes = connections.lost_bytes.iter().sum::<u64>(),
         "the run is over"
     );
-    if let Sink::Otlp(sender) = sink {
-        let stats = sender.stats().snapshot();
-        let lost = stats.lost();
-        if lost > 0 {
-            tracing::warn!(sent = stats.sent, lost, "not every span has reached the collector");
+    if let Sink::Otlp { spans, logs } = sink {
+        warn_of_losses(spans);
+        if let Some(logs) = logs {
+            warn_of_losses(logs);
         }
+    }
+}
+
+fn warn_of_losses<T: Exported>(sender: &export::Sender<T>) {
+    let stats = sender.stats().snapshot();
+    let lost = stats.lost();
+    if lost > 0 {
+        tracing::warn!(sent = stats.sent, lost, "not all {} have reached the collector", T::NOUN);
     }
 }
 

@@ -43,6 +43,9 @@ pub(super) struct Watcher {
     patterns: Option<Vec<String>>,
     extra: Vec<(String, String)>,
     names: BTreeMap<String, String>,
+    /// Logs are wanted, but not of these services.
+    logs: bool,
+    silent: Vec<String>,
     /// Dropped facts of the processes there are.
     dropped: BTreeMap<u32, u64>,
     /// Dropped facts of those that have ended.
@@ -59,7 +62,13 @@ enum Life {
 
 impl Watcher {
     /// `all`: attach also what only some processes need, for whoever reads the recording.
-    pub(super) fn new(bpf: Bpf, patterns: Option<Vec<String>>, config: &Config, all: bool) -> Self {
+    pub(super) fn new(
+        bpf: Bpf,
+        patterns: Option<Vec<String>>,
+        config: &Config,
+        logs: bool,
+        all: bool,
+    ) -> Self {
         Self {
             bpf,
             all,
@@ -67,6 +76,8 @@ impl Watcher {
             patterns,
             extra: config.resource.clone(),
             names: config.service.names.clone(),
+            logs,
+            silent: config.logs.exclude.clone(),
             dropped: BTreeMap::new(),
             dropped_before: 0,
         }
@@ -250,6 +261,8 @@ impl Watcher {
         match python::prove(pid) {
             Ok(mut proof) => {
                 proof.process.pipes = u32::from(started);
+                let silent = self.silent.contains(&watched.report.service);
+                proof.process.output = u32::from(self.logs && !silent);
                 self.proven(pid, proof, facts);
             }
             Err(error) => {
@@ -308,6 +321,9 @@ impl Watcher {
             exact = proof.attribution == Attribution::Context,
             "attached"
         );
+        if proof.process.output != 0 {
+            facts.own(&Fact::Output(head(pid), discover::output(pid, &proof.version)));
+        }
         let info = PythonInfo { attribution: proof.attribution, uvloop: proof.uvloop };
         let late = proof.late_writes;
         let wakes = late || self.all || watched.wakes;

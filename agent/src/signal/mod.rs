@@ -245,3 +245,41 @@ pub struct Span {
     /// Who made it.
     pub resource: Arc<Resource>,
 }
+
+/// How bad a log record is: `SeverityNumber` of OpenTelemetry's log data model, 1 to 24.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Severity(pub u8);
+
+impl Severity {
+    /// `TRACE`.
+    pub const TRACE: Self = Self(1);
+    /// `DEBUG`.
+    pub const DEBUG: Self = Self(5);
+    /// `INFO`.
+    pub const INFO: Self = Self(9);
+    /// `WARN`.
+    pub const WARN: Self = Self(13);
+    /// `ERROR`.
+    pub const ERROR: Self = Self(17);
+    /// `FATAL`.
+    pub const FATAL: Self = Self(21);
+}
+
+/// A log record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogRecord {
+    /// When it was written, in nanoseconds since the Unix epoch.
+    pub time: u64,
+    /// How bad it is, and the application's own word for that.
+    pub severity: Option<(Severity, String)>,
+    /// The logger, which becomes the instrumentation scope, as in the Python SDK.
+    pub logger: Option<String>,
+    /// The message.
+    pub body: String,
+    /// Attributes.
+    pub attributes: Vec<Attribute>,
+    /// Trace and span to which it belongs.
+    pub span: Option<([u8; 16], [u8; 8])>,
+    /// Who wrote it.
+    pub resource: Arc<Resource>,
+}

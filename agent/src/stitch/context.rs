@@ -12,7 +12,7 @@ use super::{
     DEPTH_MAX,
     consumer::Consumer,
     message::{Delivered, Sent},
-    notice::{Reading, Received},
+    received::{Reading, Received},
     unit::{OperationId, UnitId},
 };
 use crate::conn::ConnectionId;

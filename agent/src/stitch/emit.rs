@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{
     DEPTH_MAX, Engine, Finished, HOLD_MAX, JOIN_WINDOW, Operation, OperationId, RemoteParent, UnitId,
-    notice::connection_key, publishes::Place,
+    notice::connection_key, publishes::Place, unit::Act,
 };
 use crate::{
     fact::ProcessInfo,
     protocol::{Detail, amqp, discord, http, postgres, redis},
-    signal::{Attribute, Description, Endpoints, Kind, Link, Resource, Role, Span, consumer},
+    signal::{Attribute, Description, Endpoints, Kind, Link, Resource, Role, Span, SpanEvent, consumer},
 };
 
 /// How long an operation without an owner waits for one, nanoseconds.
@@ -29,6 +29,7 @@ struct Frame {
     /// How a delivery was settled.
     outcome: Option<amqp::Outcome>,
     links: Vec<Link>,
+    events: Vec<SpanEvent>,
 }
 
 impl Engine {
@@ -38,7 +39,9 @@ impl Engine {
         let mut kept = std::collections::VecDeque::with_capacity(waiting.len());
         for finished in waiting.drain(..) {
             let settled = match finished {
-                Finished::Unit(id) => self.unit_settled(id, 0) && self.unit_is_over(id),
+                Finished::Unit(id) => {
+                    self.unit_settled(id, 0) && self.unit_is_over(id) && !self.awaits_traceback(id)
+                }
                 Finished::Operation(id) => self.operation_settled(id, 0),
             };
             let late = self.held_too_long(finished);
@@ -106,57 +109,61 @@ impl Engine {
     /// Whether the owner of an operation is certain, and that one's trace.
     fn operation_settled(&self, id: OperationId, depth: usize) -> bool {
         let Some(operation) = self.operations.get(&id) else { return true };
-        if let Some((owner, certain)) = self.operation_owner(operation) {
+        self.act_settled(&operation.act, operation.end.unwrap_or(self.now), depth)
+    }
+
+    /// Whether it is certain for what something was done that ended at `end`, and that one's trace.
+    pub(super) fn act_settled(&self, act: &Act, end: u64, depth: usize) -> bool {
+        if let Some((owner, certain)) = self.owner_of(act) {
             let answered = self.units.get(&owner).is_none_or(|unit| unit.replied.is_some());
             (certain || answered) && self.unit_settled(owner, depth + 1)
         } else {
             // A response may yet show which request its context works for.
-            let end = operation.end.unwrap_or(self.now);
             let open = self
                 .processes
-                .get(&operation.pid)
+                .get(&act.pid)
                 .is_some_and(|process| process.open.values().any(|start| *start <= end));
-            !open || operation.context == 0 && end + OWNER_WAIT < self.now
+            !open || act.context == 0 && end + OWNER_WAIT < self.now
         }
     }
 
-    /// The request that caused an operation, and whether that is certain before its response has left.
-    pub(super) fn operation_owner(&self, operation: &Operation) -> Option<(UnitId, bool)> {
-        let notice = operation.notice.and_then(|unit| self.batch_of(unit)).map(|unit| (unit, true));
-        match self.owner_by_evidence(operation) {
+    /// The unit for which something was done, and whether that is certain before its response has left.
+    pub(super) fn owner_of(&self, act: &Act) -> Option<(UnitId, bool)> {
+        let notice = act.notice.and_then(|unit| self.batch_of(unit)).map(|unit| (unit, true));
+        match self.owner_by_evidence(act) {
             // What a request has started long ago works for a message now.
             Some((owner, _)) if notice.is_some() && self.has_ended(owner) => notice,
             owner => owner.or(notice),
         }
     }
 
-    fn owner_by_evidence(&self, operation: &Operation) -> Option<(UnitId, bool)> {
-        if operation.woken != 0 {
-            let thread = (operation.pid, operation.tid);
-            let owner = self.owner(operation.woken, operation.start).map(|(owner, guess)| (owner, !guess));
-            return owner.or_else(|| self.consumed(operation.woken, thread, operation.start));
+    fn owner_by_evidence(&self, act: &Act) -> Option<(UnitId, bool)> {
+        if act.woken != 0 {
+            let thread = (act.pid, act.tid);
+            let owner = self.owner(act.woken, act.start).map(|(owner, guess)| (owner, !guess));
+            return owner.or_else(|| self.consumed(act.woken, thread, act.start));
         }
-        if operation.late || self.contexts.find(operation.context).is_some_and(|context| context.writer) {
+        if act.late || self.contexts.find(act.context).is_some_and(|context| context.writer) {
             // Sent for somebody, and nobody was woken.
             return None;
         }
-        if let Some(unit) = operation.by_thread {
+        if let Some(unit) = act.by_thread {
             return Some((unit, true));
         }
-        let queued = operation.work.and_then(|work| self.cause(&work.cause?));
-        if operation.work.is_some_and(|work| self.is_of_work(&work, operation.context)) {
+        let queued = act.work.and_then(|work| self.cause(&work.cause?));
+        if act.work.is_some_and(|work| self.is_of_work(&work, act.context)) {
             return queued.map(|unit| (unit, true));
         }
-        match self.owner(operation.context, operation.start) {
+        match self.owner(act.context, act.start) {
             Some((owner, tentative)) => Some((owner, !tentative)),
-            None => queued.map(|unit| (unit, true)).or_else(|| {
-                self.consumed(operation.context, (operation.pid, operation.tid), operation.start)
-            }),
+            None => queued
+                .map(|unit| (unit, true))
+                .or_else(|| self.consumed(act.context, (act.pid, act.tid), act.start)),
         }
     }
 
     /// Trace id, and parent of a request.
-    fn unit_trace(&self, id: UnitId, depth: usize) -> ([u8; 16], Option<[u8; 8]>, bool) {
+    pub(super) fn unit_trace(&self, id: UnitId, depth: usize) -> ([u8; 16], Option<[u8; 8]>, bool) {
         let Some(unit) = self.units.get(&id) else { return ([0; 16], None, false) };
         if let Some(remote) = &unit.remote {
             return (remote.trace_id, Some(remote.span_id), true);
@@ -188,7 +195,7 @@ impl Engine {
 
     /// Trace id, and owner of an operation.
     fn operation_trace(&self, operation: &Operation, depth: usize) -> ([u8; 16], Option<UnitId>) {
-        match self.operation_owner(operation) {
+        match self.owner_of(&operation.act) {
             Some((owner, _)) => (self.unit_trace(owner, depth + 1).0, Some(owner)),
             None => (operation.trace_id, None),
         }
@@ -216,6 +223,7 @@ impl Engine {
             end: unit.end.unwrap_or(unit.start),
             outcome: None,
             links: Vec::new(),
+            events: std::mem::take(&mut unit.exceptions),
         };
         if let Some(delivery) = &unit.delivery {
             frame.outcome = delivery.outcome();
@@ -260,12 +268,13 @@ impl Engine {
             parent_span_id: owner.map(|owner| owner.span_id),
             parent_is_remote: false,
             trace_state: remote.map(|remote| remote.trace_state.clone()).unwrap_or_default(),
-            pid: operation.pid,
+            pid: operation.act.pid,
             endpoints: operation.endpoints.clone(),
-            start: operation.start,
-            end: operation.end.unwrap_or(operation.start),
+            start: operation.act.start,
+            end: operation.end.unwrap_or(operation.act.start),
             outcome: None,
             links: Vec::new(),
+            events: Vec::new(),
         };
         let waits = operation.waits;
         let connection = operation.connection;
@@ -309,7 +318,7 @@ impl Engine {
             start: self.unix(frame.start),
             end: self.unix(frame.end),
             attributes: description.attributes,
-            events: Vec::new(),
+            events: frame.events,
             links: frame.links,
             status: description.status,
             resource: self.resource_of(frame.pid),
@@ -381,12 +390,12 @@ impl Engine {
         description
     }
 
-    fn resource_of(&self, pid: u32) -> Arc<Resource> {
+    pub(super) fn resource_of(&self, pid: u32) -> Arc<Resource> {
         self.processes.get(&pid).map_or_else(|| self.unknown.clone(), |process| process.resource.clone())
     }
 
     /// Nanoseconds since the Unix epoch.
-    fn unix(&self, time: u64) -> u64 {
+    pub(super) fn unix(&self, time: u64) -> u64 {
         time.saturating_add_signed(self.clock)
     }
 }

@@ -1,18 +1,86 @@
 //! Requests and operations: how they begin, find their other side in another watched process, and end.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use adder_ebpf::{Header, flag};
+use rustc_hash::FxHashMap;
 
 use super::{
     Engine, Finished, JOIN_WINDOW, Operation, OperationId, RemoteParent, SERVED_MAX, UNJOINED_MAX, Unit,
-    UnitId, context::Inbound, message::Sent,
+    UnitId,
+    context::{ContextId, Inbound},
+    message::Sent,
+    unit::Act,
 };
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
     protocol::{Detail, Event, Mark, amqp, discord, redis},
     signal::Endpoints,
 };
+
+/// Wake-ups in one context, right after answers were read, at which it is known as the connection's own.
+const OWN_AFTER: u32 = 4;
+
+/// The requests and operations of one connection.
+#[derive(Default)]
+pub(super) struct Exchanges {
+    pub(super) units: VecDeque<(u64, UnitId)>,
+    pub(super) operations: VecDeque<(u64, OperationId)>,
+    /// Requests by time, for the task that serves the connection.
+    pub(super) served: VecDeque<(u64, UnitId)>,
+    /// Begun and not yet joined with their other side.
+    pub(super) unjoined_units: VecDeque<UnitId>,
+    pub(super) unjoined_operations: VecDeque<OperationId>,
+    /// Deliveries that are not settled.
+    pub(super) deliveries: VecDeque<(u64, UnitId)>,
+    /// By channel, the context that makes the tasks for its deliveries.
+    pub(super) dispatchers: FxHashMap<u16, ContextId>,
+    /// There may be deliveries that were not seen, so which task is made for which shows only when it acknowledges, until
+    /// all are done: since when.
+    pub(super) doubted: Option<u64>,
+    /// Its consumers acknowledge.
+    pub(super) acknowledges: bool,
+    /// When bytes were lost last.
+    pub(super) lost: u64,
+    /// When that was so before.
+    pub(super) were_doubted: VecDeque<(u64, u64)>,
+    /// When the last delivery came.
+    pub(super) delivered: u64,
+    /// A message that nobody acknowledges and that has woken nobody yet.
+    pub(super) untaken: Option<UnitId>,
+    /// The context in which its messages wake others, where they are read in another.
+    pub(super) waker: Option<ContextId>,
+    /// Likewise of answers to operations: the context, how often it was seen, and how often another.
+    pub(super) answers: (ContextId, u32, u32),
+    /// The one that has last woken a task, which takes one after the other.
+    pub(super) handled: Option<UnitId>,
+    pub(super) closed: Option<u64>,
+}
+
+impl Exchanges {
+    /// Notes the context of a wake-up right after an answer was read. Whether it is the connection's own, in which the loop
+    /// calls its protocol: others come by chance, and seldom the same.
+    pub(super) fn is_own(&mut self, context: ContextId) -> bool {
+        let (known, seen, others) = &mut self.answers;
+        if *known == context {
+            *seen += 1;
+        } else {
+            *others += 1;
+            if *others > *seen {
+                self.answers = (context, 1, 0);
+                return false;
+            }
+        }
+        let (known, seen, others) = self.answers;
+        known == context && seen >= OWN_AFTER && seen > others * 4
+    }
+
+    /// Whether there may have been deliveries at that time that were not seen.
+    pub(super) fn is_doubted(&self, time: u64) -> bool {
+        let before = self.were_doubted.iter().any(|(since, until)| *since <= time && time < *until);
+        before || self.doubted.is_some_and(|since| since <= time)
+    }
+}
 
 impl Engine {
     pub(super) fn begin_unit(&mut self, happened: &Happened, flags: u16) {
@@ -70,6 +138,7 @@ impl Engine {
             claimed_by: 0,
             delivery: None,
             notice: None,
+            exceptions: Vec::new(),
             detail: None,
         }
     }
@@ -103,13 +172,11 @@ impl Engine {
         let id = OperationId(self.number());
         let header = Header { time: first.time, pid: first.pid, tid: first.tid, ..Header::default() };
         let thread = self.threads.get(&(first.pid, first.tid));
-        let operation = Operation {
+        let act = Act {
             pid: first.pid,
-            connection: happened.connection,
-            endpoints: happened.endpoints.clone(),
+            tid: first.tid,
             start: first.time,
             context: first.context,
-            tid: first.tid,
             late: flags & flag::FILE_CALL != 0
                 && self.processes.get(&first.pid).is_some_and(|process| process.late_writes),
             woken: 0,
@@ -117,6 +184,11 @@ impl Engine {
             by_thread: self.by_thread(&header, first.context).filter(|_| !happened.late),
             work: thread.and_then(|thread| thread.work).filter(|_| !happened.late),
             notice: None,
+        };
+        let operation = Operation {
+            act,
+            connection: happened.connection,
+            endpoints: happened.endpoints.clone(),
             waits: false,
             end: None,
             joined: None,
@@ -129,7 +201,7 @@ impl Engine {
             && self.is_flushed_along(first)
             && let Some(operation) = self.operations.get_mut(&id)
         {
-            operation.late = true;
+            operation.act.late = true;
         }
         self.works_on(first.context, (first.pid, first.tid), first.time);
         self.work_begins(id, first.context);
@@ -227,9 +299,9 @@ impl Engine {
             }
         }
         let Some(operation) = self.operations.get_mut(&id) else { return };
-        let end = at.time.max(operation.start);
+        let end = at.time.max(operation.act.start);
         operation.end = Some(end);
-        let notice = operation.notice;
+        let notice = operation.act.notice;
         if let Some(unit) = notice {
             self.work_ends(unit, end);
         }

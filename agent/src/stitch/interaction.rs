@@ -53,8 +53,8 @@ impl Engine {
         let Some(unit) = self.interactions.get(&name).copied() else { return };
         let Some(start) = self.units.get(&unit).map(|unit| unit.start) else { return };
         let Some(operation) = self.operations.get(&id) else { return };
-        let (pid, context) = (operation.pid, operation.context);
-        let Some(holder) = self.made_for(context, operation.start, start) else { return };
+        let (pid, context) = (operation.act.pid, operation.act.context);
+        let Some(holder) = self.made_for(context, operation.act.start, start) else { return };
         let claimed_by = self.units.get(&unit).map_or(0, |unit| unit.claimed_by);
         if claimed_by != 0 {
             return;
@@ -70,9 +70,9 @@ impl Engine {
             .operations
             .iter()
             .filter(|(_, operation)| {
-                operation.pid == pid && self.contexts.descends(operation.context, holder)
+                operation.act.pid == pid && self.contexts.descends(operation.act.context, holder)
             })
-            .map(|(id, operation)| (*id, operation.context))
+            .map(|(id, operation)| (*id, operation.act.context))
             .collect();
         // The table's order is not the recording's.
         before.sort_unstable();

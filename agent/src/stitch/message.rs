@@ -463,7 +463,7 @@ impl Engine {
         });
         let Some(sent) = sent else { return self.woken_by_read(header, by, child) };
         if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
-            operation.woken = child;
+            operation.act.woken = child;
             self.works_on(child, (header.pid, header.tid), header.time);
         }
         if let Some(id) = sent.operation {
@@ -493,12 +493,13 @@ impl Engine {
         if thread.answered.0 == by || at_once {
             let same = thread.answered.0 == by;
             for id in std::mem::take(&mut thread.answered.1) {
-                let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.late) else {
+                let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.act.late)
+                else {
                     continue;
                 };
                 let exchanges = self.exchanges.get_mut(&operation.connection);
                 if same || exchanges.is_some_and(|exchanges| exchanges.is_own(by)) {
-                    operation.woken = child;
+                    operation.act.woken = child;
                 }
             }
         }

@@ -33,8 +33,10 @@ mod message;
 mod notice;
 mod notifiers;
 mod origin;
+mod output;
 mod pool;
 mod publishes;
+mod received;
 mod unit;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -43,10 +45,13 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+pub use self::output::LogCounters;
 use self::{
     context::{Cause, Contexts, Thread, Work},
+    exchange::Exchanges,
     notice::Waiting,
     notifiers::Notifiers,
+    output::Outputs,
     publishes::Publishes,
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
@@ -68,8 +73,6 @@ const HOLD_MAX: u64 = 5_000_000_000;
 const ENDED_KEPT: u64 = 120_000_000_000;
 /// How long after the last delivery of a connection it is remembered who handles its deliveries, nanoseconds.
 const DISPATCHERS_KEPT: u64 = 3600 * 1_000_000_000;
-/// Wake-ups in one context, right after answers were read, at which it is known as the connection's own.
-const OWN_AFTER: u32 = 4;
 /// Units kept at most.
 const UNITS_MAX: usize = 20_000;
 /// Requests of one connection kept to tell which of them its task served at some time.
@@ -132,6 +135,8 @@ pub struct Counters {
     pub unqueued: u64,
     /// Contexts forgotten because there were too many.
     pub forgotten_contexts: u64,
+    /// Log records.
+    pub logs: LogCounters,
 }
 
 struct ProcessState {
@@ -144,67 +149,6 @@ struct ProcessState {
     open: FxHashMap<UnitId, u64>,
     /// When it ended.
     ended: Option<u64>,
-}
-
-/// The requests and operations of one connection.
-#[derive(Default)]
-struct Exchanges {
-    units: VecDeque<(u64, UnitId)>,
-    operations: VecDeque<(u64, OperationId)>,
-    /// Requests by time, for the task that serves the connection.
-    served: VecDeque<(u64, UnitId)>,
-    /// Begun and not yet joined with their other side.
-    unjoined_units: VecDeque<UnitId>,
-    unjoined_operations: VecDeque<OperationId>,
-    /// Deliveries that are not settled.
-    deliveries: VecDeque<(u64, UnitId)>,
-    /// By channel, the context that makes the tasks for its deliveries.
-    dispatchers: FxHashMap<u16, context::ContextId>,
-    /// There may be deliveries that were not seen, so which task is made for which shows only when it acknowledges, until
-    /// all are done: since when.
-    doubted: Option<u64>,
-    /// Its consumers acknowledge.
-    acknowledges: bool,
-    /// When bytes were lost last.
-    lost: u64,
-    /// When that was so before.
-    were_doubted: VecDeque<(u64, u64)>,
-    /// When the last delivery came.
-    delivered: u64,
-    /// A message that nobody acknowledges and that has woken nobody yet.
-    untaken: Option<UnitId>,
-    /// The context in which its messages wake others, where they are read in another.
-    waker: Option<context::ContextId>,
-    /// Likewise of answers to operations: the context, how often it was seen, and how often another.
-    answers: (context::ContextId, u32, u32),
-    /// The one that has last woken a task, which takes one after the other.
-    handled: Option<UnitId>,
-    closed: Option<u64>,
-}
-
-impl Exchanges {
-    /// Notes the context of a wake-up right after an answer was read. Whether it is the connection's own, in which the loop
-    /// calls its protocol: others come by chance, and seldom the same.
-    fn is_own(&mut self, context: context::ContextId) -> bool {
-        let (known, seen, others) = &mut self.answers;
-        if *known == context {
-            *seen += 1;
-        } else {
-            *others += 1;
-            if *others > *seen {
-                self.answers = (context, 1, 0);
-                return false;
-            }
-        }
-        let (known, seen, others) = self.answers;
-        known == context && seen >= OWN_AFTER && seen > others * 4
-    }
-
-    /// Whether there may have been deliveries at that time that were not seen.
-    fn is_doubted(&self, time: u64) -> bool {
-        let before = self.were_doubted.iter().any(|(since, until)| *since <= time && time < *until);
-        before || self.doubted.is_some_and(|since| since <= time)
-    }
 }
 
 /// Something finished that is not yet a span.
@@ -231,6 +175,7 @@ pub struct Engine {
     finished: VecDeque<Finished>,
     publishes: Publishes,
     notifiers: Notifiers,
+    outputs: Outputs,
     /// Messages whose publish has not been looked for.
     unoriginated: VecDeque<Waiting>,
     /// Deliveries of tasks that a pool's processes may be handed, by the task's id.
@@ -273,6 +218,7 @@ impl Engine {
             finished: VecDeque::new(),
             publishes: Publishes::default(),
             notifiers: Notifiers::default(),
+            outputs: Outputs::default(),
             tasks: FxHashMap::default(),
             interactions: FxHashMap::default(),
             unsettled: VecDeque::new(),
@@ -302,7 +248,7 @@ impl Engine {
     }
 
     /// Sizes of the tables, for `adder status`.
-    pub fn sizes(&self) -> [(&'static str, usize); 6] {
+    pub fn sizes(&self) -> [(&'static str, usize); 7] {
         [
             ("contexts", self.contexts.len()),
             ("threads", self.threads.len()),
@@ -310,6 +256,7 @@ impl Engine {
             ("operations", self.operations.len()),
             ("finished", self.finished.len()),
             ("publishes", self.publishes.len()),
+            ("log records", self.outputs.len()),
         ]
     }
 
@@ -334,6 +281,12 @@ impl Engine {
         self.counters.facts += 1;
         let header = *fact.header();
         self.now = self.now.max(header.time);
+        if let Fact::Data { data, head, tail } = fact
+            && header.flags & flag::OUTPUT != 0
+        {
+            // It says nothing of what else the thread does.
+            return self.output(&header, data, head, tail);
+        }
         // What the fact tells of the thread is compared with the facts before it. Ciphertext tells nothing: the plaintext
         // has done so, or will.
         let ciphertext = match fact {
@@ -448,11 +401,15 @@ impl Engine {
                     self.processes.insert(child.child, state);
                 }
             }
-            Fact::Exec(_) => self.contexts.exit(header.pid),
+            Fact::Exec(_) => {
+                self.outputs_end(header.pid);
+                self.contexts.exit(header.pid);
+            }
             Fact::Exit(_) => {
                 let mark = self.mark(&header);
                 self.connections.exit(mark, &mut self.happened);
                 self.handle(0);
+                self.outputs_end(header.pid);
                 self.contexts.exit(header.pid);
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.ended = Some(header.time);
@@ -461,6 +418,8 @@ impl Engine {
             Fact::Map(_) => {}
             Fact::Process(_, info) => self.process(header.pid, info),
             Fact::Python(_, info) => self.python(header.pid, info),
+            Fact::Output(_, info) => self.outputs.announce(header.pid, *info),
+            Fact::Logs(_, options) => self.outputs.configure(options),
             Fact::Clock(_, clock) => self.tick(*clock),
             Fact::Dropped(_, count) => {
                 self.dropped.insert(header.pid, *count);
@@ -568,6 +527,8 @@ impl Engine {
         self.settle_unsettled();
         self.settle_all_untaken(false);
         self.find_origins(false);
+        // What was logged may belong into a span.
+        self.settle_outputs(false);
         self.emit_settled(false);
         if self.now >= self.swept + SWEEP_EVERY {
             self.swept = self.now;
@@ -579,6 +540,7 @@ impl Engine {
     fn finish(&mut self) {
         self.settle_all_untaken(true);
         self.find_origins(true);
+        self.settle_outputs(true);
         self.emit_settled(true);
         self.counters.abandoned += self.operations.len() as u64;
     }
@@ -592,6 +554,7 @@ impl Engine {
         self.notifiers.sweep(now);
         self.queued.retain(|_, cause| cause.time + ENDED_KEPT > now);
         self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));
+        self.sweep_outputs();
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
         self.units.retain(|_, unit| unit.detail.is_some() || unit.end.is_none_or(|end| end + kept > now));
         let units = &self.units;

@@ -13,8 +13,6 @@
 //!
 //! The end of such work is not to be seen either: it is over when nothing was done for [`QUIET`].
 
-use std::collections::VecDeque;
-
 use adder_ebpf::Header;
 use rustc_hash::FxHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -24,6 +22,7 @@ use super::{
     context::ContextId,
     notifiers::Notification,
     publishes::{Place, Sought},
+    received::{Arrival, Reading},
     unit::UnitId,
 };
 use crate::{
@@ -42,8 +41,6 @@ const UNANSWERED: u64 = 4_000_000_000;
 /// A loop that has done nothing for this time was waiting, and what follows a message at once is because of it,
 /// nanoseconds.
 const RESTED: u64 = 5_000_000;
-/// Messages of one context or thread that are remembered.
-const REMEMBERED: usize = 64;
 /// Publishes that one batch is linked to at most.
 const LINKS_MAX: usize = 1000;
 
@@ -120,53 +117,6 @@ impl Notice {
         let count = i64::from(self.count);
         (self.count > 1).then(|| Attribute::new("messaging.batch.message_count", count))
     }
-}
-
-/// What a context or thread has received, oldest first.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Received(VecDeque<Arrival>);
-
-#[derive(Clone, Copy, Debug)]
-struct Arrival {
-    time: u64,
-    /// Nothing where it began to wait anew.
-    unit: Option<UnitId>,
-    /// It is a task that was made for this one message.
-    own: bool,
-}
-
-impl Received {
-    fn push(&mut self, arrival: Arrival) {
-        self.0.push_back(arrival);
-        if self.0.len() > REMEMBERED {
-            self.0.pop_front();
-        }
-    }
-
-    /// What was at hand at `time`, if anything had come yet.
-    fn at(&self, time: u64) -> Option<Arrival> {
-        self.0.iter().rfind(|arrival| arrival.time <= time).copied()
-    }
-}
-
-impl Arrival {
-    /// The message, and when its work must not have been over to be still at hand at `time`.
-    fn message(self, time: u64) -> Option<(UnitId, u64)> {
-        Some((self.unit?, if self.own { self.time } else { time }))
-    }
-}
-
-/// A message that a thread has just read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
-    unit: UnitId,
-    connection: ConnectionId,
-    /// Context in which it was read.
-    context: ContextId,
-    /// [`super::Thread::facts`] when it was read.
-    facts: u64,
-    /// The thread had nothing to do before.
-    rested: bool,
 }
 
 /// A message whose publish is to be looked for.
@@ -277,15 +227,15 @@ impl Engine {
         }
         let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.waits = true;
-        let notice = operation.notice.take();
-        let (context, thread, start) = (operation.context, (operation.pid, operation.tid), operation.start);
-        let late = operation.late;
+        let notice = operation.act.notice.take();
+        let (context, thread, start) =
+            (operation.act.context, (operation.act.pid, operation.act.tid), operation.act.start);
+        let late = operation.act.late;
         if let Some(notice) = notice.and_then(|unit| self.notice_mut(unit)) {
             notice.works = notice.works.saturating_sub(1);
             notice.open = notice.open.saturating_sub(1);
         }
-        let owned =
-            self.operations.get(&id).is_some_and(|operation| self.operation_owner(operation).is_some());
+        let owned = self.operations.get(&id).is_some_and(|operation| self.owner_of(&operation.act).is_some());
         if owned || late {
             return;
         }
@@ -308,7 +258,7 @@ impl Engine {
     /// Remembers what a Redis command or a statement of Postgres may have sent to others.
     pub(super) fn sent(&mut self, id: OperationId, detail: &Detail) {
         let Some(operation) = self.operations.get(&id) else { return };
-        let (start, end) = (operation.start, operation.end.unwrap_or(operation.start));
+        let (start, end) = (operation.act.start, operation.end.unwrap_or(operation.act.start));
         match detail {
             Detail::Redis(batch) if batch.error.is_none() => {
                 let keys = batch.commands.iter().flat_map(|command| {
@@ -516,19 +466,19 @@ impl Engine {
     /// An operation begins for a message, or is found to be for one.
     pub(super) fn work_begins(&mut self, id: OperationId, context: ContextId) {
         let Some(operation) = self.operations.get(&id) else { return };
-        let (thread, start) = ((operation.pid, operation.tid), operation.start);
-        let queued = || operation.work.and_then(|work| work.cause?.unit);
+        let (thread, start) = ((operation.act.pid, operation.act.tid), operation.act.start);
+        let queued = || operation.act.work.and_then(|work| work.cause?.unit);
         let queued =
             || queued().filter(|unit| self.units.get(unit).is_some_and(|unit| unit.notice.is_some()));
         let claimed = if self.interactions.is_empty() { None } else { self.owner(context, start) };
         let claimed = claimed.map(|(unit, _)| unit).filter(|unit| self.is_named(*unit));
         let found = claimed.or_else(|| self.noticed(context, thread, start)).or_else(queued);
         let Some(unit) = found.filter(|unit| claimed.is_some() || !self.is_crowded(*unit)) else { return };
-        let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.notice.is_none())
+        let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.act.notice.is_none())
         else {
             return;
         };
-        operation.notice = Some(unit);
+        operation.act.notice = Some(unit);
         let over = operation.end;
         self.delivery_is_worked_on(unit, over.unwrap_or(start));
         if let Some(notice) = self.notice_mut(unit) {
@@ -542,7 +492,7 @@ impl Engine {
     pub(super) fn work_was_not(&mut self, id: OperationId) {
         let Some(operation) = self.operations.get_mut(&id) else { return };
         let over = operation.end.is_some();
-        let notice = operation.notice.take().and_then(|unit| self.notice_mut(unit));
+        let notice = operation.act.notice.take().and_then(|unit| self.notice_mut(unit));
         if let Some(notice) = notice {
             notice.works = notice.works.saturating_sub(1);
             notice.open = notice.open.saturating_sub(u32::from(!over));
@@ -617,6 +567,12 @@ impl Engine {
                 Place::Open(_) => None,
             })
             .collect()
+    }
+
+    /// Whether a unit is a message for which nothing was done.
+    pub(super) fn is_idle(&self, id: UnitId) -> bool {
+        let notice = self.units.get(&id).and_then(|unit| unit.notice.as_deref());
+        notice.is_some_and(|notice| notice.works == 0 && notice.named.is_none())
     }
 
     /// Whether a unit is no span of its own: part of a batch, or a message for which nothing was done.

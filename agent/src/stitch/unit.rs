@@ -10,7 +10,7 @@ use super::{
 use crate::{
     conn::ConnectionId,
     protocol::{Detail, Incoming, amqp::Outcome},
-    signal::Endpoints,
+    signal::{Endpoints, SpanEvent},
 };
 
 /// Number of a unit; never reused in a run.
@@ -88,6 +88,8 @@ pub(super) struct Unit {
     pub(super) delivery: Option<Box<Delivery>>,
     /// Of a message that nobody acknowledges, likewise.
     pub(super) notice: Option<Box<Notice>>,
+    /// Exceptions that were logged for it.
+    pub(super) exceptions: Vec<SpanEvent>,
     /// What it was, until the span is made of it.
     pub(super) detail: Option<Detail>,
 }
@@ -99,15 +101,14 @@ impl Unit {
     }
 }
 
-/// A request that a watched process makes.
-pub(super) struct Operation {
+/// Something that a process does: who, when, and what was known then of the reason.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Act {
     pub(super) pid: u32,
-    pub(super) connection: ConnectionId,
-    pub(super) endpoints: Arc<Endpoints>,
+    /// Thread that did it; of an operation, that sent its first byte.
+    pub(super) tid: u32,
     pub(super) start: u64,
     pub(super) context: ContextId,
-    /// Thread that sent its first byte.
-    pub(super) tid: u32,
     /// The loop has sent it for somebody, when all tasks had run.
     pub(super) late: bool,
     /// Whom the sender has woken right after, or the answer; 0 where nobody.
@@ -118,6 +119,13 @@ pub(super) struct Operation {
     pub(super) work: Option<Work>,
     /// The message for which it was begun, where nothing speaks for another unit.
     pub(super) notice: Option<UnitId>,
+}
+
+/// A request that a watched process makes.
+pub(super) struct Operation {
+    pub(super) act: Act,
+    pub(super) connection: ConnectionId,
+    pub(super) endpoints: Arc<Endpoints>,
     /// It only waits for an element of a list.
     pub(super) waits: bool,
     pub(super) end: Option<u64>,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     export::tests::{resource, span},
-    signal::{Kind, Status},
+    signal::{Kind, Severity, Status},
 };
 
 const START: u64 = 1_700_000_000_000_000_000;
@@ -84,6 +84,37 @@ fn drawn(spans: &[Span], color: bool) -> String {
     console.tick(START).unwrap();
     console.tick(START + 20 * SECOND).unwrap();
     String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn what_was_logged_stands_below_its_span() {
+    let record =
+        |time: u64, severity: Option<(Severity, &str)>, logger: Option<&str>, body: &str| LogRecord {
+            time: START + time,
+            severity: severity.map(|(severity, word)| (severity, word.to_owned())),
+            logger: logger.map(str::to_owned),
+            body: body.to_owned(),
+            attributes: Vec::new(),
+            span: Some((span(1).trace_id, 1_u64.to_be_bytes())),
+            resource: resource("web"),
+        };
+    let mut console = Console::new(Vec::new(), false);
+    let mut records = vec![
+        record(2, Some((Severity::ERROR, "ERROR")), Some("app"), "second\n\x1b[2Jline"),
+        record(1, None, None, "first"),
+        LogRecord { span: None, ..record(3, None, None, "nobody's") },
+    ];
+    records.extend((10..20).map(|time| record(time, None, None, "more")));
+    console.logs(&records);
+    console.spans(&[at(1, 0, 0, 100)]).unwrap();
+    console.finish().unwrap();
+    let text = String::from_utf8(console.writer).unwrap();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    assert_eq!(lines[2], "» first");
+    assert!(lines[3].starts_with("» ERROR app: second"), "{text}");
+    assert!(lines.contains(&"… 4 lines more") && !text.contains("nobody"), "{text}");
+    assert!(!text.contains('\x1b'), "nothing controls the terminal");
+    assert!(console.lines.take(span(1).trace_id).is_empty());
 }
 
 #[test]

@@ -13,6 +13,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
+    lines::{SpanLines, shown},
     number_of, service_of,
     text::{self, Paint, Style, clean, cut, left, right, width},
     text_of,
@@ -82,8 +83,14 @@ struct Node<'a> {
     note: &'static str,
 }
 
-/// Draws a trace; `continued` if spans of it were drawn before.
-pub(super) fn draw(spans: &[Span], continued: bool, paint: &mut Paint, columns: usize) -> String {
+/// Draws a trace with its log lines; `continued` if spans of it were drawn before.
+pub(super) fn draw(
+    spans: &[Span],
+    lines: &SpanLines,
+    continued: bool,
+    paint: &mut Paint,
+    columns: usize,
+) -> String {
     let nodes = nodes(spans, continued);
     let mut out = heading(spans, continued, paint, columns);
     let begin = spans.iter().map(|span| span.start).min().unwrap_or(0);
@@ -140,6 +147,9 @@ pub(super) fn draw(spans: &[Span], continued: bool, paint: &mut Paint, columns: 
             } else {
                 below.push((style, detail));
             }
+        }
+        if let Some(lines) = lines.get(&node.span.span_id) {
+            below.extend(shown(lines));
         }
         out.truncate(out.trim_end().len());
         out.push('\n');

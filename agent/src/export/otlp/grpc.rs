@@ -1,36 +1,28 @@
 //! OTLP/gRPC.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, trace_service_client::TraceServiceClient,
-};
 use prost::Message as _;
 use reqwest::header::HeaderMap;
-use tonic::{
-    Code, Request, Status,
-    codec::CompressionEncoding,
-    metadata::MetadataMap,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, codec::CompressionEncoding, metadata::MetadataMap, transport::Endpoint};
 
 use super::{
     Accepted, Failure, RpcStatus, SetupError, USER_AGENT, accepted, no_answer, shown, timed_out, tls,
 };
-use crate::export::{Compression, Settings, retry};
+use crate::export::{Compression, Exported, Settings, retry};
 
 /// Time between pings on a connection with a message under way, so that a silent network break is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// One HTTP/2 connection to a collector.
 #[derive(Debug)]
-pub(super) struct Client {
-    service: TraceServiceClient<Channel>,
+pub(super) struct Client<T: Exported> {
+    service: T::Service,
     metadata: MetadataMap,
     timeout: Duration,
 }
 
-impl Client {
+impl<T: Exported> Client<T> {
     pub(super) fn new(settings: &Settings, headers: HeaderMap) -> Result<Self, SetupError> {
         let client = |error: tonic::transport::Error| SetupError::Client(error.to_string());
         let mut endpoint = Endpoint::from_shared(settings.endpoint.to_string())
@@ -41,26 +33,23 @@ impl Client {
         if settings.endpoint.scheme() == "https" {
             endpoint = endpoint.tls_config(tls::for_grpc(&settings.certificates)?).map_err(client)?;
         }
-        let mut service = TraceServiceClient::new(endpoint.connect_lazy());
-        if settings.compression == Compression::Gzip {
-            service = service.send_compressed(CompressionEncoding::Gzip);
-        }
+        let gzip = settings.compression == Compression::Gzip;
+        let service = T::service(endpoint.connect_lazy(), gzip.then_some(CompressionEncoding::Gzip));
         Ok(Self { service, metadata: MetadataMap::from_headers(headers), timeout: settings.timeout })
     }
 
-    pub(super) async fn send(&self, message: ExportTraceServiceRequest) -> Result<Accepted, Failure> {
+    pub(super) async fn send(&self, message: T::Request) -> Result<Accepted, Failure> {
         let request = Request::from_parts(self.metadata.clone(), tonic::Extensions::new(), message);
         // Clones share the connection.
-        let mut service = self.service.clone();
-        match tokio::time::timeout(self.timeout, service.export(request)).await {
-            Ok(Ok(response)) => Ok(accepted(response.into_inner())),
-            Ok(Err(status)) => Err(failure(&status)),
+        match tokio::time::timeout(self.timeout, T::export(self.service.clone(), request)).await {
+            Ok(Ok(response)) => Ok(accepted::<T>(response.into_inner())),
+            Ok(Err(status)) => Err(failure(&status, T::BATCH_VARIABLE)),
             Err(_) => Err(timed_out(self.timeout)),
         }
     }
 }
 
-fn failure(status: &Status) -> Failure {
+fn failure(status: &Status, batch_variable: &str) -> Failure {
     // A status made on this side because the connection failed: there is no answer, whatever the code.
     if let Some(source) = std::error::Error::source(status)
         && source.is::<tonic::transport::Error>()
@@ -77,16 +66,17 @@ fn failure(status: &Status) -> Failure {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => Failure::Denied { cause },
         code if retry::grpc_code(code, after.is_some()) => {
-            Failure::Later { cause, hint: "", after: after.filter(|after| !after.is_zero()) }
+            Failure::Later { cause, hint: Cow::Borrowed(""), after: after.filter(|after| !after.is_zero()) }
         }
         Code::Unimplemented => Failure::Never {
             cause,
-            hint: "does an OTLP/gRPC receiver listen there? Usually 4317 is grpc and 4318 http/protobuf",
+            hint: "does an OTLP/gRPC receiver listen there? Usually 4317 is grpc and 4318 http/protobuf"
+                .into(),
         },
         Code::ResourceExhausted => {
-            Failure::Never { cause, hint: "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE if messages are too large" }
+            Failure::Never { cause, hint: format!("lower {batch_variable} if messages are too large").into() }
         }
-        _ => Failure::Never { cause, hint: "" },
+        _ => Failure::Never { cause, hint: Cow::Borrowed("") },
     }
 }
 

@@ -1,14 +1,13 @@
 //! OTLP/HTTP with protobuf bodies.
 
 use std::{
+    borrow::Cow,
     io::Write,
+    marker::PhantomData,
     time::{Duration, SystemTime},
 };
 
 use flate2::write::GzEncoder;
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
 use prost::{Message as _, bytes::Bytes};
 use reqwest::{
     Response, StatusCode, Url,
@@ -18,7 +17,7 @@ use reqwest::{
 use super::{
     Accepted, Failure, RpcStatus, SetupError, USER_AGENT, accepted, no_answer, shown, timed_out, tls,
 };
-use crate::export::{Compression, Settings, retry};
+use crate::export::{Compression, Exported, Settings, retry};
 
 /// Media type of the messages and their answers.
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
@@ -28,14 +27,15 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// An HTTP/1.1 client with a connection that is kept.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct Client<T> {
+    kind: PhantomData<fn() -> T>,
     inner: reqwest::Client,
     url: Url,
     compression: Compression,
     timeout: Duration,
 }
 
-impl Client {
+impl<T: Exported> Client<T> {
     pub(super) fn new(settings: &Settings, mut headers: HeaderMap) -> Result<Self, SetupError> {
         headers.insert(CONTENT_TYPE, PROTOBUF);
         if settings.compression == Compression::Gzip {
@@ -51,6 +51,7 @@ impl Client {
             .build()
             .map_err(|error| SetupError::Client(error.to_string()))?;
         Ok(Self {
+            kind: PhantomData,
             inner,
             url: settings.endpoint.clone(),
             compression: settings.compression,
@@ -58,7 +59,7 @@ impl Client {
         })
     }
 
-    pub(super) fn encode(&self, request: &ExportTraceServiceRequest) -> Bytes {
+    pub(super) fn encode(&self, request: &T::Request) -> Bytes {
         let body = request.encode_to_vec();
         match self.compression {
             Compression::None => Bytes::from(body),
@@ -79,9 +80,9 @@ impl Client {
         let body = read(&mut response).await.map_err(|error| self.no_answer(&error))?;
         if status.is_success() {
             // An answer in another format or of another length says no less that the message was accepted.
-            return Ok(ExportTraceServiceResponse::decode(body.as_slice()).map(accepted).unwrap_or_default());
+            return Ok(T::Response::decode(body.as_slice()).map(accepted::<T>).unwrap_or_default());
         }
-        Err(failure(status, &headers, &body))
+        Err(failure::<T>(status, &headers, &body))
     }
 
     fn no_answer(&self, error: &reqwest::Error) -> Failure {
@@ -100,7 +101,7 @@ async fn read(response: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
     Ok(body)
 }
 
-fn failure(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+fn failure<T: Exported>(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let cause = match message(headers, body) {
         text if text.is_empty() => format!("HTTP {status}"),
         text => format!("HTTP {status}: {text}"),
@@ -112,19 +113,21 @@ fn failure(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
                 .get(RETRY_AFTER)
                 .and_then(|value| value.to_str().ok())
                 .and_then(|value| retry_after(value, SystemTime::now()));
-            Failure::Later { cause, hint: "", after }
+            Failure::Later { cause, hint: Cow::Borrowed(""), after }
         }
         code => {
             let hint = match code {
-                300..=399 => "the endpoint has moved: set the URL that it points to",
-                404 | 405 => {
-                    "is the path right? /v1/traces is appended to OTEL_EXPORTER_OTLP_ENDPOINT, nothing to \
-                     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-                }
-                407 => "the proxy wants a login: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
-                413 => "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-                415 => "does that port speak http/protobuf? See OTEL_EXPORTER_OTLP_PROTOCOL",
-                _ => "",
+                300..=399 => "the endpoint has moved: set the URL that it points to".into(),
+                404 | 405 => format!(
+                    "is the path right? {} is appended to OTEL_EXPORTER_OTLP_ENDPOINT, nothing to {}ENDPOINT",
+                    T::PATH,
+                    T::VARIABLES
+                )
+                .into(),
+                407 => "the proxy wants a login: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY".into(),
+                413 => format!("lower {}", T::BATCH_VARIABLE).into(),
+                415 => "does that port speak http/protobuf? See OTEL_EXPORTER_OTLP_PROTOCOL".into(),
+                _ => "".into(),
             };
             Failure::Never { cause, hint }
         }

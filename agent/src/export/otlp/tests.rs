@@ -3,23 +3,28 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceResponse,
+};
 use tonic::Code;
 
 use super::{http::retry_after, *};
-use crate::export::{
-    Compression, encode,
-    tests::{
-        collector::{self, Grpc, GrpcAnswer, Http, HttpAnswer},
-        settings, span,
+use crate::{
+    export::{
+        Compression, encode,
+        tests::{
+            collector::{self, Grpc, GrpcAnswer, Http, HttpAnswer},
+            settings, span,
+        },
     },
+    signal::Span,
 };
 
 /// One attempt with these settings.
 fn attempt(settings: &Settings) -> Result<Accepted, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let transport = Transport::new(settings).unwrap();
+        let transport = Transport::<Span>::new(settings).unwrap();
         let message = transport.prepare(encode::request(vec![span(1)]));
         transport.send(&message).await
     })
@@ -90,7 +95,7 @@ fn retry_info_is_read_from_the_status_details() {
     let wait = Duration::from_millis(2500);
     let expected = Failure::Later {
         cause: "gRPC RESOURCE_EXHAUSTED: slow down".to_owned(),
-        hint: "",
+        hint: "".into(),
         after: Some(wait),
     };
     assert_eq!(grpc(GrpcAnswer::exhausted(Some(wait))), Err(expected));
@@ -242,6 +247,6 @@ fn https_speaks_tls_and_says_when_the_other_side_does_not() {
 fn a_file_without_a_certificate_is_refused() {
     let mut settings = settings("https://localhost:4318/v1/traces", Protocol::HttpProtobuf);
     settings.certificates.authority = Some(Path::new("/dev/null").to_owned());
-    let error = Transport::new(&settings).map(drop).unwrap_err();
+    let error = Transport::<Span>::new(&settings).map(drop).unwrap_err();
     assert_eq!(error.to_string(), "/dev/null: no PEM certificate in it");
 }

@@ -3,22 +3,25 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
-use crate::export::{Snapshot, tests::span};
+use crate::{
+    export::{Snapshot, encode, tests::span},
+    signal::Span,
+};
 
-fn queue(limits: Limits) -> (Queue, Arc<ExportStats>) {
+fn queue(limits: Limits) -> (Queue<Span>, Arc<ExportStats>) {
     let stats = Arc::new(ExportStats::default());
     (Queue::new(limits, Backoff::seeded(1), Arc::clone(&stats)), stats)
 }
 
-fn limits(max_spans: usize, batch_spans: usize) -> Limits {
-    Limits { max_spans, batch_spans, ..Limits::default() }
+fn limits(max_items: usize, batch_items: usize) -> Limits {
+    Limits { max_items, batch_items, ..Limits::default() }
 }
 
 fn spans(ids: std::ops::Range<u64>) -> Vec<Span> {
     ids.map(span).collect()
 }
 
-fn ids(step: &Step) -> Vec<u64> {
+fn ids(step: &Step<Span>) -> Vec<u64> {
     match step {
         Step::Send(spans) => spans.iter().map(|span| u64::from_be_bytes(span.span_id)).collect(),
         _ => Vec::new(),
@@ -58,7 +61,7 @@ fn bytes_are_bounded_too() {
     let size = encode::approximate_size(&span(0));
     let (mut queue, stats) = queue(Limits { max_bytes: 2 * size, ..Limits::default() });
     queue.offer(spans(0..3), now);
-    assert_eq!((queue.spans(), queue.bytes()), (2, 2 * size));
+    assert_eq!((queue.held(), queue.bytes()), (2, 2 * size));
     assert_eq!(stats.snapshot().dropped_queue_full, 1);
 }
 
@@ -202,7 +205,7 @@ proptest! {
                             // A queue that has given up early is empty; the model learns it from the counter.
                             prop_assert!(model.deadline.is_some());
                             model.give_up();
-                            prop_assert_eq!(queue.spans(), 0);
+                            prop_assert_eq!(queue.held(), 0);
                         }
                     }
                 }
@@ -224,7 +227,7 @@ proptest! {
                 Event::Failed(asked) if model.answer_due => {
                     queue.failed(asked.map(Duration::from_secs), now);
                     model.answer_due = false;
-                    if queue.spans() == 0 {
+                    if queue.held() == 0 {
                         prop_assert!(model.deadline.is_some());
                         model.give_up();
                     }
@@ -235,14 +238,14 @@ proptest! {
                     let deadline = now + Duration::from_secs(seconds);
                     queue.shut_down(now, deadline);
                     model.deadline = Some(model.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
-                    if queue.spans() == 0 {
+                    if queue.held() == 0 {
                         model.give_up();
                     }
                 }
             }
-            prop_assert_eq!(queue.spans(), model.waiting.len() + model.under_way.len());
+            prop_assert_eq!(queue.held(), model.waiting.len() + model.under_way.len());
             prop_assert_eq!(stats.snapshot(), model.counts);
-            prop_assert!(queue.spans() <= MOST);
+            prop_assert!(queue.held() <= MOST);
         }
         // The end always comes, and accounts for everything.
         queue.shut_down(now, now);

@@ -13,7 +13,7 @@ pub use self::inflate::{Inflate, Unreadable};
 use super::{Detail, Event, LossReason, Mark, Parser, Side, discord};
 
 /// Most bytes of one message that are kept to be read; of a larger one only the size is known.
-pub(super) const CONTENT_MAX: usize = 1024 * 1024;
+pub const CONTENT_MAX: usize = 1024 * 1024;
 
 /// What the handshake has agreed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

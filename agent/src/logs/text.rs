@@ -1,0 +1,148 @@
+//! Records of plain text in the formats that are usual among Python's services, and tracebacks.
+
+use std::{borrow::Cow, sync::LazyLock};
+
+use regex::{Captures, Regex};
+
+use super::{Exception, Parsed, severity};
+use crate::signal::Attribute;
+
+/// A line that begins a traceback (`Lib/traceback.py`, `Python/traceback.c`); those of an exception group are indented.
+const TRACEBACK: [&str; 2] =
+    ["Traceback (most recent call last):", "Exception Group Traceback (most recent call last):"];
+
+/// The known formats. Each names what it finds: `level`, `logger`, `function`, `line`, `body`.
+static FORMATS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
+    const TIME: &str = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|[+-]\d\d:?\d\d))?";
+    const UPPER: &str = "(?P<level>TRACE|DEBUG|INFO|NOTICE|SUCCESS|WARN|WARNING|ERROR|CRITICAL|FATAL)";
+    const ANY: &str =
+        "(?P<level>(?i:trace|debug|info|notice|success|warn|warning|error|exception|critical|fatal))";
+    const NAME: &str = r"[\w.<>-]+";
+    const BODY: &str = r"(?P<body>(?s:.*))";
+    [
+        // `logging` without a format: INFO:app:message
+        format!(r"^{UPPER}:(?P<logger>{NAME}):{BODY}$"),
+        // uvicorn: INFO:     message
+        format!(r"^{UPPER}: +{BODY}$"),
+        // Celery: [2025-01-01 12:00:00,123: INFO/MainProcess] message
+        format!(r"^\[{TIME}: {UPPER}/[\w-]+\] {BODY}$"),
+        // discord.py, gunicorn, structlog: [2025-01-01 12:00:00] [INFO    ] app: message
+        format!(r"^(?:\[?{TIME}\]? +)?(?:\[\d+\] +)?\[ *{ANY} *\] +(?:(?P<logger>{NAME}): +)?{BODY}$"),
+        // 2025-01-01 12:00:00,123 - app - INFO - message
+        format!(r"^\[?{TIME}\]? - (?:(?P<logger>{NAME}) - )?{UPPER} - {BODY}$"),
+        // loguru: 2025-01-01 12:00:00.123 | INFO     | app.module:function:12 - message
+        format!(r"^{TIME} \| {UPPER} +\| (?P<logger>{NAME}):(?P<function>{NAME}):(?P<line>\d+) - {BODY}$"),
+        // 2025-01-01 12:00:00,123 | INFO | app | message
+        format!(r"^\[?{TIME}\]? \| {UPPER} *\| (?:(?P<logger>{NAME}) *\| )?{BODY}$"),
+        // 2025-01-01 12:00:00,123 app INFO message
+        format!(r"^\[?{TIME}\]? +(?P<logger>{NAME}) +{UPPER}:? +{BODY}$"),
+        // 2025-01-01 12:00:00,123 INFO app: message
+        format!(r"^\[?{TIME}\]? +{UPPER}:? +(?:\[?(?P<logger>{NAME})\]?(?: +-|:) +)?{BODY}$"),
+    ]
+    .iter()
+    .map(|format| Regex::new(format).expect("the formats are constants"))
+    .collect()
+});
+
+/// Sequences that colour a terminal (ECMA-48, "SGR").
+static COLOURS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new("\x1b\\[[0-9;]*m").expect("the pattern is a constant"));
+
+/// The text without colours.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if memchr::memchr(0x1b, text.as_bytes()).is_none() {
+        return Cow::Borrowed(text);
+    }
+    COLOURS.replace_all(text, "")
+}
+
+/// Whether a line begins a traceback.
+pub fn begins_traceback(line: &str) -> bool {
+    let line = line.trim_start_matches([' ', '+', '|']);
+    line.starts_with(['T', 'E']) && TRACEBACK.iter().any(|start| line.starts_with(start))
+}
+
+/// Whether a line is the first of a record in one of the known formats.
+pub fn is_formatted(line: &str) -> bool {
+    captures(&plain(line)).is_some()
+}
+
+fn captures(text: &str) -> Option<Captures<'_>> {
+    // All formats begin with a time, a level or a bracket.
+    let first = *text.as_bytes().first()?;
+    if !(first.is_ascii_uppercase() || first.is_ascii_digit() || first == b'[') {
+        return None;
+    }
+    FORMATS.iter().find_map(|format| format.captures(text))
+}
+
+/// Reads a record.
+pub fn parse(record: &str) -> Parsed {
+    let record = plain(record);
+    let exception = exception(&record);
+    let mut parsed = Parsed { exception, ..Parsed::default() };
+    let mut body = &*record;
+    if let Some(found) = captures(&record) {
+        let part = |name: &str| found.name(name).map(|part| part.as_str());
+        body = part("body").unwrap_or_default();
+        parsed.severity = part("level").and_then(|level| Some((severity(level)?, level.to_owned())));
+        parsed.logger = part("logger").map(str::to_owned);
+        if let Some(function) = part("function") {
+            parsed.attributes.push(Attribute::new("code.function.name", function.to_owned()));
+        }
+        if let Some(line) = part("line").and_then(|line| line.parse::<i64>().ok()) {
+            parsed.attributes.push(Attribute::new("code.line.number", line));
+        }
+    }
+    // The traceback is in the exception; the message is what stands before it.
+    if let Some(exception) = &parsed.exception {
+        body = body.strip_suffix(exception.stacktrace.as_str()).unwrap_or(body).trim_end();
+        if body.is_empty() {
+            body = exception.stacktrace.lines().last().unwrap_or_default();
+        }
+    }
+    parsed.body = body.to_owned();
+    parsed
+}
+
+/// The exception whose traceback ends a text: the last of a chain, which is what was not caught.
+pub fn exception(text: &str) -> Option<Exception> {
+    let mut at = 0;
+    let mut begins = None;
+    let mut last = None;
+    for line in text.split_inclusive('\n') {
+        if begins_traceback(line) {
+            begins.get_or_insert(at);
+            last = Some(at);
+        }
+        at += line.len();
+    }
+    let (begins, last) = (begins?, last?);
+    let stacktrace = text[begins..].trim_end();
+    let mut raised = text[last..].trim_end().split_inclusive('\n').skip(1).skip_while(|line| is_frame(line));
+    let first = raised.next()?.trim_start_matches([' ', '|']);
+    let (kind, message) = first.split_once(": ").unwrap_or((first, ""));
+    let kind = kind.trim_end().trim_end_matches(':');
+    if kind.is_empty() || kind.contains(char::is_whitespace) {
+        return None;
+    }
+    let mut message = message.to_owned();
+    raised.for_each(|line| message.push_str(line));
+    Some(Exception {
+        kind: kind.to_owned(),
+        message: message.trim_end().to_owned(),
+        stacktrace: stacktrace.to_owned(),
+    })
+}
+
+/// Whether a line of a traceback is one of its frames.
+fn is_frame(line: &str) -> bool {
+    match line.trim_start_matches([' ']).strip_prefix('|') {
+        // Of an exception group: frames are indented behind the bar, the exception is not.
+        Some(line) => line.starts_with("   "),
+        None => line.starts_with([' ', '\t']) || line.trim().is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

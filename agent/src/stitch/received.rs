@@ -1,0 +1,56 @@
+//! What contexts and threads have received of messages that nobody acknowledges.
+
+use std::collections::VecDeque;
+
+use super::{context::ContextId, unit::UnitId};
+use crate::conn::ConnectionId;
+
+/// Messages of one context or thread that are remembered.
+const REMEMBERED: usize = 64;
+
+/// What a context or thread has received, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Received(VecDeque<Arrival>);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) time: u64,
+    /// Nothing where it began to wait anew.
+    pub(super) unit: Option<UnitId>,
+    /// It is a task that was made for this one message.
+    pub(super) own: bool,
+}
+
+impl Received {
+    pub(super) fn push(&mut self, arrival: Arrival) {
+        self.0.push_back(arrival);
+        if self.0.len() > REMEMBERED {
+            self.0.pop_front();
+        }
+    }
+
+    /// What was at hand at `time`, if anything had come yet.
+    pub(super) fn at(&self, time: u64) -> Option<Arrival> {
+        self.0.iter().rfind(|arrival| arrival.time <= time).copied()
+    }
+}
+
+impl Arrival {
+    /// The message, and when its work must not have been over to be still at hand at `time`.
+    pub(super) fn message(self, time: u64) -> Option<(UnitId, u64)> {
+        Some((self.unit?, if self.own { self.time } else { time }))
+    }
+}
+
+/// A message that a thread has just read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub(super) unit: UnitId,
+    pub(super) connection: ConnectionId,
+    /// Context in which it was read.
+    pub(super) context: ContextId,
+    /// [`super::Thread::facts`] when it was read.
+    pub(super) facts: u64,
+    /// The thread had nothing to do before.
+    pub(super) rested: bool,
+}
