@@ -81,6 +81,8 @@ pub enum Fact<'a> {
         /// Plaintext captured from the end.
         tail: &'a [u8],
     },
+    /// A system call has waited until its time was up.
+    Timer(Item),
     /// A TLS library goes on with the handshake of an `SSL` object.
     TlsHandshake(Item),
     /// An `SSL` object was freed.
@@ -207,6 +209,7 @@ impl<'a> Fact<'a> {
                 Self::Tls { tls, head, tail }
             }
             kind::TLS_HANDSHAKE => Self::TlsHandshake(front(bytes).ok_or(short)?),
+            kind::TIMER => Self::Timer(front(bytes).ok_or(short)?),
             kind::TLS_FREE => Self::TlsFree(front(bytes).ok_or(short)?),
             kind::SOCKET => Self::Socket(Box::new(front(bytes).ok_or(short)?)),
             kind::CLOSE => Self::Close(front(bytes).ok_or(short)?),
@@ -240,9 +243,11 @@ impl<'a> Fact<'a> {
             Self::Socket(socket) => &socket.header,
             Self::Close(close) => &close.header,
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
-            Self::Put(item) | Self::Get(item) | Self::TlsHandshake(item) | Self::TlsFree(item) => {
-                &item.header
-            }
+            Self::Put(item)
+            | Self::Get(item)
+            | Self::Timer(item)
+            | Self::TlsHandshake(item)
+            | Self::TlsFree(item) => &item.header,
             Self::Fork(child) | Self::Thread(child) => &child.header,
             Self::Exec(header)
             | Self::Exit(header)
@@ -276,7 +281,11 @@ impl<'a> Fact<'a> {
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => {
                 into.extend_from_slice(as_bytes(lineage));
             }
-            Self::Put(item) | Self::Get(item) | Self::TlsHandshake(item) | Self::TlsFree(item) => {
+            Self::Put(item)
+            | Self::Get(item)
+            | Self::Timer(item)
+            | Self::TlsHandshake(item)
+            | Self::TlsFree(item) => {
                 into.extend_from_slice(as_bytes(item));
             }
             Self::Fork(child) | Self::Thread(child) => into.extend_from_slice(as_bytes(child)),

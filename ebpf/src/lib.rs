@@ -38,6 +38,8 @@ pub mod kind {
     pub const TLS_FREE: u16 = 15;
     /// [`Item`](super::Item): a TLS library goes on with the handshake of an `SSL` object.
     pub const TLS_HANDSHAKE: u16 = 16;
+    /// [`Item`](super::Item): a system call has waited until its time was up; the item is its number.
+    pub const TIMER: u16 = 17;
 }
 
 /// Bits of [`Header::flags`].
@@ -192,7 +194,8 @@ pub struct Child {
     pub reserved: u32,
 }
 
-/// A work item went through a `queue.SimpleQueue`, the queue of `ThreadPoolExecutor`; or an object is no more.
+/// A work item went through a `queue.SimpleQueue`, the queue of `ThreadPoolExecutor`; or an object is no more; or time
+/// is up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Item {
@@ -213,6 +216,10 @@ pub struct Process {
     pub slot: i64,
     /// musl: offset from the thread pointer of the pointer to the thread-specific table; 0 for glibc.
     pub slot_table: i64,
+    /// Addresses of `_PyRuntime`, in which the global lock is, and behind it: waiting there is no waiting for time.
+    pub runtime: u64,
+    /// See `runtime`.
+    pub runtime_end: u64,
     /// Offset of `PyThreadState.context`.
     pub context: u32,
     /// Offset of `TaskObj.task_context`.

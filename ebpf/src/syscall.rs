@@ -15,7 +15,7 @@ use crate::{
     kernel::{inode_behind, kernel, pipe, stream_socket, user},
     life::argument,
     python::{current_context, flush_pending},
-    record::{current, report_head, watched},
+    record::{current, report_head, report_number, watched},
     socket::{is_unix, pack, pack_for, report_bytes, report_close, report_pipe, report_socket},
 };
 
@@ -24,9 +24,12 @@ mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
     pub const CLOSE: u64 = 3;
+    pub const POLL: u64 = 7;
     pub const MMAP: u64 = 9;
     pub const READV: u64 = 19;
     pub const WRITEV: u64 = 20;
+    pub const SELECT: u64 = 23;
+    pub const NANOSLEEP: u64 = 35;
     pub const SENDFILE: u64 = 40;
     pub const CONNECT: u64 = 42;
     pub const ACCEPT: u64 = 43;
@@ -34,7 +37,13 @@ mod number {
     pub const RECVFROM: u64 = 45;
     pub const SENDMSG: u64 = 46;
     pub const RECVMSG: u64 = 47;
+    pub const FUTEX: u64 = 202;
+    pub const CLOCK_NANOSLEEP: u64 = 230;
+    pub const EPOLL_WAIT: u64 = 232;
+    pub const PSELECT6: u64 = 270;
+    pub const PPOLL: u64 = 271;
     pub const SPLICE: u64 = 275;
+    pub const EPOLL_PWAIT: u64 = 281;
     pub const ACCEPT4: u64 = 288;
     pub const PREADV: u64 = 295;
     pub const PWRITEV: u64 = 296;
@@ -57,6 +66,7 @@ mod register {
 const STDOUT: u64 = 1;
 const STDERR: u64 = 2;
 const EINPROGRESS: i64 = -115;
+const ETIMEDOUT: i64 = -110;
 const MSG_OOB: u64 = 1;
 const MSG_PEEK: u64 = 2;
 const PROT_EXEC: u64 = 4;
@@ -101,6 +111,9 @@ enum Buffer {
 const LOW: u64 = 1 << number::READ
     | 1 << number::WRITE
     | 1 << number::CLOSE
+    | 1 << number::POLL
+    | 1 << number::SELECT
+    | 1 << number::NANOSLEEP
     | 1 << number::MMAP
     | 1 << number::READV
     | 1 << number::WRITEV
@@ -118,10 +131,16 @@ fn matters(number: u64) -> bool {
     if number < 64 {
         return LOW >> number & 1 != 0;
     }
-    number >= number::SPLICE
+    number >= number::FUTEX
         && matches!(
             number,
-            number::SPLICE
+            number::FUTEX
+                | number::CLOCK_NANOSLEEP
+                | number::EPOLL_WAIT
+                | number::PSELECT6
+                | number::PPOLL
+                | number::EPOLL_PWAIT
+                | number::SPLICE
                 | number::ACCEPT4
                 | number::PREADV
                 | number::PWRITEV
@@ -169,7 +188,7 @@ fn on_exit<C: EbpfContext, R: Registers>(
     body: fn(R, i64, &Process),
 ) {
     let result = argument(ctx, 1) as i64;
-    if result < 0 && result != EINPROGRESS {
+    if result < 0 && result != EINPROGRESS && result != ETIMEDOUT {
         return;
     }
     let registers = registers(ctx);
@@ -199,6 +218,10 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
         return;
     }
 
+    if is_wait(number) {
+        on_wait(number, registers, result, process);
+        return;
+    }
     let (buffer, mut flags) = match number {
         number::READ => (Buffer::Plain, flag::RECEIVED | flag::FILE_CALL),
         number::WRITE => (Buffer::Plain, flag::FILE_CALL),
@@ -320,6 +343,42 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     }
 }
 
+/// Whether a call waits, and does nothing else.
+#[inline(always)]
+fn is_wait(number: u64) -> bool {
+    matches!(
+        number,
+        number::POLL
+            | number::SELECT
+            | number::NANOSLEEP
+            | number::FUTEX
+            | number::CLOCK_NANOSLEEP
+            | number::EPOLL_WAIT
+            | number::PSELECT6
+            | number::PPOLL
+            | number::EPOLL_PWAIT
+    )
+}
+
+/// A call that waits is over. What has come before its time was up is seen when it is read.
+#[inline(always)]
+fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Process) {
+    let is_up = match number {
+        // With a time of 0 or less they only look, or wait for ever.
+        number::POLL => result == 0 && registers.get(register::RDX) as i32 > 0,
+        number::EPOLL_WAIT | number::EPOLL_PWAIT => result == 0 && registers.get(register::R10) as i32 > 0,
+        number::FUTEX => {
+            let word = registers.get(register::RDI);
+            result == ETIMEDOUT && !(word >= process.runtime && word < process.runtime_end)
+        }
+        _ => result == 0,
+    };
+    if is_up && process.context_type != 0 {
+        flush_pending(process);
+        report_number(kind::TIMER, current_context(process), number);
+    }
+}
+
 /// Bytes were read that are no socket's.
 #[inline(always)]
 fn on_pipe(process: &Process, fd: u32, buffer: u64, length: u64) {
@@ -395,6 +454,15 @@ fexit_programs! {
     fexit_read "__x64_sys_read"
     fexit_write "__x64_sys_write"
     fexit_close "__x64_sys_close"
+    fexit_poll "__x64_sys_poll"
+    fexit_select "__x64_sys_select"
+    fexit_nanosleep "__x64_sys_nanosleep"
+    fexit_futex "__x64_sys_futex"
+    fexit_clock_nanosleep "__x64_sys_clock_nanosleep"
+    fexit_epoll_wait "__x64_sys_epoll_wait"
+    fexit_pselect6 "__x64_sys_pselect6"
+    fexit_ppoll "__x64_sys_ppoll"
+    fexit_epoll_pwait "__x64_sys_epoll_pwait"
     fexit_mmap "__x64_sys_mmap"
     fexit_readv "__x64_sys_readv"
     fexit_writev "__x64_sys_writev"

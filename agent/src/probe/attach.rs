@@ -26,10 +26,19 @@ const LIFE: [(&str, &str); 3] =
     [("fork", "sched_process_fork"), ("exec", "sched_process_exec"), ("exit", "sched_process_exit")];
 
 /// `fexit` programs and the functions of the system calls they are for.
-const FEXIT: [(&str, &str); 21] = [
+const FEXIT: [(&str, &str); 30] = [
     ("fexit_read", "__x64_sys_read"),
     ("fexit_write", "__x64_sys_write"),
     ("fexit_close", "__x64_sys_close"),
+    ("fexit_poll", "__x64_sys_poll"),
+    ("fexit_select", "__x64_sys_select"),
+    ("fexit_nanosleep", "__x64_sys_nanosleep"),
+    ("fexit_futex", "__x64_sys_futex"),
+    ("fexit_clock_nanosleep", "__x64_sys_clock_nanosleep"),
+    ("fexit_epoll_wait", "__x64_sys_epoll_wait"),
+    ("fexit_pselect6", "__x64_sys_pselect6"),
+    ("fexit_ppoll", "__x64_sys_ppoll"),
+    ("fexit_epoll_pwait", "__x64_sys_epoll_pwait"),
     ("fexit_mmap", "__x64_sys_mmap"),
     ("fexit_readv", "__x64_sys_readv"),
     ("fexit_writev", "__x64_sys_writev"),

@@ -140,7 +140,7 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         return Ok(proof);
     };
     let missing = |name: &str| ProofError::NotYet(format!("{file} does not export {name}"));
-    let (runtime, _) = elf.symbol("_PyRuntime").ok_or_else(|| missing("_PyRuntime"))?;
+    let (runtime, runtime_size) = elf.symbol("_PyRuntime").ok_or_else(|| missing("_PyRuntime"))?;
     let (context_type, _) = elf.symbol("PyContext_Type").ok_or_else(|| missing("PyContext_Type"))?;
     let context_type = context_type.wrapping_add(bias);
     let threads = thread_states(memory, &maps, runtime.wrapping_add(bias));
@@ -158,6 +158,8 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         context_type,
         slot,
         slot_table,
+        runtime: runtime.wrapping_add(bias),
+        runtime_end: runtime.wrapping_add(bias).wrapping_add(runtime_size),
         context: context.unwrap_or(hint.1),
         task_context: hint.2,
         ..Process::default()

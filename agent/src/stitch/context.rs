@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::{
     DEPTH_MAX,
     consumer::Consumer,
+    job::Turn,
     message::{Delivered, Sent},
     received::{Reading, Received},
     unit::{OperationId, UnitId},
@@ -53,6 +54,8 @@ pub(super) struct Context {
     pub(super) consumer: Option<Box<Consumer>>,
     /// The messages that it handles without acknowledging them.
     pub(super) received: Option<Box<Received>>,
+    /// What it does since its last wait ran out, if it is a task.
+    pub(super) turn: Option<Turn>,
     /// Its address now belongs to another.
     replaced: bool,
     last: u64,
@@ -79,6 +82,12 @@ impl Contexts {
             return *id;
         }
         self.insert(pid, address, 0, time, false)
+    }
+
+    /// When the context at this address was last heard of.
+    pub(super) fn active(&self, pid: u32, address: u64) -> u64 {
+        let found = self.by_address.get(&(pid, address)).and_then(|id| self.all.get(id));
+        found.map_or(0, |context| context.last)
     }
 
     /// A new context has come to be at this address.
@@ -114,6 +123,7 @@ impl Contexts {
             writer: false,
             consumer: None,
             received: None,
+            turn: None,
             replaced: false,
             last: time,
         };
@@ -205,6 +215,8 @@ pub(super) struct Cause {
     pub(super) time: u64,
     /// What the thread of whoever put it was serving by the rule for threads.
     pub(super) unit: Option<UnitId>,
+    /// It was put because a time had come, and nothing else is behind it.
+    pub(super) by_timer: bool,
 }
 
 /// A piece of work that a thread took from a queue.
@@ -245,6 +257,12 @@ pub(super) struct Thread {
     pub(super) read: u64,
     /// Such messages that it handles in no context.
     pub(super) received: Option<Box<Received>>,
+    /// What it does since its last wait ran out.
+    pub(super) turn: Option<Turn>,
+    /// The context in which somebody was woken right after it has read.
+    pub(super) read_for: ContextId,
+    /// [`Thread::facts`] when its last wait ran out.
+    pub(super) timed: u64,
     /// Time from the fact before to its last one, nanoseconds.
     pub(super) rested: u64,
     /// How many facts came from it.

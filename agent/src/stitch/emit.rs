@@ -54,6 +54,9 @@ impl Engine {
             }
             match finished {
                 Finished::Unit(id) if self.leaves_no_span(id) => {}
+                Finished::Unit(id) if self.units.get(&id).is_some_and(|unit| unit.job.is_some()) => {
+                    self.emit_job(id);
+                }
                 Finished::Unit(id) => self.emit_unit(id),
                 Finished::Operation(id) => self.emit_operation(id),
             }
@@ -65,7 +68,8 @@ impl Engine {
         let end = match finished {
             Finished::Unit(id) => self.units.get(&id).and_then(|unit| {
                 // The work for such a message may be long.
-                unit.notice.as_ref().map(|notice| notice.end()).or(unit.end)
+                let job = unit.job.as_deref().map(Self::job_end);
+                job.or(unit.notice.as_ref().map(|notice| notice.end())).or(unit.end)
             }),
             Finished::Operation(id) => self.operations.get(&id).and_then(|operation| operation.end),
         };
@@ -76,6 +80,7 @@ impl Engine {
         let Some(unit) = self.units.get(&id) else { return true };
         unit.delivery.as_ref().is_none_or(|delivery| self.delivery_is_over(delivery))
             && unit.notice.as_ref().is_none_or(|notice| notice.is_over(self.now))
+            && unit.job.as_ref().is_none_or(|job| self.job_is_over(job))
     }
 
     /// Whether the trace of a request is certain: given by its caller, or certainly its own.
@@ -114,7 +119,9 @@ impl Engine {
 
     /// Whether it is certain for what something was done that ended at `end`, and that one's trace.
     pub(super) fn act_settled(&self, act: &Act, end: u64, depth: usize) -> bool {
-        if let Some((owner, certain)) = self.owner_of(act) {
+        // For a job nothing speaks but that nothing speaks for another.
+        let owner = self.owner_of(act).filter(|(owner, _)| act.job != Some(*owner));
+        if let Some((owner, certain)) = owner {
             let answered = self.units.get(&owner).is_none_or(|unit| unit.replied.is_some());
             (certain || answered) && self.unit_settled(owner, depth + 1)
         } else {
@@ -133,7 +140,12 @@ impl Engine {
         match self.owner_by_evidence(act) {
             // What a request has started long ago works for a message now.
             Some((owner, _)) if notice.is_some() && self.has_ended(owner) => notice,
-            owner => owner.or(notice),
+            owner => {
+                let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer);
+                let unsure = act.woken == 0 && (act.late || writer());
+                let job = act.job.filter(|job| !unsure && self.units.contains_key(job));
+                owner.or(notice).or(job.map(|job| (job, false)))
+            }
         }
     }
 
@@ -255,6 +267,8 @@ impl Engine {
         }
         let Some(operation) = self.operations.get(&id) else { return };
         let (trace_id, owner) = self.operation_trace(operation, 0);
+        let owner_id = owner;
+        let mut name = String::new();
         if let Some(owner) = owner.and_then(|owner| self.units.get_mut(&owner))
             && let Some(delivery) = &mut owner.delivery
         {
@@ -277,6 +291,7 @@ impl Engine {
             events: Vec::new(),
         };
         let waits = operation.waits;
+        let context = operation.act.context;
         let connection = operation.connection;
         let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else {
             return;
@@ -287,8 +302,13 @@ impl Engine {
             self.counters.waits += 1;
         } else if self.options.declarations || !is_declaration(&detail) {
             self.counters.roots += u64::from(root);
+            if root {
+                self.notice_ownerless(frame.pid, context);
+            }
             self.push_span(frame, Role::Client, &detail);
+            name = self.spans.last().map(|span| span.name.clone()).unwrap_or_default();
         }
+        self.job_goes_on(id, owner_id, &name);
         self.publishes.made(id, trace_id, span_id);
         if let Detail::Postgres(_) = &detail {
             self.notifiers.made(connection_key(connection), id, trace_id, span_id);

@@ -21,6 +21,7 @@ impl Engine {
         let is_task = header.kind == kind::TASK;
         if is_task {
             self.thread(header).is_loop = true;
+            self.turn_waits_for_others(parent, 1);
             self.wakes_for_notice(header, parent, child, true);
         }
         let own_work = self.works(header, parent);

@@ -86,6 +86,7 @@ impl Engine {
     pub(super) fn begin_unit(&mut self, happened: &Happened, flags: u16) {
         let Event::Begin { exchange, first, at, incoming } = &happened.event else { return };
         let id = UnitId(self.number());
+        self.turn_is_over((at.pid, at.tid));
         let uvloop = self.processes.get(&at.pid).is_some_and(|process| process.uvloop);
         let by_loop = uvloop && flags & (flag::FILE_CALL | flag::DETACHED) != 0;
         if by_loop && let Some(context) = self.contexts.find_mut(at.context) {
@@ -138,6 +139,7 @@ impl Engine {
             claimed_by: 0,
             delivery: None,
             notice: None,
+            job: None,
             exceptions: Vec::new(),
             detail: None,
         }
@@ -184,7 +186,12 @@ impl Engine {
             by_thread: self.by_thread(&header, first.context).filter(|_| !happened.late),
             work: thread.and_then(|thread| thread.work).filter(|_| !happened.late),
             notice: None,
+            job: None,
         };
+        let queued = act.work.and_then(|work| work.cause?.unit);
+        let queued = queued.filter(|unit| self.units.get(unit).is_some_and(|unit| unit.job.is_some()));
+        let job = queued.or_else(|| self.job_of(&act)).inspect(|job| self.job_begins(*job));
+        let act = Act { job, ..act };
         let operation = Operation {
             act,
             connection: happened.connection,
@@ -301,7 +308,8 @@ impl Engine {
         let Some(operation) = self.operations.get_mut(&id) else { return };
         let end = at.time.max(operation.act.start);
         operation.end = Some(end);
-        let notice = operation.act.notice;
+        let (notice, job) = (operation.act.notice, operation.act.job);
+        self.job_is_answered(job);
         if let Some(unit) = notice {
             self.work_ends(unit, end);
         }

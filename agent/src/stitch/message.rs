@@ -19,7 +19,7 @@
 use super::{
     Engine,
     consumer::Consumer,
-    context::{Context, ContextId},
+    context::{Cause, Context, ContextId},
     notice::{Publisher, Waiting},
     origin::Origin,
     unit::{OperationId, UnitId},
@@ -122,6 +122,17 @@ impl Engine {
         at_hand.or_else(|| self.handed_over(header, context))
     }
 
+    /// Who is behind a piece of work that a thread puts into a queue, or starts a thread for.
+    pub(super) fn cause_of_work(&mut self, header: &Header, context: ContextId) -> Cause {
+        let unit = self.origin_of_work(header, context);
+        let (job, by_timer) = if unit.is_none() && self.owner(context, header.time).is_none() {
+            self.job_behind(header, context)
+        } else {
+            (None, false)
+        };
+        Cause { context, time: header.time, unit: unit.or(job), by_timer }
+    }
+
     /// Processes in which it would help to see who wakes whom, since the last call.
     pub fn waiting_for_wakes(&mut self) -> Vec<u32> {
         let found = self.connections.found().into_iter();
@@ -158,6 +169,7 @@ impl Engine {
     pub(super) fn begin_delivery(&mut self, happened: Happened) {
         let Event::Delivery { delivery, first, at, detail } = happened.event else { return };
         let Detail::Amqp(message) = &detail else { return };
+        self.turn_is_over((at.pid, at.tid));
         let id = UnitId(self.number());
         let channel = message.channel;
         let connection = happened.connection;
@@ -446,8 +458,10 @@ impl Engine {
 
     /// A future has its result: the context that waits for it runs because of the current one.
     pub(super) fn woken(&mut self, header: &Header, child: u64) {
+        let active = self.contexts.active(header.pid, header.context);
         let by = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.at(header.pid, child, header.time);
+        self.woken_by_loop(header, by, child, active);
         if by == child {
             return;
         }
@@ -467,6 +481,7 @@ impl Engine {
             self.works_on(child, (header.pid, header.tid), header.time);
         }
         if let Some(id) = sent.operation {
+            self.job_moves(id, child);
             self.work_begins(id, child);
         }
         for unit in sent.settled {
@@ -500,6 +515,7 @@ impl Engine {
                 let exchanges = self.exchanges.get_mut(&operation.connection);
                 if same || exchanges.is_some_and(|exchanges| exchanges.is_own(by)) {
                     operation.act.woken = child;
+                    self.job_moves(id, child);
                 }
             }
         }

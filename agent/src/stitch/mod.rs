@@ -29,6 +29,7 @@ mod emit;
 mod evidence;
 mod exchange;
 mod interaction;
+mod job;
 mod message;
 mod notice;
 mod notifiers;
@@ -49,6 +50,7 @@ pub use self::output::LogCounters;
 use self::{
     context::{Cause, Contexts, Thread, Work},
     exchange::Exchanges,
+    job::Turn,
     notice::Waiting,
     notifiers::Notifiers,
     output::Outputs,
@@ -147,6 +149,8 @@ struct ProcessState {
     wakes_wanted: bool,
     /// Requests that were read and have not been answered yet.
     open: FxHashMap<UnitId, u64>,
+    /// The last second in which something had no owner, and how many such there were.
+    ownerless: (u64, u32),
     /// When it ended.
     ended: Option<u64>,
 }
@@ -343,6 +347,10 @@ impl Engine {
                     // What the thread has read before is not what it does next.
                     self.thread(&header).inbound = None;
                 }
+                if header.flags & flag::CONNECTED != 0 {
+                    // asyncio wakes it when the connection stands, and again when its protocol has been told.
+                    self.turn_waits_for_others(mark.context, 2);
+                }
                 self.connections.socket(socket, mark, &mut self.happened);
                 self.handle(0);
             }
@@ -351,6 +359,7 @@ impl Engine {
                 self.connections.close(close.fd, mark, &mut self.happened);
                 self.handle(0);
             }
+            Fact::Timer(item) => self.timer(item),
             Fact::Wake(lineage) => self.woken(&header, lineage.child),
             Fact::LateWrites(_) => {
                 if let Some(process) = self.processes.get_mut(&header.pid) {
@@ -363,9 +372,10 @@ impl Engine {
             }
             Fact::Put(item) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
-                let unit = self.origin_of_work(&header, context);
+                self.turn_waits_for_others(context, 1);
+                let cause = self.cause_of_work(&header, context);
                 if self.queued.len() < QUEUED_MAX {
-                    self.queued.insert((header.pid, item.item), Cause { context, time: header.time, unit });
+                    self.queued.insert((header.pid, item.item), cause);
                 } else {
                     self.counters.unqueued += 1;
                 }
@@ -373,16 +383,17 @@ impl Engine {
             Fact::Get(item) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 let cause = self.queued.remove(&(header.pid, item.item));
+                self.takes_work(&header, cause, context);
                 let thread = self.thread(&header);
                 thread.work = Some(Work { cause, context, time: header.time });
                 thread.inbound = None;
             }
             Fact::Thread(child) => {
                 let context = self.contexts.at(header.pid, header.context, header.time);
-                let unit = self.origin_of_work(&header, context);
-                let cause = Some(Cause { context, time: header.time, unit });
+                let cause = self.cause_of_work(&header, context);
                 let thread = Thread {
-                    work: Some(Work { cause, context: 0, time: header.time }),
+                    turn: cause.by_timer.then(|| Turn::new(header.time, 0)),
+                    work: Some(Work { cause: Some(cause), context: 0, time: header.time }),
                     last: header.time,
                     ..Thread::default()
                 };
@@ -396,6 +407,7 @@ impl Engine {
                         late_writes: parent.late_writes,
                         wakes_wanted: false,
                         open: FxHashMap::default(),
+                        ownerless: (0, 0),
                         ended: None,
                     };
                     self.processes.insert(child.child, state);
@@ -442,6 +454,7 @@ impl Engine {
             thread.answered.0 = context;
             thread.answered.1.clear();
             thread.reading = None;
+            thread.read_for = 0;
             thread.read = length;
         }
     }
@@ -468,6 +481,7 @@ impl Engine {
                 late_writes: false,
                 wakes_wanted: false,
                 open: FxHashMap::default(),
+                ownerless: (0, 0),
                 ended: None,
             };
             self.processes.insert(pid, state);
@@ -556,7 +570,9 @@ impl Engine {
         self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));
         self.sweep_outputs();
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
-        self.units.retain(|_, unit| unit.detail.is_some() || unit.end.is_none_or(|end| end + kept > now));
+        self.units.retain(|_, unit| {
+            unit.detail.is_some() || unit.is_busy() || unit.end.is_none_or(|end| end + kept > now)
+        });
         let units = &self.units;
         self.tasks.retain(|_, unit| units.contains_key(unit));
         self.interactions.retain(|_, unit| units.contains_key(unit));

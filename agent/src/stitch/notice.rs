@@ -179,6 +179,7 @@ impl Engine {
             _ => return self.counters.pushed += 1,
         };
         self.wants_wakes(at.pid);
+        self.turn_is_over((at.pid, at.tid));
         let Some(thread) = self.threads.get(&(at.pid, at.tid)) else { return };
         let (facts, rested) = (thread.facts, thread.rested > RESTED);
         if let Some(reading) = thread.reading
@@ -240,6 +241,7 @@ impl Engine {
             return;
         }
         self.receive(context, thread, start, None);
+        self.turn_is_over(thread);
         let Some(popped) = &batch.popped else { return };
         let task = popped.task.as_ref().map(|task| task.id.clone());
         let key = redis_key("list", &popped.list, popped.payload);

@@ -142,6 +142,7 @@ impl Engine {
             notice: self.noticed(context, (header.pid, header.tid), header.time),
             ..Act::default()
         };
+        let act = Act { job: self.job_of(&act), ..act };
         let missing = data.length.saturating_sub(head.len() as u64 + tail.len() as u64);
         let piece =
             Piece { writer: (header.tid, context), act: &act, time: header.time, head, missing, tail };
@@ -213,7 +214,13 @@ impl Engine {
         let mut waiting = std::mem::take(&mut self.outputs.waiting);
         waiting.retain_mut(|record| {
             let settled = match &record.act {
-                Some(act) => all || act.start + HOLD_MAX < now || self.act_settled(act, act.start, 0),
+                Some(act) => {
+                    let settled = |act: &Act| {
+                        self.act_settled(act, act.start, 0)
+                            && act.job.is_none_or(|job| self.job_is_certain(job))
+                    };
+                    all || act.start + HOLD_MAX < now || settled(act)
+                }
                 None => true,
             };
             if settled {
@@ -255,13 +262,13 @@ impl Engine {
     fn emit_record(&mut self, waiting: &mut Waiting) {
         let parsed = std::mem::take(&mut waiting.parsed);
         let owner = waiting.act.as_ref().and_then(|act| self.owner_of(act)).map(|(owner, _)| owner);
-        let owner = owner.filter(|owner| !self.is_idle(*owner));
+        let owner = owner.filter(|owner| !self.is_idle(*owner) && !self.is_empty_job(*owner));
         let time = self.unix(waiting.time);
         let span = owner.and_then(|owner| {
             let trace_id = self.unit_trace(owner, 0).0;
             let unit = self.units.get_mut(&owner)?;
             if let Some(exception) = &parsed.exception
-                && unit.detail.is_some()
+                && (unit.detail.is_some() || unit.job.is_some())
             {
                 note_exception(&mut unit.exceptions, exception, time);
             }

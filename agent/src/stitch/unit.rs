@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     context::{ContextId, Work},
+    job::Job,
     message::Delivery,
     notice::Notice,
 };
@@ -88,6 +89,8 @@ pub(super) struct Unit {
     pub(super) delivery: Option<Box<Delivery>>,
     /// Of a message that nobody acknowledges, likewise.
     pub(super) notice: Option<Box<Notice>>,
+    /// Of a job, likewise.
+    pub(super) job: Option<Box<Job>>,
     /// Exceptions that were logged for it.
     pub(super) exceptions: Vec<SpanEvent>,
     /// What it was, until the span is made of it.
@@ -95,6 +98,11 @@ pub(super) struct Unit {
 }
 
 impl Unit {
+    /// A job in which something is open.
+    pub(super) fn is_busy(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.is_open())
+    }
+
     /// A delivery that nobody will acknowledge.
     pub(super) fn is_automatic(&self) -> bool {
         self.delivery.as_ref().is_some_and(|delivery| delivery.outcome() == Some(Outcome::Auto))
@@ -119,6 +127,8 @@ pub(super) struct Act {
     pub(super) work: Option<Work>,
     /// The message for which it was begun, where nothing speaks for another unit.
     pub(super) notice: Option<UnitId>,
+    /// The job in which it was done, where nothing else is behind it.
+    pub(super) job: Option<UnitId>,
 }
 
 /// A request that a watched process makes.

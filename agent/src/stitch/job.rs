@@ -1,0 +1,353 @@
+//! Jobs: what a thread or task does on its own account when its time has come.
+//!
+//! A daemon has no request to start from. Its unit of work goes from the end of a wait that ran out (`time.sleep`, `select`
+//! with a time-out, `Event.wait`, `asyncio.sleep`) to the next wait, and is a root span of kind `INTERNAL` if anything was done in
+//! it that no other unit did.
+//!
+//! 1. *Thread.* The system call that waited has run out ([`adder_ebpf::kind::TIMER`]), and what the thread then does in the same context
+//!    is for that.
+//! 2. *Task.* The loop has woken the task, not because of what was read, nor another task: a timer of the loop calls in a copy
+//!    of the context of the task that waits. It is no new job while the answer to something is awaited, or (as after
+//!    `gather`) others may have woken it.
+//! 3. *Queue.* A piece of work that was put into a queue because a time had come, by a thread that did nothing itself
+//!    (`APScheduler`).
+//!
+//! A job is the weakest of all owners: what belongs to a request or a message by any evidence is not its. Its end cannot
+//! be seen before the next wait has run out, so it is the end of what was done last.
+
+use std::sync::Arc;
+
+use adder_ebpf::{Header, Item};
+
+use super::{
+    Engine, Finished, OperationId, UnitId,
+    context::{Cause, ContextId},
+    unit::{Act, Unit},
+};
+use crate::{
+    protocol::Mark,
+    signal::{Attribute, Endpoints, Kind, Span, Status},
+};
+
+/// How long after its last sign of life a job is shown, nanoseconds. What it does later is still below it.
+const QUIET: u64 = 2_000_000_000;
+/// A thread that was busy until then has not waited, nanoseconds: the call only looked.
+const WAITED: u64 = 1_000_000;
+
+/// How long the answer to something that was begun in a job is waited for, nanoseconds.
+const OPEN_MAX: u64 = 600_000_000_000;
+/// Seconds in which something had no owner, after which it is watched who wakes whom in a process.
+const OWNERLESS_MAX: u32 = 3;
+
+/// The time from one wait to the next, of a thread or a context.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// When the wait ran out.
+    start: u64,
+    /// The context in which that was.
+    context: ContextId,
+    /// How often it may be woken because others have done something for it.
+    others: u8,
+    /// The job, once anything was done.
+    unit: Option<UnitId>,
+}
+
+impl Turn {
+    /// A wait has run out then, in this context.
+    pub(super) fn new(start: u64, context: ContextId) -> Self {
+        Self { start, context, others: 0, unit: None }
+    }
+}
+
+/// What only a job has.
+#[derive(Debug, Default)]
+pub(super) struct Job {
+    /// What was begun in it and is not a span yet.
+    open: u32,
+    /// What was begun in it and has not ended.
+    running: u32,
+    /// When the last of what is its own ended.
+    last: u64,
+    /// When the first of that began, and its name.
+    first: Option<(u64, String)>,
+    /// The next wait has run out.
+    over: bool,
+}
+
+impl Job {
+    /// Whether something that was begun in it is not a span yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.open > 0
+    }
+}
+
+impl Engine {
+    /// A thread has waited until its time was up.
+    pub(super) fn timer(&mut self, item: &Item) {
+        let header = &item.header;
+        let context = self.contexts.at(header.pid, header.context, header.time);
+        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
+        thread.timed = thread.facts;
+        thread.read_for = 0;
+        if thread.is_loop || thread.rested < WAITED {
+            return;
+        }
+        // It is no longer at what a job has given it to do, nor at what it has received.
+        let cause = thread.work.and_then(|work| work.cause);
+        if cause.and_then(|cause| self.units.get(&cause.unit?)).is_some_and(|unit| unit.job.is_some()) {
+            thread.work = None;
+        }
+        if let Some(before) = thread.turn.replace(Turn::new(header.time, context)) {
+            self.turn_ends(before);
+        }
+        self.receive(context, (header.pid, header.tid), header.time, None);
+    }
+
+    /// A task has been woken: perhaps by its timer. `active` is when something was last heard of what has woken it.
+    pub(super) fn woken_by_loop(&mut self, header: &Header, by: ContextId, task: ContextId, active: u64) {
+        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
+        let has_waited = thread.rested >= WAITED || thread.timed + 1 == thread.facts;
+        if thread.read_at + 1 == thread.facts {
+            thread.read_for = by;
+        }
+        // A protocol wakes whoever waits for what was read, in the context in which it was read, or (uvloop) in its own at once.
+        let has_read = thread.answered.0 == by || thread.read_for == by;
+        // A timer is called in a copy of the context of the task that waits, which uvloop does not announce: it may stand at the
+        // address of a task that is no more.
+        let by_task = by != task
+            && active + WAITED > header.time
+            && self.contexts.find(by).is_some_and(|by| by.announced && by.parent != task);
+        if (has_read || by_task) && !has_waited {
+            return;
+        }
+        let Some(found) = self.contexts.find_mut(task) else { return };
+        if let Some(turn) = &mut found.turn {
+            let job = turn.unit.and_then(|unit| self.units.get(&unit)?.job.as_deref());
+            if job.is_some_and(|job| job.running > 0) {
+                return;
+            }
+            // If this is what it has waited for, the next is not.
+            if turn.others > 0 && !has_waited {
+                turn.others -= 1;
+                return;
+            }
+        }
+        let turn = Turn::new(header.time, task);
+        if let Some(before) = found.turn.replace(turn) {
+            self.turn_ends(before);
+        }
+    }
+
+    /// A task has made another, has given work to a thread or connects: it may wait for that, and be woken so often.
+    pub(super) fn turn_waits_for_others(&mut self, context: ContextId, wakes: u8) {
+        if let Some(turn) = self.contexts.find_mut(context).and_then(|context| context.turn.as_mut()) {
+            turn.others = turn.others.max(wakes);
+        }
+    }
+
+    /// Work is put into a queue: the job behind it, if that has done something itself; else, if it was put there because
+    /// the time had come, it will be a job of its own.
+    pub(super) fn job_behind(&self, header: &Header, context: ContextId) -> (Option<UnitId>, bool) {
+        let act = Act { pid: header.pid, tid: header.tid, start: header.time, context, ..Act::default() };
+        let Some((turn, _)) = self.turn_of(&act) else { return (None, false) };
+        let job = turn.unit.filter(|unit| {
+            let job = self.units.get(unit).and_then(|unit| unit.job.as_deref());
+            job.is_some_and(|job| job.open > 0 || job.first.is_some())
+        });
+        (job, job.is_none())
+    }
+
+    /// A thread has taken work out of a queue.
+    pub(super) fn takes_work(&mut self, header: &Header, cause: Option<Cause>, context: ContextId) {
+        self.turn_is_over((header.pid, header.tid));
+        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
+        if cause.is_some_and(|cause| cause.by_timer) {
+            thread.turn = Some(Turn::new(header.time, context));
+        }
+    }
+
+    fn turn_ends(&mut self, turn: Turn) {
+        let job = turn.unit.and_then(|unit| self.units.get_mut(&unit)).and_then(|unit| unit.job.as_mut());
+        if let Some(job) = job {
+            job.over = true;
+        }
+    }
+
+    /// A message or request has come to a thread: what it does now is for that.
+    pub(super) fn turn_is_over(&mut self, thread: (u32, u32)) {
+        if let Some(turn) = self.threads.get_mut(&thread).and_then(|thread| thread.turn.take()) {
+            self.turn_ends(turn);
+        }
+    }
+
+    /// The job in which something is done, if nothing else is behind it.
+    pub(super) fn job_of(&mut self, act: &Act) -> Option<UnitId> {
+        let (turn, holder) = self.turn_of(act)?;
+        if let Some(unit) = turn.unit.filter(|unit| self.units.contains_key(unit)) {
+            return Some(unit);
+        }
+        let id = UnitId(self.number());
+        let at = Mark { time: turn.start, pid: act.pid, tid: act.tid, context: turn.context };
+        let unit = Unit {
+            replied: Some(turn.start),
+            end: Some(turn.start),
+            job: Some(Box::new(Job { last: turn.start, ..Job::default() })),
+            ..self.unit(&at, turn.start, Arc::new(Endpoints::default()))
+        };
+        self.units.insert(id, unit);
+        self.finished.push_back(Finished::Unit(id));
+        let turn = match holder {
+            Some(context) => self.contexts.find_mut(context).and_then(|context| context.turn.as_mut()),
+            None => self.threads.get_mut(&(act.pid, act.tid)).and_then(|thread| thread.turn.as_mut()),
+        };
+        if let Some(turn) = turn {
+            turn.unit = Some(id);
+        }
+        Some(id)
+    }
+
+    /// The turn in which something is done, and the context whose it is, if it is a task's.
+    fn turn_of(&self, act: &Act) -> Option<(Turn, Option<ContextId>)> {
+        for (id, context, time) in self.contexts.line(act.context, act.start) {
+            if context.consumer.is_some() || context.received.is_some() || context.serves.is_some() {
+                // It handles messages or requests: if it is not known for which of them, it is for one all the same.
+                return None;
+            }
+            if let Some(turn) = context.turn.filter(|turn| turn.start <= time) {
+                return Some((turn, Some(id)));
+            }
+        }
+        let thread = self.threads.get(&(act.pid, act.tid))?;
+        let turn = thread.turn.filter(|_| thread.consumer.is_none())?;
+        // A thread may get its context only when it needs one.
+        let new = || {
+            let found = self.contexts.find(act.context);
+            turn.context == 0
+                && found.is_none_or(|context| !context.announced && context.created >= turn.start)
+        };
+        (!thread.is_loop && (turn.context == act.context || new())).then_some((turn, None))
+    }
+
+    /// Something was begun in a job.
+    pub(super) fn job_begins(&mut self, unit: UnitId) {
+        if let Some(job) = self.units.get_mut(&unit).and_then(|unit| unit.job.as_mut()) {
+            job.open += 1;
+            job.running += 1;
+        }
+    }
+
+    /// It has ended.
+    pub(super) fn job_is_answered(&mut self, unit: Option<UnitId>) {
+        let unit = unit.and_then(|unit| self.units.get_mut(&unit));
+        if let Some(job) = unit.and_then(|unit| unit.job.as_mut()) {
+            job.running = job.running.saturating_sub(1);
+        }
+    }
+
+    /// It turns out that something was done for the task in this context.
+    pub(super) fn job_moves(&mut self, id: OperationId, context: ContextId) {
+        let Some(operation) = self.operations.get(&id) else { return };
+        let act = Act { context, ..operation.act.clone() };
+        let job = self.job_of(&act);
+        let Some(operation) = self.operations.get_mut(&id) else { return };
+        let ended = operation.end.is_some();
+        let before = std::mem::replace(&mut operation.act.job, job);
+        if !ended {
+            self.job_is_answered(before);
+        }
+        if let Some(job) =
+            before.and_then(|unit| self.units.get_mut(&unit)).and_then(|unit| unit.job.as_mut())
+        {
+            job.open = job.open.saturating_sub(1);
+        }
+        if let Some(unit) = job {
+            self.job_begins(unit);
+            if ended {
+                self.job_is_answered(job);
+            }
+        }
+    }
+
+    /// Of what was begun in a job the span is made: it is the job's own, or another's.
+    pub(super) fn job_goes_on(&mut self, id: OperationId, owner: Option<UnitId>, name: &str) {
+        let Some(operation) = self.operations.get(&id) else { return };
+        let (start, end) = (operation.act.start, operation.end.unwrap_or(operation.act.start));
+        let Some(id) = operation.act.job else { return };
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let Some(job) = &mut unit.job else { return };
+        job.open = job.open.saturating_sub(1);
+        if owner == Some(id) && !name.is_empty() {
+            job.last = job.last.max(end);
+            unit.end = Some(job.last);
+            if job.first.as_ref().is_none_or(|(first, _)| start < *first) {
+                job.first = Some((start, name.to_owned()));
+            }
+        }
+    }
+
+    /// Something has no owner. Where that happens time and again a task may be woken by its own timer, and it helps to
+    /// see that.
+    pub(super) fn notice_ownerless(&mut self, pid: u32, context: ContextId) {
+        let second = self.now / 1_000_000_000;
+        let Some(process) = self.processes.get_mut(&pid).filter(|_| context != 0) else { return };
+        if process.ownerless.0 != second {
+            process.ownerless = (second, process.ownerless.1 + 1);
+            if process.ownerless.1 >= OWNERLESS_MAX {
+                self.wants_wakes(pid);
+            }
+        }
+    }
+
+    /// When a job was last heard of; one in which something is open is waited for.
+    pub(super) fn job_end(job: &Job) -> u64 {
+        if job.open > 0 { job.last + OPEN_MAX } else { job.last }
+    }
+
+    /// Whether a job is over, as far as can be seen.
+    pub(super) fn job_is_over(&self, job: &Job) -> bool {
+        job.open == 0 && (job.over || job.last + QUIET < self.now)
+    }
+
+    /// Whether something is known to be a job's own.
+    pub(super) fn job_is_certain(&self, unit: UnitId) -> bool {
+        let job = self.units.get(&unit).and_then(|unit| unit.job.as_deref());
+        job.is_none_or(|job| job.first.is_some() || self.job_is_over(job))
+    }
+
+    /// Whether a unit is a job in which nothing of its own was done.
+    pub(super) fn is_empty_job(&self, unit: UnitId) -> bool {
+        let job = self.units.get(&unit).and_then(|unit| unit.job.as_deref());
+        job.is_some_and(|job| job.first.is_none())
+    }
+
+    /// Makes the span of a job.
+    pub(super) fn emit_job(&mut self, id: UnitId) {
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let Some((_, first)) = unit.job.as_ref().and_then(|job| job.first.as_ref()) else {
+            // What may yet be done in its turn needs a unit that is shown.
+            self.units.remove(&id);
+            return;
+        };
+        let name = format!("timer {first}");
+        let (pid, start, end) = (unit.pid, unit.start, unit.end.unwrap_or(unit.start));
+        let (trace_id, span_id) = (unit.trace_id, unit.span_id);
+        let events = std::mem::take(&mut unit.exceptions);
+        self.counters.spans += 1;
+        self.spans.push(Span {
+            trace_id,
+            span_id,
+            parent_span_id: None,
+            parent_is_remote: false,
+            trace_state: String::new(),
+            name,
+            kind: Kind::Internal,
+            start: self.unix(start),
+            end: self.unix(end),
+            attributes: vec![Attribute::new("adder.trigger", "timer")],
+            events,
+            links: Vec::new(),
+            status: Status::Unset,
+            resource: self.resource_of(pid),
+        });
+    }
+}

@@ -1,0 +1,161 @@
+"""Daemons that wake by themselves: `daemons.py WAY`, without end.
+
+    sleep      a loop with `time.sleep`, psycopg2, redis
+    select     psycopg2 that listens to `jobs` with a time-out, and works when it runs out or a notification comes
+    event      a thread that waits with `Event.wait`, and `threading.Timer`
+    scheduler  APScheduler's background scheduler, its jobs in a pool of threads
+    asyncio    two periodic tasks, asyncpg and redis.asyncio
+    uvloop     the same on uvloop
+
+Each piece of work has an id of its own, which is in its statements and keys. When it is done its id and what it has done are
+written to standard output: `did ID SQL REDIS`. Every third time there is nothing to do.
+"""
+
+import asyncio
+import itertools
+import select
+import sys
+import threading
+import time
+
+import asyncpg
+import psycopg2
+import redis
+import redis.asyncio
+import uvloop
+from apscheduler.schedulers.background import BackgroundScheduler
+from common import PG_DSN, REDIS_URL, Rid
+
+DUE = "SELECT id, name FROM games WHERE id = 13"
+COUNT = "SELECT count(*) FROM players WHERE game_id = 13"
+PERIOD = 0.15
+numbers = itertools.count(1)
+
+
+def did(request, sql, commands):
+    print(f"did {request.rid} {sql} {commands}", flush=True)
+
+
+class Threads:
+    """Work of threads, each with a connection of its own."""
+
+    def __init__(self):
+        self.local = threading.local()
+        self.redis = redis.from_url(REDIS_URL)
+
+    @property
+    def cursor(self):
+        if not hasattr(self.local, "connection"):
+            self.local.connection = psycopg2.connect(PG_DSN)
+            self.local.connection.autocommit = True
+        return self.local.connection.cursor()
+
+    def work(self, name):
+        number = next(numbers)
+        if number % 3 == 0:
+            return
+        request = Rid(f"{name}x{number}")
+        with self.cursor as cursor:
+            cursor.execute(request.sql(DUE))
+            self.redis.set(request.key("due"), "1")
+            # No wait: the thread thinks.
+            until = time.monotonic() + 0.01
+            while time.monotonic() < until:
+                pass
+            cursor.execute(request.sql(COUNT))
+        did(request, 2, 1)
+
+
+def sleep():
+    threads = Threads()
+    threads.work("first")
+    print("ready", flush=True)
+    while True:
+        time.sleep(PERIOD)
+        threads.work("sleep")
+
+
+def listen():
+    threads = Threads()
+    connection = psycopg2.connect(PG_DSN)
+    connection.autocommit = True
+    connection.cursor().execute("LISTEN jobs")
+    threads.work("first")
+    print("ready", flush=True)
+    while True:
+        readable, _, _ = select.select([connection], [], [], PERIOD)
+        if not readable:
+            threads.work("select")
+            continue
+        connection.poll()
+        while connection.notifies:
+            request = Rid(connection.notifies.pop(0).payload.removeprefix("rid:"))
+            with threads.cursor as cursor:
+                cursor.execute(request.sql(DUE))
+            did(request, 1, 0)
+
+
+def event():
+    threads = Threads()
+    stop = threading.Event()
+
+    def loop():
+        while not stop.wait(PERIOD):
+            threads.work("event")
+
+    def again():
+        threads.work("timer")
+        threading.Timer(PERIOD, again).start()
+
+    threading.Thread(target=loop, daemon=True).start()
+    again()
+    print("ready", flush=True)
+    stop.wait()
+
+
+def scheduler():
+    threads = Threads()
+    background = BackgroundScheduler()
+    background.add_job(threads.work, "interval", args=["one"], seconds=PERIOD * 2, max_instances=4)
+    background.add_job(threads.work, "interval", args=["two"], seconds=PERIOD * 3, max_instances=4)
+    background.start()
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
+async def tasks():
+    pool = await asyncpg.create_pool(PG_DSN, min_size=4, max_size=8)
+    client = redis.asyncio.from_url(REDIS_URL)
+
+    async def half(request):
+        await pool.fetchval(request.sql(COUNT))
+
+    async def periodic(name, period):
+        while True:
+            await asyncio.sleep(period)
+            number = next(numbers)
+            if number % 3 == 0:
+                continue
+            request = Rid(f"{name}x{number}")
+            await pool.fetch(request.sql(DUE))
+            await client.set(request.key("due"), "1")
+            await asyncio.gather(half(request), half(request))
+            did(request, 3, 1)
+
+    both = [asyncio.create_task(periodic("one", PERIOD)), asyncio.create_task(periodic("two", PERIOD * 0.7))]
+    print("ready", flush=True)
+    await asyncio.gather(*both)
+
+
+def main():
+    way = sys.argv[1]
+    if way == "asyncio":
+        asyncio.run(tasks())
+    elif way == "uvloop":
+        uvloop.install()
+        asyncio.run(tasks())
+    else:
+        {"sleep": sleep, "select": listen, "event": event, "scheduler": scheduler}[way]()
+
+
+main()

@@ -1,0 +1,132 @@
+//! Daemons: one root span for each piece of work that began with a timer, all that it did below it, and none for what does
+//! nothing. The daemons say themselves what they did (`tests/apps/daemons.py`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, thread,
+    time::Duration,
+};
+
+use adder_tests::{
+    collector::{CollectedSpan, Collector},
+    judge::find_rid,
+    python::App,
+    rig::Rig,
+    watch::attach,
+};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+/// How long a daemon is watched.
+const WATCHED: Duration = Duration::from_secs(15);
+/// Time in which a process is found to have tasks with timers, and is watched for them.
+const LEARNING: Duration = Duration::from_secs(5);
+
+/// Id of the work that a span is part of.
+fn rid(span: &CollectedSpan) -> Option<String> {
+    let texts = ["db.query.text", "db.operation.name"].map(|key| span.attribute(key).unwrap_or_default());
+    find_rid(&texts.concat()).map(str::to_owned)
+}
+
+fn run(way: &str, python: &str) {
+    let rig = Rig::start(&format!("daemons-{way}"), "daemon", python, false).expect("servers");
+    let daemon = App::worker(&rig.venv, &rig.dir, "daemons.py", &[way], &rig.environment).expect("a daemon");
+    let collector = Collector::start().expect("a collector");
+    let (agent, recorder) = attach(&rig.dir, &[daemon.pid()], &collector).expect("the agent");
+    thread::sleep(LEARNING);
+    let told = || fs::read_to_string(daemon.process().log()).unwrap_or_default();
+    let before: BTreeSet<String> = works(&told()).into_keys().collect();
+    thread::sleep(WATCHED);
+    // What is not done yet when it is stopped is not counted.
+    let done = works(&told());
+    thread::sleep(Duration::from_secs(4));
+    let (status, lines) = agent.stop().expect("the agent ends");
+    if let Some(recorder) = recorder {
+        recorder.stop().expect("the recorder ends");
+    }
+    assert!(status.success(), "{lines:#?}");
+    println!("{way}: {}", lines.join("\n"));
+    let spans = collector.spans();
+    let works: BTreeMap<String, usize> = done.into_iter().filter(|(rid, _)| !before.contains(rid)).collect();
+    assert!(works.len() > 20, "{} pieces of work", works.len());
+    expect_jobs(&spans, &works);
+    drop(daemon);
+}
+
+/// Ids of the work done, and how many operations each was.
+fn works(log: &str) -> BTreeMap<String, usize> {
+    let work = |line: &str| {
+        let mut words = line.strip_prefix("did ")?.split(' ');
+        let rid = words.next()?.to_owned();
+        Some((rid, words.filter_map(|count| count.parse::<usize>().ok()).sum()))
+    };
+    log.lines().filter_map(work).collect()
+}
+
+fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>) {
+    let jobs: BTreeMap<&[u8], &CollectedSpan> = spans
+        .iter()
+        .filter(|span| span.span.kind == SpanKind::Internal as i32)
+        .map(|span| (span.span.span_id.as_slice(), span))
+        .collect();
+    let mut of_jobs: BTreeMap<&[u8], BTreeSet<String>> = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<&[u8]>> = BTreeMap::new();
+    for span in spans {
+        if let Some(rid) = rid(span) {
+            let parent = span.span.parent_span_id.as_slice();
+            of_jobs.entry(parent).or_default().insert(rid.clone());
+            found.entry(rid).or_default().push(parent);
+        }
+    }
+    let mut wrong = Vec::new();
+    for (rid, count) in works {
+        let parents = found.get(rid).map(Vec::as_slice).unwrap_or_default();
+        let same = parents.iter().all(|parent| *parent == parents[0]);
+        let job = parents.first().and_then(|parent| jobs.get(parent));
+        let right = parents.len() == *count && same && job.is_some() && of_jobs[parents[0]].len() == 1;
+        if !right {
+            wrong.push(format!(
+                "{rid}: {} of {count}, one parent: {same}, a job: {}",
+                parents.len(),
+                job.is_some()
+            ));
+        }
+    }
+    println!("{} works, {} jobs, {} not right", works.len(), jobs.len(), wrong.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for job in jobs.values() {
+        assert!(job.span.parent_span_id.is_empty(), "a job is a root");
+        assert_eq!(job.attribute("adder.trigger").as_deref(), Some("timer"));
+        assert!(job.span.name.starts_with("timer "), "{}", job.span.name);
+        assert!(of_jobs.contains_key(job.span.span_id.as_slice()), "no job is empty");
+    }
+}
+
+#[test]
+fn a_loop_that_sleeps() {
+    run("sleep", "3.11");
+}
+
+#[test]
+fn a_listener_with_a_time_out() {
+    run("select", "3.13");
+}
+
+#[test]
+fn threads_that_wait_for_an_event_and_timers() {
+    run("event", "3.11");
+}
+
+#[test]
+fn apscheduler_in_the_background() {
+    run("scheduler", "3.13");
+}
+
+#[test]
+fn periodic_tasks_of_asyncio() {
+    run("asyncio", "3.13");
+}
+
+#[test]
+fn periodic_tasks_of_uvloop() {
+    run("uvloop", "3.11");
+}
