@@ -6,6 +6,7 @@
     scheduler  APScheduler's background scheduler, its jobs in a pool of threads
     asyncio    two periodic tasks, asyncpg and redis.asyncio
     uvloop     the same on uvloop
+    notifier   sends a notification to `select` now and then
 
 Each piece of work has an id of its own, which is in its statements and keys. When it is done its id and what it has done are
 written to standard output: `did ID SQL REDIS`. Every third time there is nothing to do.
@@ -95,6 +96,15 @@ def listen():
             did(request, 1, 0)
 
 
+def notifier():
+    connection = psycopg2.connect(PG_DSN)
+    connection.autocommit = True
+    print("ready", flush=True)
+    for number in itertools.count(1):
+        time.sleep(PERIOD * 2.3)
+        connection.cursor().execute(f"NOTIFY jobs, 'rid:notex{number}'")
+
+
 def event():
     threads = Threads()
     stop = threading.Event()
@@ -155,7 +165,8 @@ def main():
         uvloop.install()
         asyncio.run(tasks())
     else:
-        {"sleep": sleep, "select": listen, "event": event, "scheduler": scheduler}[way]()
+        ways = {"sleep": sleep, "select": listen, "event": event, "scheduler": scheduler, "notifier": notifier}
+        ways[way]()
 
 
 main()

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import json
+import logging
 
 import aiohttp
 import asyncpg
@@ -23,6 +24,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 GAME = "SELECT id, name, genre, rating::float8 AS rating FROM games WHERE id = $1"
 PLAYERS = "SELECT id, name, score FROM players WHERE game_id = $1 ORDER BY score DESC LIMIT 5"
 AVERAGE = "SELECT avg(score)::float8 AS average FROM players WHERE game_id = $1"
+
+
+log = logging.getLogger("games")
+handler = logging.StreamHandler()
+handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+log.addHandler(handler)
+log.setLevel(logging.INFO)
 
 
 class Base(DeclarativeBase):
@@ -119,6 +127,15 @@ async def hit(id: int, request: Rid = Depends(Rid)):
         cached = json.dumps({"id": id, "name": f"Game {id}"})
         await state.redis.mset({request.key("fill"): 1, f"hit:{id}": cached})
     return json.loads(cached)
+
+
+@app.get("/logged/{id}")
+async def logged(id: int):
+    """A cached answer, and two lines in the log."""
+    log.info("game %d is asked for", id)
+    cached = await state.redis.get(f"hit:{id}")
+    log.info("game %d is %s", id, "cached" if cached else "not cached")
+    return {"id": id}
 
 
 @app.get("/games/{game_id}")

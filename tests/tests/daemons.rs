@@ -31,6 +31,9 @@ fn run(way: &str, python: &str) {
     let rig = Rig::start(&format!("daemons-{way}"), "daemon", python, false).expect("servers");
     let daemon = App::worker(&rig.venv, &rig.dir, "daemons.py", &[way], &rig.environment).expect("a daemon");
     let collector = Collector::start().expect("a collector");
+    let notifier = (way == "select").then(|| {
+        App::worker(&rig.venv, &rig.dir, "daemons.py", &["notifier"], &rig.environment).expect("a notifier")
+    });
     let (agent, recorder) = attach(&rig.dir, &[daemon.pid()], &collector).expect("the agent");
     thread::sleep(LEARNING);
     let told = || fs::read_to_string(daemon.process().log()).unwrap_or_default();
@@ -48,7 +51,12 @@ fn run(way: &str, python: &str) {
     let spans = collector.spans();
     let works: BTreeMap<String, usize> = done.into_iter().filter(|(rid, _)| !before.contains(rid)).collect();
     assert!(works.len() > 20, "{} pieces of work", works.len());
+    let (notified, works): (BTreeMap<_, _>, _) =
+        works.into_iter().partition(|(rid, _)| rid.starts_with("note"));
     expect_jobs(&spans, &works);
+    if notifier.is_some() {
+        expect_notified(&spans, &notified);
+    }
     drop(daemon);
 }
 
@@ -99,6 +107,19 @@ fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>) {
         assert!(job.span.name.starts_with("timer "), "{}", job.span.name);
         assert!(of_jobs.contains_key(job.span.span_id.as_slice()), "no job is empty");
     }
+}
+
+/// What a notification starts is below that, and no job.
+fn expect_notified(spans: &[CollectedSpan], works: &BTreeMap<String, usize>) {
+    assert!(works.len() > 20, "{} notifications", works.len());
+    let kinds: BTreeMap<&[u8], i32> =
+        spans.iter().map(|span| (span.span.span_id.as_slice(), span.span.kind)).collect();
+    let below = |kind: SpanKind| {
+        let of_work = spans.iter().filter(|span| rid(span).is_some_and(|rid| works.contains_key(&rid)));
+        of_work.filter(|span| kinds.get(span.span.parent_span_id.as_slice()) == Some(&(kind as i32))).count()
+    };
+    println!("{} notifications: {} below a consumer span", works.len(), below(SpanKind::Consumer));
+    assert_eq!((below(SpanKind::Consumer), below(SpanKind::Internal)), (works.len(), 0));
 }
 
 #[test]

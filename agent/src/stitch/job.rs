@@ -92,6 +92,11 @@ impl Engine {
         if thread.is_loop || thread.rested < WAITED {
             return;
         }
+        // psycopg 3 waits for an answer a tenth of a second at a time.
+        let job = thread.turn.and_then(|turn| self.units.get(&turn.unit?)?.job.as_deref());
+        if job.is_some_and(|job| job.running > 0) {
+            return;
+        }
         // It is no longer at what a job has given it to do, nor at what it has received.
         let cause = thread.work.and_then(|work| work.cause);
         if cause.and_then(|cause| self.units.get(&cause.unit?)).is_some_and(|unit| unit.job.is_some()) {
@@ -100,7 +105,15 @@ impl Engine {
         if let Some(before) = thread.turn.replace(Turn::new(header.time, context)) {
             self.turn_ends(before);
         }
-        self.receive(context, (header.pid, header.tid), header.time, None);
+        let received = match self.contexts.find(context) {
+            Some(context) => context.received.is_some(),
+            None => {
+                self.threads.get(&(header.pid, header.tid)).is_some_and(|thread| thread.received.is_some())
+            }
+        };
+        if received {
+            self.receive(context, (header.pid, header.tid), header.time, None);
+        }
     }
 
     /// A task has been woken: perhaps by its timer. `active` is when something was last heard of what has woken it.
@@ -209,7 +222,8 @@ impl Engine {
     /// The turn in which something is done, and the context whose it is, if it is a task's.
     fn turn_of(&self, act: &Act) -> Option<(Turn, Option<ContextId>)> {
         for (id, context, time) in self.contexts.line(act.context, act.start) {
-            if context.consumer.is_some() || context.received.is_some() || context.serves.is_some() {
+            let received = context.received.as_ref().is_some_and(|received| received.is_at_one(time));
+            if context.consumer.is_some() || received || context.serves.is_some() {
                 // It handles messages or requests: if it is not known for which of them, it is for one all the same.
                 return None;
             }

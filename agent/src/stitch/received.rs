@@ -29,6 +29,11 @@ impl Received {
         }
     }
 
+    /// Whether what had come last at `time` was a message, and not the wait for another.
+    pub(super) fn is_at_one(&self, time: u64) -> bool {
+        self.at(time).is_some_and(|arrival| arrival.unit.is_some())
+    }
+
     /// What was at hand at `time`, if anything had come yet.
     pub(super) fn at(&self, time: u64) -> Option<Arrival> {
         self.0.iter().rfind(|arrival| arrival.time <= time).copied()

@@ -61,10 +61,11 @@ pub(crate) struct Endpoint {
     ids: Ids,
 }
 
-/// A cached answer, and a miss. An id of its own makes each request miss, since it is in the key; `plain` keeps it
+/// A cached answer, one with two lines in the log, and a miss. An id of its own makes each request miss, since it is in the key; `plain` keeps it
 /// out of the SQL text, so that statements are prepared once, as in most programs.
-pub(crate) const ENDPOINTS: [Endpoint; 2] = [
+pub(crate) const ENDPOINTS: [Endpoint; 3] = [
     Endpoint { name: "hit (1 Redis command)", path: "/hit/7", ids: Ids::None },
+    Endpoint { name: "hit and 2 log lines", path: "/logged/7", ids: Ids::None },
     Endpoint { name: "miss (3 queries, 2 Redis commands)", path: "/games/7?plain=1", ids: Ids::Unique },
 ];
 
