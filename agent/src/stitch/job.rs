@@ -258,6 +258,15 @@ impl Engine {
         }
     }
 
+    /// Something that has not ended was not begun in a job after all.
+    pub(super) fn job_loses(&mut self, unit: Option<UnitId>) {
+        let unit = unit.and_then(|unit| self.units.get_mut(&unit));
+        if let Some(job) = unit.and_then(|unit| unit.job.as_mut()) {
+            job.open = job.open.saturating_sub(1);
+            job.running = job.running.saturating_sub(1);
+        }
+    }
+
     /// It turns out that something was done for the task in this context.
     pub(super) fn job_moves(&mut self, id: OperationId, context: ContextId) {
         let Some(operation) = self.operations.get(&id) else { return };

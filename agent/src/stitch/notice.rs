@@ -229,6 +229,7 @@ impl Engine {
         let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.waits = true;
         let notice = operation.act.notice.take();
+        let job = operation.act.job.take();
         let (context, thread, start) =
             (operation.act.context, (operation.act.pid, operation.act.tid), operation.act.start);
         let late = operation.act.late;
@@ -236,6 +237,7 @@ impl Engine {
             notice.works = notice.works.saturating_sub(1);
             notice.open = notice.open.saturating_sub(1);
         }
+        self.job_loses(job);
         let owned = self.operations.get(&id).is_some_and(|operation| self.owner_of(&operation.act).is_some());
         if owned || late {
             return;
