@@ -174,7 +174,8 @@ impl Config {
         env.read(&mut draft)?;
         let mut warnings = env.warnings;
         let otlp = draft.otlp.settings::<Span>(&mut warnings)?;
-        let otlp_logs = draft.otlp_logs.settings::<LogRecord>(&mut warnings)?;
+        let otlp_logs =
+            if draft.logs.enabled { draft.otlp_logs.settings::<LogRecord>(&mut warnings)? } else { None };
         // Most settings are the same for both.
         let mut said = BTreeSet::new();
         warnings.retain(|warning| said.insert(warning.clone()));

@@ -47,12 +47,16 @@ fn fork(ctx: &impl EbpfContext) {
     }
 }
 
-/// `sched_process_exec(task, old_pid, bprm)`: what was proven of the old program is void.
+/// `sched_process_exec(task, old_pid, bprm)`: what was proven of the old program is void, and what the new one writes is
+/// nobody's log until it is known to be Python.
 #[inline(always)]
 fn exec() {
     let (pid, _) = current();
     if let Some(process) = PROCESSES.get_ptr_mut(pid) {
-        unsafe { (&raw mut (*process).context_type).write(0) };
+        unsafe {
+            (&raw mut (*process).context_type).write(0);
+            (&raw mut (*process).output).write(0);
+        }
         report_head(kind::EXEC);
     } else if setting!(report_every_exec) != 0 {
         report_head(kind::EXEC);

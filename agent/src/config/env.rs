@@ -41,8 +41,8 @@ impl<'a> Env<'a> {
         self.batches("OTEL_BSP_", &mut draft.otlp);
         self.exporter::<LogRecord>(&mut draft.otlp_logs);
         self.batches("OTEL_BLRP_", &mut draft.otlp_logs);
-        if self.standard("OTEL_LOGS_EXPORTER", logs_exporter) == Some(false) {
-            draft.logs.enabled = false;
+        if let Some(enabled) = self.standard("OTEL_LOGS_EXPORTER", logs_exporter) {
+            draft.logs.enabled = enabled;
         }
         Ok(())
     }

@@ -395,9 +395,20 @@ fn logs_have_variables_of_their_own() {
         ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=b"),
         ("OTEL_LOGS_EXPORTER", "none"),
     ]);
+    assert!(config.otlp_logs.is_none() && !config.logs.enabled);
+    let (config, _) = load(
+        "[logs]\nenabled = false",
+        &[
+            ENDPOINT,
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://b/records"),
+            ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=b"),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
+        ],
+    )
+    .unwrap();
     assert_eq!(config.otlp_logs.as_ref().unwrap().headers.len(), 1);
     assert_eq!(url(config.otlp_logs).as_deref(), Some("http://b/records"));
-    assert!(config.otlp.unwrap().headers.is_empty() && !config.logs.enabled);
+    assert!(config.otlp.unwrap().headers.is_empty() && config.logs.enabled);
     // What both complain of is said once.
     let (_, warnings) = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")]);
     assert_eq!(warnings.len(), 1);

@@ -10,7 +10,7 @@ const ATTRIBUTES_MAX: usize = 64;
 
 const MESSAGE: [&str; 5] = ["message", "msg", "event", "text", "body"];
 const LEVEL: [&str; 5] = ["level", "levelname", "severity", "log_level", "lvl"];
-const LOGGER: [&str; 4] = ["logger", "name", "logger_name", "loggername"];
+const LOGGER: [&str; 3] = ["logger", "logger_name", "loggername"];
 const EXCEPTION: [&str; 5] = ["exc_info", "exception", "exc_text", "traceback", "stack_info"];
 const TRACE: [&str; 3] = ["trace_id", "otelTraceID", "traceId"];
 const SPAN: [&str; 3] = ["span_id", "otelSpanID", "spanId"];
@@ -39,19 +39,23 @@ pub fn parse(record: &str) -> Option<Parsed> {
         return Some(loguru(&inner, object.get("text")));
     }
     let mut parsed = Parsed::default();
+    // `name` is the logger's where the record has the names that `logging` gives; elsewhere it may be anybody's.
+    let by_logging = object.contains_key("levelname").then_some("name");
     if let Some(level) = take(&mut object, &LEVEL) {
         parsed.severity = level_of(&level);
         if parsed.severity.is_none() {
             push(&mut parsed.attributes, "level", &level);
         }
     }
-    if let Some(key) = LOGGER.into_iter().find(|key| object.get(*key).is_some_and(Json::is_string)) {
+    let mut loggers = LOGGER.into_iter().chain(by_logging);
+    if let Some(key) = loggers.find(|key| object.get(*key).is_some_and(Json::is_string)) {
         parsed.logger = object.remove(key).and_then(|name| name.as_str().map(str::to_owned));
     }
     if let (Some(Json::String(trace)), Some(Json::String(span))) =
         (find(&object, &TRACE), find(&object, &SPAN))
     {
-        parsed.ids = Option::zip(hex(trace), hex(span)).filter(|ids| *ids != ([0; 16], [0; 8]));
+        parsed.ids =
+            Option::zip(hex(trace), hex(span)).filter(|(trace, span)| *trace != [0; 16] && *span != [0; 8]);
     }
     for key in EXCEPTION {
         if let Some(Json::String(stack)) = object.get(key)
@@ -132,6 +136,10 @@ fn push(attributes: &mut Vec<Attribute>, key: &str, value: &Json) {
         return;
     }
     let key = KNOWN.iter().find(|(known, _)| *known == key).map_or(key, |(_, name)| name);
+    // `lineno` and `line` are the same.
+    if attributes.iter().any(|known| known.key == key) {
+        return;
+    }
     let value = match value {
         Json::Null => return,
         Json::Bool(truth) => (*truth).into(),

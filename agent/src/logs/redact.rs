@@ -34,7 +34,7 @@ static KNOWN: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
         ),
         (
             pattern(&format!(
-                r#"(?i)([\w.-]*(?:{SECRET})[\w-]*["']?\s*(?:=>|[:=])\s*)(?:"[^"]*"|'[^']*'|(?:(?:bearer|basic)\s+)?[^\s,;&)}}\]'"]+)"#
+                r#"(?i)([\w.-]*(?:{SECRET})[\w-]*\\*["']?\s*(?:=>|[:=])\s*)(?:[bru]{{0,2}}\\+"(?:[^"\\]|\\+[^"\\])*\\+"|(?:\w+\(|[bru]{{0,2}})"(?:\\.|[^"\\])*"|(?:\w+\(|[bru]{{0,2}})'(?:\\.|[^'\\])*'|(?:(?:bearer|basic|digest|token|bot|negotiate|apikey)\s+)?[^\s,;&)}}\]'"]+)"#
             )),
             "$1***",
         ),
@@ -42,8 +42,9 @@ static KNOWN: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
 });
 
 /// A name whose value is a secret.
-static SECRET_NAME: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(&format!("(?i)(?:{SECRET})$")).expect("the pattern is a constant"));
+static SECRET_NAME: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(&format!("(?i)(?:{SECRET})[a-z0-9_-]*$")).expect("the pattern is a constant")
+});
 
 static EMAIL: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+").expect("the pattern is a constant"));
@@ -79,6 +80,9 @@ impl Redactor {
     /// Takes secrets out of all that a record says.
     pub fn record(&self, record: &mut Parsed) {
         self.string(&mut record.body);
+        if let Some(logger) = &mut record.logger {
+            self.string(logger);
+        }
         if let Some(exception) = &mut record.exception {
             self.string(&mut exception.message);
             self.string(&mut exception.stacktrace);

@@ -111,11 +111,13 @@ impl Sink {
     fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Otlp { spans, logs } => {
-                let end = Instant::now() + FLUSH;
-                spans.shutdown(FLUSH);
-                if let Some(logs) = logs {
-                    logs.shutdown(end.saturating_duration_since(Instant::now()));
-                }
+                // Side by side: neither waits for the other's collector.
+                std::thread::scope(|scope| {
+                    if let Some(logs) = &*logs {
+                        scope.spawn(|| logs.shutdown(FLUSH));
+                    }
+                    spans.shutdown(FLUSH);
+                });
                 Ok(())
             }
             Self::Console(console) => console.finish(),
@@ -265,12 +267,42 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
         return Ok(Sink::None);
     }
     let Some(settings) = &config.otlp else {
+        if config.otlp_logs.is_some() {
+            tracing::warn!(
+                "the endpoint for logs is not used without one for spans (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)"
+            );
+        }
         let terminal = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         return Ok(Sink::Console(Box::new(Console::new(io::stdout(), terminal))));
     };
-    let spans = sender(settings)?;
+    if let Err(error) = export::check::<Span>(settings) {
+        match error {
+            CheckError::Unreachable(_) | CheckError::Refused(_) => {
+                tracing::warn!("{error}; spans are kept in the meantime, up to the bounds of the queue");
+            }
+            error => return Err(RunError::Refused(error.to_string())),
+        }
+    }
+    let start = |error: export::SetupError| RunError::Export(error.to_string());
+    let spans = export::start(settings.clone()).map_err(start)?;
     let logs = match &config.otlp_logs {
-        Some(settings) if config.logs.enabled => Some(sender(settings)?),
+        Some(settings) => match export::check::<LogRecord>(settings) {
+            // Many collectors take spans and no logs: traces must not suffer from it.
+            Err(error @ (CheckError::Denied(_) | CheckError::Refused(_))) => {
+                tracing::warn!(
+                    "{error}; no logs are taken (OTEL_LOGS_EXPORTER=none says that this is meant)"
+                );
+                None
+            }
+            Err(error @ CheckError::Setup(_)) => return Err(RunError::Refused(error.to_string())),
+            Err(error @ CheckError::Unreachable(_)) => {
+                tracing::warn!(
+                    "{error}; log records are kept in the meantime, up to the bounds of the queue"
+                );
+                Some(export::start(settings.clone()).map_err(start)?)
+            }
+            Ok(()) => Some(export::start(settings.clone()).map_err(start)?),
+        },
         None if config.logs.enabled => {
             tracing::info!(
                 "no logs are taken: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or \
@@ -278,20 +310,9 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
             );
             None
         }
-        _ => None,
+        None => None,
     };
     Ok(Sink::Otlp { spans, logs })
-}
-
-fn sender<T: Exported>(settings: &export::Settings) -> Result<export::Sender<T>, RunError> {
-    match export::check::<T>(settings) {
-        Ok(()) => {}
-        Err(error @ (CheckError::Unreachable(_) | CheckError::Refused(_))) => {
-            tracing::warn!("{error}; they are kept in the meantime, up to the bounds of the queue");
-        }
-        Err(error) => return Err(RunError::Refused(error.to_string())),
-    }
-    export::start(settings.clone()).map_err(|error| RunError::Export(error.to_string()))
 }
 
 /// The counters of an export.

@@ -21,8 +21,8 @@ use crate::{
     signal::{Attribute, LogRecord, Severity, SpanEvent},
 };
 
-/// Records that wait for evidence at most.
-const WAITING_MAX: usize = 50_000;
+/// Bytes of records that wait for evidence at most.
+const WAITING_MAX: usize = 32 * 1024 * 1024;
 /// Exceptions that one span tells of at most.
 const EXCEPTIONS_MAX: usize = 8;
 /// How long a failed request waits for the traceback that its server may log when it has answered, nanoseconds.
@@ -56,6 +56,7 @@ pub(super) struct Outputs {
     streams: FxHashMap<(u32, i32), Stream<Act>>,
     processes: FxHashMap<u32, Process>,
     waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
     /// Processes of which a traceback is unfinished or waits.
     tracebacks: FxHashSet<u32>,
     /// Those that are complete.
@@ -64,8 +65,10 @@ pub(super) struct Outputs {
 }
 
 /// A process whose logs are wanted.
+#[derive(Default)]
 struct Process {
-    info: OutputInfo,
+    /// Nothing is known of a fork at first.
+    info: Option<OutputInfo>,
     /// The second of which records are counted, how many there were, and how many too many.
     second: u64,
     count: u32,
@@ -79,6 +82,8 @@ struct Waiting {
     time: u64,
     stderr: bool,
     cut: u64,
+    /// Bytes that it takes.
+    size: usize,
     parsed: Parsed,
 }
 
@@ -91,6 +96,7 @@ impl Default for Outputs {
             streams: FxHashMap::default(),
             processes: FxHashMap::default(),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             tracebacks: FxHashSet::default(),
             records: Vec::new(),
             complete: Vec::new(),
@@ -117,13 +123,13 @@ impl Outputs {
                 stream.set_buffering(buffering);
             }
         }
-        self.processes.insert(pid, Process { info, second: 0, count: 0, over: 0 });
+        self.processes.entry(pid).or_default().info = Some(info);
     }
 
     fn buffering(&self, pid: u32, fd: i32) -> Buffering {
-        // A fork of which nothing is known yet: the careful way.
-        let Some(process) = self.processes.get(&pid) else { return Buffering::Block };
-        if fd == STDERR { process.info.stderr } else { process.info.stdout }
+        let info = self.processes.get(&pid).and_then(|process| process.info);
+        // The careful way, where it is not known.
+        info.map_or(Buffering::Block, |info| if fd == STDERR { info.stderr } else { info.stdout })
     }
 }
 
@@ -173,27 +179,30 @@ impl Engine {
             counters.below_level += 1;
             return;
         }
-        if let Some(process) = outputs.processes.get_mut(&pid) {
-            let second = record.time / 1_000_000_000;
-            if process.second != second {
-                process.second = second;
-                process.count = 0;
-            }
-            process.count += 1;
-            if process.count > outputs.options.per_second {
-                process.over += 1;
-                counters.over_rate += 1;
-                return;
-            }
+        let process = outputs.processes.entry(pid).or_default();
+        let second = record.time / 1_000_000_000;
+        if process.second != second {
+            process.second = second;
+            process.count = 0;
         }
-        if outputs.waiting.len() >= WAITING_MAX {
+        process.count += 1;
+        if process.count > outputs.options.per_second {
+            process.over += 1;
+            counters.over_rate += 1;
+            return;
+        }
+        // What is made of a record holds its text once more at most.
+        let size = record.text.len() * 2 + size_of::<Waiting>();
+        if outputs.waiting_bytes + size > WAITING_MAX {
             counters.no_room += 1;
             return;
         }
+        outputs.waiting_bytes += size;
         outputs.redactor.record(&mut parsed);
         counters.cut_bytes += record.cut;
         let (time, cut) = (record.time, record.cut);
-        outputs.waiting.push_back(Waiting { act: record.act, pid, time, stderr: fd == STDERR, cut, parsed });
+        let stderr = fd == STDERR;
+        outputs.waiting.push_back(Waiting { act: record.act, pid, time, stderr, cut, size, parsed });
     }
 
     /// Time has passed: makes records of what is settled, or of everything.
@@ -224,6 +233,7 @@ impl Engine {
                 None => true,
             };
             if settled {
+                self.outputs.waiting_bytes -= record.size;
                 self.emit_record(record);
             }
             !settled
@@ -268,7 +278,7 @@ impl Engine {
             let trace_id = self.unit_trace(owner, 0).0;
             let unit = self.units.get_mut(&owner)?;
             if let Some(exception) = &parsed.exception
-                && (unit.detail.is_some() || unit.job.is_some())
+                && (unit.end.is_none() || unit.detail.is_some() || unit.job.is_some())
             {
                 note_exception(&mut unit.exceptions, exception, time);
             }

@@ -169,9 +169,9 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         place: "errors: event `exception`",
-        adder: "none",
+        adder: "none, unless the program logs the traceback: then on the server span",
         sdk: "with class, text and stack",
-        reason: "Exceptions are in the program and do not show from outside.",
+        reason: "Exceptions are in the program and do not show from outside; what it logs does.",
         fits: |d| d.what == What::Event("exception") && both(d, |a, _| a.events.is_empty()),
     },
     // Attributes that only Adder has.

@@ -15,6 +15,11 @@ fn secrets_go() {
         ("Set-Cookie: session=abc; Path=/", "Set-Cookie: ***"),
         ("login user=a password=hunter2 ok", "login user=a password=*** ok"),
         ("{\"api_key\": \"abc def\", \"n\": 1}", "{\"api_key\": ***, \"n\": 1}"),
+        ("Authorization: Token 9944b09199c62bcf", "Authorization: ***"),
+        ("{'password': b'hunter2'}", "{'password': ***}"),
+        ("password=Secret('hunter2')", "password=***)"),
+        (r#"{"password": "ab\"cd", "n": 1}"#, r#"{"password": ***, "n": 1}"#),
+        (r#"{\"password\": \"hunter2\"}"#, r#"{\"password\": ***}"#),
         ("DB_PASSWORD=hunter2, next", "DB_PASSWORD=***, next"),
         ("jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.SflKxwRJSM end", "jwt *** end"),
         ("token ghp_abcdefghijklmnopqrst1", "token ***"),
@@ -51,7 +56,8 @@ fn own_patterns_and_mail_go_where_asked() {
 #[test]
 fn every_part_of_a_record_is_cleaned() {
     let mut record = super::super::parse(
-        r#"{"event": "login password=hunter2", "password": "hunter2", "url": "http://a:hunter2@b/",
+        r#"{"event": "login password=hunter2", "password": "hunter2", "password2": "hunter2", "tokens": "hunter2",
+            "form": {"password": "hunter2"}, "logger": "password=hunter2", "url": "http://a:hunter2@b/",
             "exception": "Traceback (most recent call last):\n  File \"a.py\", line 1, in f\nValueError: password=hunter2"}"#,
     );
     Redactor::default().record(&mut record);
