@@ -8,6 +8,7 @@ import asyncio
 import logging
 import logging.handlers
 import queue
+import subprocess
 import sys
 import traceback
 
@@ -166,6 +167,15 @@ async def secrets(secret: str = ""):
         raise RuntimeError(f"token={secret}")
     except RuntimeError:
         plain.exception("refused")
+    return {}
+
+
+@app.get("/child")
+def child_process(rid: str = ""):
+    """What another program writes is no log of this one: `cat` writes much to a pipe, `echo` to this one's output."""
+    found = subprocess.run(["cat", __file__], stdout=subprocess.PIPE, check=True)
+    subprocess.run(["echo", "of another program"], check=True)
+    plain.info("a child has written %s bytes", len(found.stdout))
     return {}
 
 

@@ -388,14 +388,16 @@ fn secrets_do_not_leave_and_settings_are_obeyed() {
         unbuffered: true,
         protocol: Protocol::Http,
         config: "level = \"info\"\nredact = ['plain rid']\nper_second = 1000",
-        paths: &[&path, "/thread", "/flood"],
+        paths: &[&path, "/thread", "/child", "/flood"],
         connections: 1,
-        requests: 3,
+        requests: 4,
     });
     let records: Vec<&LogRecord> = run.lines.iter().map(|line| &line.record).collect();
     let exported = format!("{records:?}");
     assert!(!exported.contains(SECRET), "a secret has left");
     assert!(exported.contains("postgresql://games:***@db/games") && exported.contains("refused"));
+    assert!(!exported.contains("of another program") && !exported.contains("import asyncio"));
+    assert!(exported.contains("a child has written"));
     let of = |start: &str| run.lines.iter().filter(|line| line.whole().starts_with(start)).count();
     assert_eq!((of("loguru"), of("json")), (0, 1), "what is below the level is left out");
     assert_eq!((of("plain"), of("***")), (0, 1), "what the settings name is replaced");

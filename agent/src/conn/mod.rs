@@ -4,22 +4,22 @@
 //! on; descriptors are counted only to know when the last one was closed. Of an encrypted one the plaintext comes from
 //! its TLS library (`tls`), and goes the same way from there on.
 
+mod ends;
 mod sessions;
 #[cfg(test)]
 mod tests;
 mod tls;
 
-use std::{
-    collections::VecDeque,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use adder_ebpf::{Data, Socket, flag};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
-use self::sessions::{Layer, Sessions};
+use self::{
+    ends::endpoints,
+    sessions::{Layer, Sessions},
+};
 use crate::{
     protocol::{
         self, Event, Guess, LossReason, Mark, Parser, Side, amqp, http, postgres, redis, websocket::WebSocket,
@@ -38,13 +38,6 @@ const CLOSE_DELAY: u64 = 5_000_000_000;
 const FOUND_MAX: usize = 4096;
 /// Connections followed at once; beyond it the ones longest without traffic are given up.
 const CONNECTIONS_MAX: usize = 65_536;
-
-/// `AF_UNIX` and its like (include/linux/socket.h).
-mod family {
-    pub(super) const UNIX: u16 = 1;
-    pub(super) const INET: u16 = 2;
-    pub(super) const INET6: u16 = 10;
-}
 
 /// A protocol that Adder understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -597,33 +590,5 @@ fn side(role: Role, direction: Direction) -> Side {
     match (role, direction) {
         (Role::Client, Direction::Sent) | (Role::Server, Direction::Received) => Side::Request,
         (Role::Client, Direction::Received) | (Role::Server, Direction::Sent) => Side::Response,
-    }
-}
-
-fn endpoints(fact: &Socket) -> Endpoints {
-    let inet = |address: &[u8; 16], port: u16| {
-        let ip = if fact.family == family::INET {
-            IpAddr::V4(Ipv4Addr::new(address[0], address[1], address[2], address[3]))
-        } else {
-            // A dual-stack socket shows an IPv4 peer as a mapped address.
-            Ipv6Addr::from(*address).to_canonical()
-        };
-        Address::Inet(SocketAddr::new(ip, port))
-    };
-    match fact.family {
-        family::INET | family::INET6 => {
-            Endpoints::plain(inet(&fact.local, fact.local_port), inet(&fact.remote, fact.remote_port))
-        }
-        family::UNIX => {
-            let length = usize::from(fact.path_length).min(fact.path.len());
-            let path = &fact.path[..length];
-            let path = match path.split_first() {
-                Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
-                _ => String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default())
-                    .into_owned(),
-            };
-            Endpoints::plain(Address::Unix(path.clone()), Address::Unix(path))
-        }
-        _ => Endpoints::default(),
     }
 }

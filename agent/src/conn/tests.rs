@@ -2,7 +2,7 @@
 
 use adder_ebpf::{Header, Item, Tls, kind};
 
-use super::*;
+use super::{ends::family, *};
 
 const PID: u32 = 7;
 const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
