@@ -219,7 +219,7 @@ fn compose_service(container: &str) -> Option<String> {
 pub fn output(pid: u32, version: &str) -> OutputInfo {
     let unbuffered = environment(pid).get("PYTHONUNBUFFERED").is_some_and(|value| !value.is_empty())
         || arguments(pid).iter().skip(1).take_while(|word| word.starts_with('-')).any(|word| word == "-u");
-    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or_default();
+    let minor = crate::python::minor(version);
     let stdio = |fd: u32| {
         if unbuffered {
             return Buffering::None;

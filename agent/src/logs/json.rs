@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::{Parsed, severity, text};
-use crate::signal::{Attribute, Severity};
+use crate::signal::{Attribute, Severity, hex};
 
 /// Most attributes that one record becomes.
 const ATTRIBUTES_MAX: usize = 64;
@@ -54,8 +54,10 @@ pub fn parse(record: &str) -> Option<Parsed> {
     if let (Some(Json::String(trace)), Some(Json::String(span))) =
         (find(&object, &TRACE), find(&object, &SPAN))
     {
-        parsed.ids =
-            Option::zip(hex(trace), hex(span)).filter(|(trace, span)| *trace != [0; 16] && *span != [0; 8]);
+        // Some loggers write them in upper case; those of OpenTelemetry write `0` for none.
+        let (trace, span) = (trace.to_ascii_lowercase(), span.to_ascii_lowercase());
+        let ids = Option::zip(hex(&trace), hex(&span));
+        parsed.ids = ids.filter(|(trace, span)| *trace != [0; 16] && *span != [0; 8]);
     }
     for key in EXCEPTION {
         if let Some(Json::String(stack)) = object.get(key)
@@ -152,19 +154,6 @@ fn push(attributes: &mut Vec<Attribute>, key: &str, value: &Json) {
         Json::Array(_) | Json::Object(_) => value.to_string().into(),
     };
     attributes.push(Attribute { key: key.to_owned().into(), value });
-}
-
-/// Hexadecimal digits, in either case, exactly as many as needed; loggers of OpenTelemetry write `0` for none.
-fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != N * 2 {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -64,13 +64,17 @@ pub fn begins_traceback(line: &str) -> bool {
 
 /// Whether a line is the first of a record in one of the known formats.
 pub fn is_formatted(line: &str) -> bool {
-    captures(&plain(line)).is_some()
+    let line = plain(line);
+    may_be_formatted(&line) && FORMATS.iter().any(|format| format.is_match(&line))
+}
+
+/// All formats begin with a time, a level or a bracket.
+fn may_be_formatted(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_uppercase() || first.is_ascii_digit() || first == '[')
 }
 
 fn captures(text: &str) -> Option<Captures<'_>> {
-    // All formats begin with a time, a level or a bracket.
-    let first = *text.as_bytes().first()?;
-    if !(first.is_ascii_uppercase() || first.is_ascii_digit() || first == b'[') {
+    if !may_be_formatted(text) {
         return None;
     }
     FORMATS.iter().find_map(|format| format.captures(text))

@@ -11,3 +11,8 @@ mod tls;
 
 pub use memory::{Mapping, Memory, read_maps};
 pub use proof::{Attribution, Probe, Proof, ProofError, prove};
+
+/// The minor number of a version such as `3.11`; 0 where there is none.
+pub fn minor(version: &str) -> u32 {
+    version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or_default()
+}

@@ -115,7 +115,7 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
     let bias = elf.bias(first.start, first.offset);
     let mut notes = Vec::new();
     let uvloop = maps.iter().any(|mapping| mapping.path.contains("/uvloop/loop."));
-    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or_default();
+    let minor = super::minor(&version);
     let mut proof = Proof {
         process: Process::default(),
         probes: Vec::new(),

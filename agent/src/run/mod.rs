@@ -286,23 +286,7 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
     let start = |error: export::SetupError| RunError::Export(error.to_string());
     let spans = export::start(settings.clone()).map_err(start)?;
     let logs = match &config.otlp_logs {
-        Some(settings) => match export::check::<LogRecord>(settings) {
-            // Many collectors take spans and no logs: traces must not suffer from it.
-            Err(error @ (CheckError::Denied(_) | CheckError::Refused(_))) => {
-                tracing::warn!(
-                    "{error}; no logs are taken (OTEL_LOGS_EXPORTER=none says that this is meant)"
-                );
-                None
-            }
-            Err(error @ CheckError::Setup(_)) => return Err(RunError::Refused(error.to_string())),
-            Err(error @ CheckError::Unreachable(_)) => {
-                tracing::warn!(
-                    "{error}; log records are kept in the meantime, up to the bounds of the queue"
-                );
-                Some(export::start(settings.clone()).map_err(start)?)
-            }
-            Ok(()) => Some(export::start(settings.clone()).map_err(start)?),
-        },
+        Some(settings) if takes_logs(settings)? => Some(export::start(settings.clone()).map_err(start)?),
         None if config.logs.enabled => {
             tracing::info!(
                 "no logs are taken: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or \
@@ -310,9 +294,25 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
             );
             None
         }
-        None => None,
+        _ => None,
     };
     Ok(Sink::Otlp { spans, logs })
+}
+
+/// Whether log records are to be sent. Many collectors take spans and no logs: traces must not suffer from it.
+fn takes_logs(settings: &export::Settings) -> Result<bool, RunError> {
+    match export::check::<LogRecord>(settings) {
+        Ok(()) => Ok(true),
+        Err(error @ CheckError::Unreachable(_)) => {
+            tracing::warn!("{error}; log records are kept in the meantime, up to the bounds of the queue");
+            Ok(true)
+        }
+        Err(error @ (CheckError::Denied(_) | CheckError::Refused(_))) => {
+            tracing::warn!("{error}; no logs are taken (OTEL_LOGS_EXPORTER=none says that this is meant)");
+            Ok(false)
+        }
+        Err(error @ CheckError::Setup(_)) => Err(RunError::Refused(error.to_string())),
+    }
 }
 
 /// The counters of an export.

@@ -283,3 +283,22 @@ pub struct LogRecord {
     /// Who wrote it.
     pub resource: Arc<Resource>,
 }
+
+/// The bytes of a trace's or a span's id that is written as lower-case hexadecimal digits, exactly as many as needed (W3C
+/// Trace Context, section 3.2.2).
+pub fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != N * 2 {
+        return None;
+    }
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = value(pair[0])? << 4 | value(pair[1])?;
+    }
+    Some(bytes)
+}

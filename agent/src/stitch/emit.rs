@@ -54,9 +54,7 @@ impl Engine {
             }
             match finished {
                 Finished::Unit(id) if self.leaves_no_span(id) => {}
-                Finished::Unit(id) if self.units.get(&id).is_some_and(|unit| unit.job.is_some()) => {
-                    self.emit_job(id);
-                }
+                Finished::Unit(id) if self.is_job(id) => self.emit_job(id),
                 Finished::Unit(id) => self.emit_unit(id),
                 Finished::Operation(id) => self.emit_operation(id),
             }

@@ -189,7 +189,7 @@ impl Engine {
             job: None,
         };
         let queued = act.work.and_then(|work| work.cause?.unit);
-        let queued = queued.filter(|unit| self.units.get(unit).is_some_and(|unit| unit.job.is_some()));
+        let queued = queued.filter(|unit| self.is_job(*unit));
         let job = queued.or_else(|| self.job_of(&act)).inspect(|job| self.job_begins(*job));
         let act = Act { job, ..act };
         let operation = Operation {
@@ -309,7 +309,9 @@ impl Engine {
         let end = at.time.max(operation.act.start);
         operation.end = Some(end);
         let (notice, job) = (operation.act.notice, operation.act.job);
-        self.job_is_answered(job);
+        if let Some(job) = job {
+            self.job_is_answered(job);
+        }
         if let Some(unit) = notice {
             self.work_ends(unit, end);
         }

@@ -18,6 +18,7 @@
 use std::sync::Arc;
 
 use adder_ebpf::{Header, Item};
+use rustc_hash::FxHashMap;
 
 use super::{
     Engine, Finished, OperationId, UnitId,
@@ -93,13 +94,13 @@ impl Engine {
             return;
         }
         // psycopg 3 waits for an answer a tenth of a second at a time.
-        let job = thread.turn.and_then(|turn| self.units.get(&turn.unit?)?.job.as_deref());
+        let job = thread.turn.and_then(|turn| job_in(&self.units, turn.unit?));
         if job.is_some_and(|job| job.running > 0) {
             return;
         }
         // It is no longer at what a job has given it to do, nor at what it has received.
         let cause = thread.work.and_then(|work| work.cause);
-        if cause.and_then(|cause| self.units.get(&cause.unit?)).is_some_and(|unit| unit.job.is_some()) {
+        if cause.and_then(|cause| job_in(&self.units, cause.unit?)).is_some() {
             thread.work = None;
         }
         if let Some(before) = thread.turn.replace(Turn::new(header.time, context)) {
@@ -135,7 +136,7 @@ impl Engine {
         }
         let Some(found) = self.contexts.find_mut(task) else { return };
         if let Some(turn) = &mut found.turn {
-            let job = turn.unit.and_then(|unit| self.units.get(&unit)?.job.as_deref());
+            let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
             if job.is_some_and(|job| job.running > 0) {
                 return;
             }
@@ -163,10 +164,8 @@ impl Engine {
     pub(super) fn job_behind(&self, header: &Header, context: ContextId) -> (Option<UnitId>, bool) {
         let act = Act { pid: header.pid, tid: header.tid, start: header.time, context, ..Act::default() };
         let Some((turn, _)) = self.turn_of(&act) else { return (None, false) };
-        let job = turn.unit.filter(|unit| {
-            let job = self.units.get(unit).and_then(|unit| unit.job.as_deref());
-            job.is_some_and(|job| job.open > 0 || job.first.is_some())
-        });
+        let has_worked = |job: &Job| job.open > 0 || job.first.is_some();
+        let job = turn.unit.filter(|unit| job_in(&self.units, *unit).is_some_and(has_worked));
         (job, job.is_none())
     }
 
@@ -180,8 +179,7 @@ impl Engine {
     }
 
     fn turn_ends(&mut self, turn: Turn) {
-        let job = turn.unit.and_then(|unit| self.units.get_mut(&unit)).and_then(|unit| unit.job.as_mut());
-        if let Some(job) = job {
+        if let Some(job) = turn.unit.and_then(|unit| self.job_mut(unit)) {
             job.over = true;
         }
     }
@@ -244,26 +242,24 @@ impl Engine {
 
     /// Something was begun in a job.
     pub(super) fn job_begins(&mut self, unit: UnitId) {
-        if let Some(job) = self.units.get_mut(&unit).and_then(|unit| unit.job.as_mut()) {
+        if let Some(job) = self.job_mut(unit) {
             job.open += 1;
             job.running += 1;
         }
     }
 
     /// It has ended.
-    pub(super) fn job_is_answered(&mut self, unit: Option<UnitId>) {
-        let unit = unit.and_then(|unit| self.units.get_mut(&unit));
-        if let Some(job) = unit.and_then(|unit| unit.job.as_mut()) {
+    pub(super) fn job_is_answered(&mut self, unit: UnitId) {
+        if let Some(job) = self.job_mut(unit) {
             job.running = job.running.saturating_sub(1);
         }
     }
 
-    /// Something that has not ended was not begun in a job after all.
-    pub(super) fn job_loses(&mut self, unit: Option<UnitId>) {
-        let unit = unit.and_then(|unit| self.units.get_mut(&unit));
-        if let Some(job) = unit.and_then(|unit| unit.job.as_mut()) {
+    /// Something, which may have ended, was not begun in a job after all.
+    pub(super) fn job_loses(&mut self, unit: UnitId, ended: bool) {
+        if let Some(job) = self.job_mut(unit) {
             job.open = job.open.saturating_sub(1);
-            job.running = job.running.saturating_sub(1);
+            job.running = job.running.saturating_sub(u32::from(!ended));
         }
     }
 
@@ -275,18 +271,13 @@ impl Engine {
         let Some(operation) = self.operations.get_mut(&id) else { return };
         let ended = operation.end.is_some();
         let before = std::mem::replace(&mut operation.act.job, job);
-        if !ended {
-            self.job_is_answered(before);
-        }
-        if let Some(job) =
-            before.and_then(|unit| self.units.get_mut(&unit)).and_then(|unit| unit.job.as_mut())
-        {
-            job.open = job.open.saturating_sub(1);
+        if let Some(unit) = before {
+            self.job_loses(unit, ended);
         }
         if let Some(unit) = job {
             self.job_begins(unit);
             if ended {
-                self.job_is_answered(job);
+                self.job_is_answered(unit);
             }
         }
     }
@@ -333,14 +324,21 @@ impl Engine {
 
     /// Whether something is known to be a job's own.
     pub(super) fn job_is_certain(&self, unit: UnitId) -> bool {
-        let job = self.units.get(&unit).and_then(|unit| unit.job.as_deref());
-        job.is_none_or(|job| job.first.is_some() || self.job_is_over(job))
+        job_in(&self.units, unit).is_none_or(|job| job.first.is_some() || self.job_is_over(job))
     }
 
     /// Whether a unit is a job in which nothing of its own was done.
     pub(super) fn is_empty_job(&self, unit: UnitId) -> bool {
-        let job = self.units.get(&unit).and_then(|unit| unit.job.as_deref());
-        job.is_some_and(|job| job.first.is_none())
+        job_in(&self.units, unit).is_some_and(|job| job.first.is_none())
+    }
+
+    /// Whether a unit is a job.
+    pub(super) fn is_job(&self, unit: UnitId) -> bool {
+        job_in(&self.units, unit).is_some()
+    }
+
+    fn job_mut(&mut self, unit: UnitId) -> Option<&mut Job> {
+        self.units.get_mut(&unit)?.job.as_deref_mut()
     }
 
     /// Makes the span of a job.
@@ -373,4 +371,9 @@ impl Engine {
             resource: self.resource_of(pid),
         });
     }
+}
+
+/// The job that a unit is.
+fn job_in(units: &FxHashMap<UnitId, Unit>, unit: UnitId) -> Option<&Job> {
+    units.get(&unit)?.job.as_deref()
 }

@@ -237,7 +237,9 @@ impl Engine {
             notice.works = notice.works.saturating_sub(1);
             notice.open = notice.open.saturating_sub(1);
         }
-        self.job_loses(job);
+        if let Some(job) = job {
+            self.job_loses(job, false);
+        }
         let owned = self.operations.get(&id).is_some_and(|operation| self.owner_of(&operation.act).is_some());
         if owned || late {
             return;

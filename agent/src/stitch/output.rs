@@ -208,8 +208,9 @@ impl Engine {
     /// Time has passed: makes records of what is settled, or of everything.
     pub(super) fn settle_outputs(&mut self, all: bool) {
         let now = self.now;
-        let keys: Vec<(u32, i32)> = self.outputs.streams.keys().copied().collect();
-        for (pid, fd) in keys {
+        let unfinished = self.outputs.streams.iter().filter(|(_, stream)| !stream.is_empty());
+        let unfinished: Vec<(u32, i32)> = unfinished.map(|(key, _)| *key).collect();
+        for (pid, fd) in unfinished {
             let mut complete = std::mem::take(&mut self.outputs.complete);
             if let Some(stream) = self.outputs.streams.get_mut(&(pid, fd)) {
                 if all {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     conn::ConnectionId,
     protocol::{Detail, Incoming, amqp::Outcome},
-    signal::{Endpoints, SpanEvent},
+    signal::{Endpoints, SpanEvent, hex},
 };
 
 /// Number of a unit; never reused in a run.
@@ -47,24 +47,6 @@ impl RemoteParent {
         }
         Some(Self { trace_id, span_id, trace_state: incoming.tracestate.clone() })
     }
-}
-
-/// Lower-case hexadecimal digits, exactly as many as needed.
-fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != N * 2 {
-        return None;
-    }
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some(bytes)
 }
 
 /// A request or a message that a watched process handles.
