@@ -52,7 +52,7 @@ fn run(case: &Case<'_>) {
     let one_by_one = || {
         // The first shows the agent, who came late, where messages come from; it is not judged.
         api.get(&path)?;
-        thread::sleep(Duration::from_secs(1));
+        thread::sleep(Duration::from_secs(3));
         for number in 0..SINGLE {
             api.get(&format!("{path}?rid=single{number}"))?;
             thread::sleep(Duration::from_millis(700));
