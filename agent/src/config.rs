@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    code,
     export::Settings,
     logs,
     signal::{LogRecord, Span, TextMode},
@@ -33,6 +34,8 @@ pub struct Config {
     pub otlp_logs: Option<Settings>,
     /// Logs.
     pub logs: Logs,
+    /// Where in the code things are done.
+    pub code: Code,
     /// HTTP.
     pub http: Http,
     /// Messages.
@@ -78,6 +81,15 @@ pub struct Logs {
     pub exclude: Vec<String>,
     /// How they are made.
     pub options: logs::Options,
+}
+
+/// `[code]`: where in the code things are done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// It is looked at.
+    pub enabled: bool,
+    /// Which code is the application's own.
+    pub options: code::Options,
 }
 
 /// `[messaging]`: what is made of messages.
@@ -137,6 +149,12 @@ impl Default for Logs {
     }
 }
 
+impl Default for Code {
+    fn default() -> Self {
+        Self { enabled: true, options: code::Options::default() }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self { level: "info".to_owned() }
@@ -184,6 +202,7 @@ impl Config {
             otlp,
             otlp_logs,
             logs: draft.logs,
+            code: draft.code,
             http: draft.http,
             messaging: draft.messaging,
             discover: draft.discover,
@@ -204,6 +223,7 @@ struct Draft {
     otlp: otlp::Draft,
     otlp_logs: otlp::Draft,
     logs: Logs,
+    code: Code,
     http: Http,
     messaging: Messaging,
     discover: Discover,

@@ -3,10 +3,11 @@
 //! Kernel facts are the structures of `adder_ebpf` as they lie in the ring buffer. The agent's own facts have the same
 //! head and a `postcard` body. Both together are a recording: the engine gives the same signals for the same facts.
 
-use adder_ebpf::{Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, TAIL_MAX, Tls, kind};
+use adder_ebpf::{Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, Stack, TAIL_MAX, Tls, kind};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    code::{self, CodeInfo},
     logs::{self, lines::Buffering},
     python::Attribution,
 };
@@ -21,6 +22,8 @@ mod own {
     pub(super) const LATE_WRITES: u16 = 0x8006;
     pub(super) const OUTPUT: u16 = 0x8007;
     pub(super) const LOGS: u16 = 0x8008;
+    pub(super) const CODE: u16 = 0x8009;
+    pub(super) const CODE_OPTIONS: u16 = 0x800a;
 }
 
 /// A watched process, as far as its resource goes.
@@ -83,6 +86,13 @@ pub enum Fact<'a> {
     },
     /// A system call has waited until its time was up.
     Timer(Item),
+    /// Where in the code a thread makes its next fact.
+    Stack {
+        /// Its fixed part.
+        stack: Stack,
+        /// Its frames, eight bytes each.
+        frames: &'a [u8],
+    },
     /// A TLS library goes on with the handshake of an `SSL` object.
     TlsHandshake(Item),
     /// An `SSL` object was freed.
@@ -121,6 +131,10 @@ pub enum Fact<'a> {
     Output(Header, OutputInfo),
     /// What is to be made of logs.
     Logs(Header, logs::Options),
+    /// A code object of a process.
+    Code(Header, CodeInfo),
+    /// Which code is the application's own.
+    CodeOptions(Header, code::Options),
     /// Time.
     Clock(Header, Clock),
     /// So many facts of a process found no room, in all.
@@ -184,6 +198,8 @@ unsafe impl Fixed for Lineage {}
 unsafe impl Fixed for Child {}
 // SAFETY: likewise.
 unsafe impl Fixed for Item {}
+// SAFETY: likewise.
+unsafe impl Fixed for Stack {}
 
 fn as_bytes<T: Fixed>(value: &T) -> &[u8] {
     // SAFETY: `Fixed` types have no padding.
@@ -208,6 +224,13 @@ impl<'a> Fact<'a> {
                 let (head, tail) = captured::<Tls>(bytes, tls.head, tls.tail).ok_or(short)?;
                 Self::Tls { tls, head, tail }
             }
+            kind::STACK => {
+                let stack: Stack = front(bytes).ok_or(short)?;
+                let rest = &bytes[size_of::<Stack>()..];
+                // Behind them is what the kernel side has used for itself.
+                let frames = rest.get(..stack.count as usize * 8).ok_or(short)?;
+                Self::Stack { stack, frames }
+            }
             kind::TLS_HANDSHAKE => Self::TlsHandshake(front(bytes).ok_or(short)?),
             kind::TIMER => Self::Timer(front(bytes).ok_or(short)?),
             kind::TLS_FREE => Self::TlsFree(front(bytes).ok_or(short)?),
@@ -228,6 +251,8 @@ impl<'a> Fact<'a> {
             own::LATE_WRITES => Self::LateWrites(header),
             own::OUTPUT => Self::Output(header, body_of(kind, body)?),
             own::LOGS => Self::Logs(header, body_of(kind, body)?),
+            own::CODE => Self::Code(header, body_of(kind, body)?),
+            own::CODE_OPTIONS => Self::CodeOptions(header, body_of(kind, body)?),
             own::CLOCK => Self::Clock(header, body_of(kind, body)?),
             own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
             own::END => Self::End(header),
@@ -240,6 +265,7 @@ impl<'a> Fact<'a> {
         match self {
             Self::Data { data, .. } => &data.header,
             Self::Tls { tls, .. } => &tls.header,
+            Self::Stack { stack, .. } => &stack.header,
             Self::Socket(socket) => &socket.header,
             Self::Close(close) => &close.header,
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
@@ -257,6 +283,8 @@ impl<'a> Fact<'a> {
             | Self::Python(header, _)
             | Self::Output(header, _)
             | Self::Logs(header, _)
+            | Self::Code(header, _)
+            | Self::CodeOptions(header, _)
             | Self::Clock(header, _)
             | Self::Dropped(header, _)
             | Self::End(header) => header,
@@ -275,6 +303,10 @@ impl<'a> Fact<'a> {
                 into.extend_from_slice(as_bytes(tls));
                 into.extend_from_slice(head);
                 into.extend_from_slice(tail);
+            }
+            Self::Stack { stack, frames } => {
+                into.extend_from_slice(as_bytes(stack));
+                into.extend_from_slice(frames);
             }
             Self::Socket(socket) => into.extend_from_slice(as_bytes(&**socket)),
             Self::Close(close) => into.extend_from_slice(as_bytes(close)),
@@ -297,6 +329,8 @@ impl<'a> Fact<'a> {
             Self::LateWrites(header) => write_own(own::LATE_WRITES, header, &(), into),
             Self::Output(header, info) => write_own(own::OUTPUT, header, info, into),
             Self::Logs(header, options) => write_own(own::LOGS, header, options, into),
+            Self::Code(header, code) => write_own(own::CODE, header, code, into),
+            Self::CodeOptions(header, options) => write_own(own::CODE_OPTIONS, header, options, into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
             Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),
             Self::End(header) => write_own(own::END, header, &(), into),
@@ -331,6 +365,11 @@ mod tests {
             Fact::Exit(header(kind::EXIT)),
             Fact::Clock(header(own::CLOCK), Clock { offset: -5 }),
             Fact::Logs(header(own::LOGS), logs::Options::default()),
+            Fact::Stack {
+                stack: Stack { header: header(kind::STACK), count: 2, cut: 0 },
+                frames: &[1, 0, 0, 0, 0, 0, 9, 0, 2, 0, 0, 0, 0, 0, 255, 255],
+            },
+            Fact::Code(header(own::CODE), CodeInfo { name: "f".into(), ..CodeInfo::default() }),
             Fact::Process(header(own::PROCESS), ProcessInfo { own_pid: 1, ..ProcessInfo::default() }),
         ];
         for fact in facts {

@@ -13,6 +13,7 @@
 //! contexts, [`run`] holds it all together, [`config`], [`status`] and [`doctor`] are for people.
 //! Everything from [`fact`] to [`signal`] is pure: no clock, no I/O.
 
+pub mod code;
 pub mod config;
 pub mod conn;
 pub mod discover;

@@ -40,6 +40,8 @@ pub mod kind {
     pub const TLS_HANDSHAKE: u16 = 16;
     /// [`Item`](super::Item): a system call has waited until its time was up; the item is its number.
     pub const TIMER: u16 = 17;
+    /// [`Stack`](super::Stack), followed by its frames: where in the code the thread is, at its next fact.
+    pub const STACK: u16 = 18;
 }
 
 /// Bits of [`Header::flags`].
@@ -205,6 +207,23 @@ pub struct Item {
     pub item: u64,
 }
 
+/// The Python frames of a thread, innermost first. `count` words follow this structure, each the address of a code object
+/// in the low 48 bits, and in the others how far behind the beginning of its first instruction the frame is, in units of
+/// two bytes ([`FAR`] where that is too far). The next fact of the thread was made there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// The head of the fact.
+    pub header: Header,
+    /// How many frames there are.
+    pub count: u32,
+    /// 1: there are more.
+    pub cut: u32,
+}
+
+/// The instruction of a frame whose place in its code is not known.
+pub const FAR: u16 = u16::MAX;
+
 /// Where a watched process keeps what the programs read. All zero until its interpreter is proven.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,8 +249,25 @@ pub struct Process {
     pub tls: u32,
     /// 1: what it writes to its standard output and standard error is reported.
     pub output: u32,
-    /// No meaning; keeps the structure free of implicit padding.
-    pub reserved: u32,
+    /// Offset in `PyThreadState` of the pointer to the innermost frame, or to what points to that; 0 switches frames off.
+    pub frame: u32,
+    /// 3.11 and 3.12: offset of the pointer to the innermost frame in `_PyCFrame`, plus one.
+    pub cframe: u32,
+    /// The part of a frame that is read: its offset, and its length, less than [`FRAME_BYTES`].
+    pub frame_from: u32,
+    /// See `frame_from`.
+    pub frame_size: u32,
+    /// Offsets of fields in that part, multiples of 8: the frame that has called this one.
+    pub frame_previous: u32,
+    /// Likewise: its code object.
+    pub frame_code: u32,
+    /// Likewise: where in its code it is.
+    pub frame_instruction: u32,
+    /// Offset in a code object of its first instruction, where a frame holds the address of one; 0 where it holds a
+    /// number.
+    pub code_start: u32,
+    /// How far that is shifted to the right to count units of two bytes.
+    pub frame_shift: u32,
 }
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.
@@ -288,6 +324,10 @@ pub const PIPE_HEAD: usize = 512;
 pub const TLS_HEAD: usize = 128;
 /// Most bytes that can be captured from the end of one buffer.
 pub const TAIL_MAX: usize = 4096;
+/// Most frames of one stack.
+pub const FRAMES_MAX: usize = 64;
+/// More than is read of one frame; a power of two.
+pub const FRAME_BYTES: usize = 128;
 /// Most watched processes.
 pub const PROCESSES_MAX: u32 = 8192;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    frames::report_stack,
     kernel::{kernel, user},
     maps::{PENDING, Pending, offset},
     record::{current, report_number, reserve, wake_flags, watched, write_header},
@@ -39,17 +40,23 @@ pub fn current_context(process: &Process) -> u64 {
     if process.context_type == 0 {
         return 0;
     }
-    let task = unsafe { bpf_get_current_task() };
-    let mut base: u64 = kernel(task + offset!(task_fsbase));
-    if process.slot_table != 0 {
-        base = user(base.wrapping_add(process.slot_table as u64));
-    }
-    let state: u64 = user(base.wrapping_add(process.slot as u64));
+    let state = thread_state(process);
     if state == 0 {
         return 0;
     }
     let context: u64 = user(state + u64::from(process.context));
     proven_context(process, context)
+}
+
+/// Address of the `PyThreadState` of this thread, 0 where it has none.
+#[inline(always)]
+pub fn thread_state(process: &Process) -> u64 {
+    let task = unsafe { bpf_get_current_task() };
+    let mut base: u64 = kernel(task + offset!(task_fsbase));
+    if process.slot_table != 0 {
+        base = user(base.wrapping_add(process.slot_table as u64));
+    }
+    user(base.wrapping_add(process.slot as u64))
 }
 
 /// `context` if it is the address of a `contextvars.Context`, else 0.
@@ -101,6 +108,8 @@ pub fn task_init(ctx: ProbeContext) -> u32 {
     // Asked for here: what is kept over all of the above lies on the stack.
     let (_, tid) = current();
     let _ = PENDING.insert(tid, pending, 0);
+    // Where it is made: what a task does on behalf of a library is the call of whoever has it made.
+    report_stack(process, pending.parent);
     0
 }
 

@@ -20,7 +20,7 @@ const ENCRYPTABLE: u64 = 1 << 63;
 /// Whether a buffer begins like a TLS record with application data (RFC 8446, section 5.1): content type 23, version 3.0
 /// to 3.4. Handshakes are captured whole: they name the server.
 #[inline(always)]
-fn begins_application_data(buffer: u64) -> bool {
+pub fn begins_application_data(buffer: u64) -> bool {
     let head: u32 = user(buffer);
     // Little-endian: the type is the lowest byte.
     let (content, version) = (head & 0xff, head >> 8 & 0xffff);
@@ -56,6 +56,13 @@ pub fn is_unix(socket: u64) -> bool {
     kernel::<u16>(sock_of(socket) + offset!(sk_family)) == AF_UNIX
 }
 
+/// Whether requests may come over a socket: it was not connected from here, as far as is known.
+#[inline(always)]
+pub fn may_be_asked(socket: u64) -> bool {
+    let Some(stream) = SOCKETS.get_ptr(socket) else { return true };
+    unsafe { (*stream).asks == 0 }
+}
+
 /// Reports that a descriptor was closed.
 #[inline(always)]
 pub fn report_close(context: u64, fd: i32) {
@@ -75,7 +82,11 @@ pub fn report_close(context: u64, fd: i32) {
 #[inline(never)]
 pub extern "C" fn report_socket(socket: u64, packed: u64, context: u64) -> u32 {
     let inode = inode_of(socket);
-    let _ = SOCKETS.insert(socket, Stream { inode, sent: 0, received: 0 }, 0);
+    let _ = SOCKETS.insert(
+        socket,
+        Stream { inode, sent: 0, received: 0, asks: u64::from(packed as u16 & flag::CONNECTED != 0) },
+        0,
+    );
     let sk = sock_of(socket);
     let Some(mut entry) = reserve::<Socket>() else { return 0 };
     let fact = entry.as_mut_ptr();

@@ -12,11 +12,15 @@ use aya_ebpf::{
 };
 
 use crate::{
+    frames::report_stack,
     kernel::{inode_behind, kernel, pipe, stream_socket, user},
     life::argument,
     python::{current_context, flush_pending},
     record::{current, report_head, report_number, watched},
-    socket::{is_unix, pack, pack_for, report_bytes, report_close, report_pipe, report_socket},
+    socket::{
+        begins_application_data, is_unix, may_be_asked, pack, pack_for, report_bytes, report_close,
+        report_pipe, report_socket,
+    },
 };
 
 /// System call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -303,6 +307,11 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     }
     flush_pending(process);
     let context = current_context(process);
+    // What is encrypted was given to a TLS library, there.
+    let encrypted = process.tls != 0 && matches!(buffer, Buffer::Plain) && begins_application_data(second);
+    if !encrypted && (flags & flag::RECEIVED == 0 || may_be_asked(socket)) {
+        report_stack(process, context);
+    }
     let (vector, count) = match buffer {
         Buffer::Plain => {
             report_bytes(socket, second, result as u64, pack_for(process, fd as u32, flags), context);
@@ -375,7 +384,9 @@ fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Proces
     };
     if is_up && process.context_type != 0 {
         flush_pending(process);
-        report_number(kind::TIMER, current_context(process), number);
+        let context = current_context(process);
+        report_stack(process, context);
+        report_number(kind::TIMER, context, number);
     }
 }
 

@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    frames::report_stack,
     kernel::user,
     maps::{FACTS, TLS_CALLS, TLS_STREAMS, TlsCall, TlsStream, setting},
     python::{current_context, flush_pending},
@@ -94,6 +95,7 @@ pub fn tls_return(ctx: RetProbeContext) -> u32 {
     }
     flush_pending(process);
     let context = current_context(process);
+    report_stack(process, context);
     let (_, tid) = current();
     let Some(call) = TLS_CALLS.get_ptr_mut(tid) else { return 0 };
     unsafe {

@@ -15,7 +15,7 @@ use super::{
 use crate::{logs, signal::Severity};
 
 /// The sections and their keys.
-pub(super) const KEYS: [(&str, &[&str]); 9] = [
+pub(super) const KEYS: [(&str, &[&str]); 10] = [
     ("capture", &["sql", "redis", "max_bytes"]),
     (
         "otlp",
@@ -33,6 +33,7 @@ pub(super) const KEYS: [(&str, &[&str]); 9] = [
     ("http", &["routes"]),
     ("messaging", &["declarations", "link_after"]),
     ("logs", &["enabled", "exclude", "level", "max_bytes", "per_second", "redact", "redact_email"]),
+    ("code", &["application", "enabled", "libraries"]),
     ("discover", &["exec", "pids"]),
     ("service", &["names"]),
     ("log", &["level"]),
@@ -174,6 +175,15 @@ impl Path<'_> {
                 draft.logs.options.redact = self.list(value, |path, value| path.word(value, pattern))?;
             }
             "logs.redact_email" => draft.logs.options.redact_email = self.truth(value)?,
+            "code.enabled" => draft.code.enabled = self.truth(value)?,
+            "code.application" => {
+                draft.code.options.application =
+                    self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;
+            }
+            "code.libraries" => {
+                draft.code.options.libraries =
+                    self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;
+            }
             "discover.exec" => {
                 draft.discover.exec = self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;
             }

@@ -27,7 +27,7 @@ fn record(plaintext: usize) -> Vec<u8> {
 impl Rig {
     fn mark(&mut self, tid: u32, context: u32) -> Mark {
         self.time += 1000;
-        Mark { time: self.time, pid: PID, tid, context }
+        Mark { time: self.time, pid: PID, tid, context, stack: 0 }
     }
 
     fn socket(&mut self, socket: u64) {

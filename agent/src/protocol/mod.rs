@@ -25,6 +25,8 @@ pub struct Mark {
     pub tid: u32,
     /// The engine's index of the Python context that was current; 0 where there was none.
     pub context: u32,
+    /// The engine's number of the stack from which the call was made; 0 where it is not known.
+    pub stack: u32,
 }
 
 /// Which half of a connection, by meaning and not by direction: a watched client sends requests, a watched server

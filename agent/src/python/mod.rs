@@ -5,10 +5,12 @@
 
 mod code;
 mod elf;
+mod frames;
 mod memory;
 mod proof;
 mod tls;
 
+pub use frames::{CodeStamp, Codes};
 pub use memory::{Mapping, Memory, read_maps};
 pub use proof::{Attribution, Probe, Proof, ProofError, prove};
 

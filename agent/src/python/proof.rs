@@ -7,6 +7,7 @@ use adder_ebpf::Process;
 use super::{
     code::probe_offset,
     elf::Elf,
+    frames::{self, Codes},
     memory::{Mapping, Memory, mapped_file, read_maps},
     tls,
 };
@@ -85,6 +86,8 @@ pub struct Proof {
     pub asyncio: bool,
     /// How exactly work is attributed.
     pub attribution: Attribution,
+    /// Reads its code objects, where its frames were found.
+    pub codes: Option<Codes>,
     /// What is missing, in words for the attach report.
     pub notes: Vec<String>,
 }
@@ -126,6 +129,7 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         late_writes: uvloop_version(pid, &maps).is_some_and(|version| version <= LATE_WRITES),
         asyncio: false,
         attribution: Attribution::Thread,
+        codes: None,
         notes: Vec::new(),
     };
     if Path::new(&file)
@@ -165,6 +169,13 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         ..Process::default()
     };
     proof.attribution = Attribution::Context;
+    proof.codes = elf.symbol("PyCode_Type").and_then(|(code_type, _)| {
+        let states = threads.iter().map(|thread| thread.state);
+        frames::locate(memory, minor, states, code_type.wrapping_add(bias), &mut proof.process)
+    });
+    if proof.codes.is_none() {
+        notes.push("no thread shows its frames: calls have no `code.*`".into());
+    }
     add_probes(pid, &maps, (&file, &elf), &mut proof, &mut notes);
     let (libraries, unreadable) = tls::probes(pid, &maps, (&file, &elf));
     proof.process.tls = u32::from(!libraries.is_empty());

@@ -1,5 +1,6 @@
 //! A run of the agent: facts out of the kernel, through the engine, to a collector, the terminal or a recording.
 
+mod codes;
 mod watch;
 
 use std::{
@@ -161,6 +162,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let mut facts = Facts { engine: &mut engine, recorder: recorder.as_mut(), failed: None };
     facts.own(&clock());
     facts.own(&Fact::Logs(now(), config.logs.options.clone()));
+    facts.own(&Fact::CodeOptions(now(), config.code.options.clone()));
     for pid in task.pids.iter().chain(&config.discover.pids) {
         watcher.adopt_family(*pid, &mut facts);
     }

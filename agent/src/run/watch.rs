@@ -8,7 +8,11 @@ use std::{
 
 use adder_ebpf::{Child, Header, Process, kind};
 
-use super::{Facts, monotonic};
+use super::{
+    Facts,
+    codes::{CodeReader, Wanted},
+    monotonic,
+};
 use crate::{
     config::Config,
     discover,
@@ -46,6 +50,9 @@ pub(super) struct Watcher {
     /// Logs are wanted, but not of these services.
     logs: bool,
     silent: Vec<String>,
+    /// Where in the code things are done is wanted.
+    code: bool,
+    codes: CodeReader,
     /// Dropped facts of the processes there are.
     dropped: BTreeMap<u32, u64>,
     /// Dropped facts of those that have ended.
@@ -78,6 +85,8 @@ impl Watcher {
             names: config.service.names.clone(),
             logs,
             silent: config.logs.exclude.clone(),
+            code: config.code.enabled,
+            codes: CodeReader::default(),
             dropped: BTreeMap::new(),
             dropped_before: 0,
         }
@@ -131,7 +140,11 @@ impl Watcher {
         let mut lives = Vec::new();
         let patterns = self.patterns.is_some();
         let watched = &self.watched;
+        let codes = &mut self.codes;
         self.bpf.drain(limit, |bytes| {
+            if kind_of(bytes) == Some(kind::STACK) {
+                codes.note(bytes);
+            }
             match life(bytes) {
                 Some(life @ Life::Exec(pid)) => {
                     lives.push(life);
@@ -146,6 +159,14 @@ impl Watcher {
             }
             facts.raw(bytes);
         });
+        self.codes.read(
+            |pid| match watched.get(&pid) {
+                Some(Watched { proof: Some(proof), .. }) => proof.codes.map_or(Wanted::No, Wanted::Now),
+                Some(_) => Wanted::Later,
+                None => Wanted::No,
+            },
+            facts,
+        );
         for life in lives {
             match life {
                 Life::Fork(parent, child) => self.forked(parent, child, facts),
@@ -263,6 +284,9 @@ impl Watcher {
                 proof.process.pipes = u32::from(started);
                 let silent = self.silent.contains(&watched.report.service);
                 proof.process.output = u32::from(self.logs && !silent);
+                if !self.code {
+                    proof.process.frame = 0;
+                }
                 self.proven(pid, proof, facts);
             }
             Err(error) => {
@@ -371,6 +395,7 @@ impl Watcher {
 
     fn executed(&mut self, pid: u32, facts: &mut Facts<'_>) {
         if self.watched.contains_key(&pid) {
+            self.codes.forget(pid);
             self.bpf.detach(pid);
             let service = self.introduce(pid, facts);
             if let Some(watched) = self.watched.get_mut(&pid) {
@@ -389,6 +414,7 @@ impl Watcher {
 
     fn exited(&mut self, pid: u32) {
         if self.watched.remove(&pid).is_some() {
+            self.codes.forget(pid);
             self.bpf.forget(pid);
         }
     }
@@ -401,8 +427,7 @@ fn exists(pid: u32) -> bool {
 /// What a raw fact says of a process's life.
 fn life(bytes: &[u8]) -> Option<Life> {
     // Most facts are bytes of sockets; their kind alone says that they are none of these.
-    let kind_at = std::mem::offset_of!(Header, kind);
-    let kind = u16::from_ne_bytes(bytes.get(kind_at..kind_at + 2)?.try_into().ok()?);
+    let kind = kind_of(bytes)?;
     if !matches!(kind, kind::FORK | kind::EXEC | kind::EXIT | kind::MAP) {
         return None;
     }
@@ -415,7 +440,13 @@ fn life(bytes: &[u8]) -> Option<Life> {
     }
 }
 
+/// The kind of a raw fact.
+fn kind_of(bytes: &[u8]) -> Option<u16> {
+    let at = std::mem::offset_of!(Header, kind);
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
 /// The head of one of the agent's own facts on a process.
-fn head(pid: u32) -> Header {
+pub(super) fn head(pid: u32) -> Header {
     Header { time: monotonic(), pid, ..Header::default() }
 }

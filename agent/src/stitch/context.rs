@@ -14,6 +14,7 @@ use super::{
     job::Turn,
     message::{Delivered, Sent},
     received::{Reading, Received},
+    stacks::StackId,
     unit::{OperationId, UnitId},
 };
 use crate::conn::ConnectionId;
@@ -33,6 +34,8 @@ pub(super) struct Context {
     pub(super) parent: ContextId,
     /// When it was made, or first seen.
     pub(super) created: u64,
+    /// Where in the code the task was made whose it is.
+    pub(super) made_at: StackId,
     /// Its creation was seen.
     pub(super) announced: bool,
     /// The inbound request that it was made for.
@@ -112,6 +115,7 @@ impl Contexts {
         }
         let context = Context {
             parent,
+            made_at: 0,
             created: time,
             announced,
             claim: None,
@@ -265,6 +269,8 @@ pub(super) struct Thread {
     pub(super) timed: u64,
     /// Time from the fact before to its last one, nanoseconds.
     pub(super) rested: u64,
+    /// Where it makes its next fact.
+    pub(super) stack: StackId,
     /// How many facts came from it.
     pub(super) facts: u64,
     /// When it was last heard of.

@@ -254,8 +254,10 @@ impl Engine {
             };
         }
         self.push_span(frame, Role::Server, &detail);
-        if let (Some(attribute), Some(span)) = (attribute, self.spans.last_mut()) {
-            span.attributes.push(attribute);
+        let handler = self.units.get_mut(&id).and_then(|unit| unit.handler.take());
+        if let Some(span) = self.spans.last_mut() {
+            span.attributes.extend(attribute);
+            span.attributes.extend(handler.iter().flat_map(|handler| handler.attributes()));
         }
     }
 
@@ -266,6 +268,11 @@ impl Engine {
         let Some(operation) = self.operations.get(&id) else { return };
         let (trace_id, owner) = self.operation_trace(operation, 0);
         let owner_id = owner;
+        let act = operation.act.clone();
+        if let Some(owner) = owner {
+            self.note_handler(owner, &act);
+        }
+        let Some(operation) = self.operations.get(&id) else { return };
         let mut name = String::new();
         if let Some(owner) = owner.and_then(|owner| self.units.get_mut(&owner))
             && let Some(delivery) = &mut owner.delivery
@@ -304,7 +311,11 @@ impl Engine {
                 self.notice_ownerless(frame.pid, context);
             }
             self.push_span(frame, Role::Client, &detail);
-            name = self.spans.last().map(|span| span.name.clone()).unwrap_or_default();
+            let site = self.site_of(&act, owner_id);
+            if let Some(span) = self.spans.last_mut() {
+                span.attributes.extend(site.into_iter().flatten());
+                name = span.name.clone();
+            }
         }
         self.job_goes_on(id, owner_id, &name);
         self.publishes.made(id, trace_id, span_id);

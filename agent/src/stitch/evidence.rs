@@ -18,6 +18,10 @@ impl Engine {
         }
         let parent = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.create(header.pid, child, parent, header.time);
+        let stack = self.stack;
+        if let Some(context) = self.contexts.find_mut(child) {
+            context.made_at = stack;
+        }
         let is_task = header.kind == kind::TASK;
         if is_task {
             self.thread(header).is_loop = true;

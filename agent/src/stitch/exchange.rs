@@ -141,6 +141,9 @@ impl Engine {
             notice: None,
             job: None,
             exceptions: Vec::new(),
+            received_by: (at.tid, at.context),
+            stack: at.stack,
+            handler: None,
             detail: None,
         }
     }
@@ -186,6 +189,7 @@ impl Engine {
             by_thread: self.by_thread(&header, first.context).filter(|_| !happened.late),
             work: thread.and_then(|thread| thread.work).filter(|_| !happened.late),
             notice: None,
+            stack: first.stack,
             job: None,
         };
         let queued = act.work.and_then(|work| work.cause?.unit);

@@ -23,6 +23,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Engine, Finished, OperationId, UnitId,
     context::{Cause, ContextId},
+    stacks::StackId,
     unit::{Act, Unit},
 };
 use crate::{
@@ -47,6 +48,8 @@ pub(super) struct Turn {
     start: u64,
     /// The context in which that was.
     context: ContextId,
+    /// Where the thread has waited.
+    stack: StackId,
     /// How often it may be woken because others have done something for it.
     others: u8,
     /// The job, once anything was done.
@@ -55,8 +58,8 @@ pub(super) struct Turn {
 
 impl Turn {
     /// A wait has run out then, in this context.
-    pub(super) fn new(start: u64, context: ContextId) -> Self {
-        Self { start, context, others: 0, unit: None }
+    pub(super) fn new(start: u64, context: ContextId, stack: StackId) -> Self {
+        Self { start, context, stack, others: 0, unit: None }
     }
 }
 
@@ -103,7 +106,7 @@ impl Engine {
         if cause.and_then(|cause| job_in(&self.units, cause.unit?)).is_some() {
             thread.work = None;
         }
-        if let Some(before) = thread.turn.replace(Turn::new(header.time, context)) {
+        if let Some(before) = thread.turn.replace(Turn::new(header.time, context, self.stack)) {
             self.turn_ends(before);
         }
         let received = match self.contexts.find(context) {
@@ -146,7 +149,7 @@ impl Engine {
                 return;
             }
         }
-        let turn = Turn::new(header.time, task);
+        let turn = Turn::new(header.time, task, 0);
         if let Some(before) = found.turn.replace(turn) {
             self.turn_ends(before);
         }
@@ -174,7 +177,7 @@ impl Engine {
         self.turn_is_over((header.pid, header.tid));
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
         if cause.is_some_and(|cause| cause.by_timer) {
-            thread.turn = Some(Turn::new(header.time, context));
+            thread.turn = Some(Turn::new(header.time, context, 0));
         }
     }
 
@@ -198,7 +201,8 @@ impl Engine {
             return Some(unit);
         }
         let id = UnitId(self.number());
-        let at = Mark { time: turn.start, pid: act.pid, tid: act.tid, context: turn.context };
+        let at =
+            Mark { time: turn.start, pid: act.pid, tid: act.tid, context: turn.context, stack: turn.stack };
         let unit = Unit {
             replied: Some(turn.start),
             end: Some(turn.start),
@@ -349,7 +353,10 @@ impl Engine {
             self.units.remove(&id);
             return;
         };
-        let name = format!("timer {first}");
+        let handler = unit.handler.take();
+        let name = handler.as_ref().map_or_else(|| format!("timer {first}"), |handler| handler.name.clone());
+        let mut attributes = vec![Attribute::new("adder.trigger", "timer")];
+        attributes.extend(handler.iter().flat_map(|handler| handler.attributes()));
         let (pid, start, end) = (unit.pid, unit.start, unit.end.unwrap_or(unit.start));
         let (trace_id, span_id) = (unit.trace_id, unit.span_id);
         let events = std::mem::take(&mut unit.exceptions);
@@ -364,7 +371,7 @@ impl Engine {
             kind: Kind::Internal,
             start: self.unix(start),
             end: self.unix(end),
-            attributes: vec![Attribute::new("adder.trigger", "timer")],
+            attributes,
             events,
             links: Vec::new(),
             status: Status::Unset,

@@ -296,7 +296,11 @@ impl Engine {
             let found = open.and_then(|(pid, delivery)| {
                 let exchanges = self.exchanges.get(&delivery.connection).filter(|all| !all.acknowledges)?;
                 let number = exchanges.deliveries.iter().find(|(_, unit)| *unit == id)?.0;
-                Some((delivery.connection, number, Mark { time: delivery.last, pid, tid: 0, context: 0 }))
+                Some((
+                    delivery.connection,
+                    number,
+                    Mark { time: delivery.last, pid, tid: 0, ..Mark::default() },
+                ))
             });
             if let Some((connection, number, at)) = found {
                 if at.time + UNSETTLED > self.now {
@@ -489,7 +493,7 @@ impl Engine {
                 consumer.settled.retain(|(_, known)| *known != unit);
             }
             let time = self.units.get(&unit).and_then(|unit| unit.end).unwrap_or(header.time);
-            let at = Mark { time, pid: header.pid, tid: header.tid, context: child };
+            let at = Mark { time, pid: header.pid, tid: header.tid, context: child, stack: 0 };
             self.settled_by(&at, child, unit);
             if let Some(consumer) =
                 self.contexts.find_mut(child).and_then(|context| context.consumer.as_mut())

@@ -38,6 +38,7 @@ mod output;
 mod pool;
 mod publishes;
 mod received;
+mod stacks;
 mod unit;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -55,6 +56,7 @@ use self::{
     notifiers::Notifiers,
     output::Outputs,
     publishes::Publishes,
+    stacks::{StackId, Stacks},
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
 use crate::{
@@ -180,6 +182,9 @@ pub struct Engine {
     publishes: Publishes,
     notifiers: Notifiers,
     outputs: Outputs,
+    stacks: Stacks,
+    /// Where the current fact was made.
+    stack: StackId,
     /// Messages whose publish has not been looked for.
     unoriginated: VecDeque<Waiting>,
     /// Deliveries of tasks that a pool's processes may be handed, by the task's id.
@@ -223,6 +228,8 @@ impl Engine {
             publishes: Publishes::default(),
             notifiers: Notifiers::default(),
             outputs: Outputs::default(),
+            stacks: Stacks::default(),
+            stack: 0,
             tasks: FxHashMap::default(),
             interactions: FxHashMap::default(),
             unsettled: VecDeque::new(),
@@ -285,6 +292,17 @@ impl Engine {
         self.counters.facts += 1;
         let header = *fact.header();
         self.now = self.now.max(header.time);
+        if let Fact::Stack { stack, frames } = fact {
+            // It is no sign of life by itself: a fact follows.
+            let stack = self.stacks.take(header.pid, frames, stack.cut != 0);
+            self.threads.entry((header.pid, header.tid)).or_default().stack = stack;
+            return;
+        }
+        // A new socket is told of between a stack and the bytes that were sent there.
+        if !matches!(fact, Fact::Socket(_)) {
+            let stack = self.threads.get_mut(&(header.pid, header.tid)).map(|thread| &mut thread.stack);
+            self.stack = stack.map(std::mem::take).unwrap_or_default();
+        }
         if let Fact::Data { data, head, tail } = fact
             && header.flags & flag::OUTPUT != 0
         {
@@ -392,7 +410,7 @@ impl Engine {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 let cause = self.cause_of_work(&header, context);
                 let thread = Thread {
-                    turn: cause.by_timer.then(|| Turn::new(header.time, 0)),
+                    turn: cause.by_timer.then(|| Turn::new(header.time, 0, 0)),
                     work: Some(Work { cause: Some(cause), context: 0, time: header.time }),
                     last: header.time,
                     ..Thread::default()
@@ -415,6 +433,7 @@ impl Engine {
             }
             Fact::Exec(_) => {
                 self.outputs_end(header.pid);
+                self.stacks.forget(header.pid);
                 self.contexts.exit(header.pid);
             }
             Fact::Exit(_) => {
@@ -427,7 +446,10 @@ impl Engine {
                     process.ended = Some(header.time);
                 }
             }
-            Fact::Map(_) => {}
+            // A stack has been dealt with above.
+            Fact::Map(_) | Fact::Stack { .. } => {}
+            Fact::Code(_, code) => self.stacks.code(header.pid, code),
+            Fact::CodeOptions(_, options) => self.stacks.configure(options),
             Fact::Process(_, info) => self.process(header.pid, info),
             Fact::Python(_, info) => self.python(header.pid, info),
             Fact::Output(_, info) => self.outputs.announce(header.pid, *info),
@@ -461,7 +483,7 @@ impl Engine {
 
     fn mark(&mut self, header: &Header) -> Mark {
         let context = self.contexts.at(header.pid, header.context, header.time);
-        Mark { time: header.time, pid: header.pid, tid: header.tid, context }
+        Mark { time: header.time, pid: header.pid, tid: header.tid, context, stack: self.stack }
     }
 
     fn thread(&mut self, header: &Header) -> &mut Thread {
@@ -569,6 +591,8 @@ impl Engine {
         self.queued.retain(|_, cause| cause.time + ENDED_KEPT > now);
         self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));
         self.sweep_outputs();
+        let processes = &self.processes;
+        self.stacks.retain(|pid| processes.contains_key(&pid));
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
         self.units.retain(|_, unit| {
             unit.detail.is_some() || unit.is_busy() || unit.end.is_none_or(|end| end + kept > now)

@@ -145,6 +145,7 @@ impl Engine {
             context,
             work: thread.and_then(|thread| thread.work),
             by_thread: self.by_thread(header, context),
+            stack: self.stack,
             notice: self.noticed(context, (header.pid, header.tid), header.time),
             ..Act::default()
         };
@@ -285,12 +286,17 @@ impl Engine {
             }
             Some((trace_id, unit.span_id))
         });
+        let site = waiting.act.as_ref().and_then(|act| self.site_of(act, owner));
+        if let (Some(owner), Some(act)) = (owner, &waiting.act) {
+            self.note_handler(owner, act);
+        }
         let counters = &mut self.counters.logs;
         counters.records += 1;
         counters.correlated += u64::from(span.is_some());
         let mut attributes = parsed.attributes;
         let stream = if waiting.stderr { "stderr" } else { "stdout" };
         attributes.push(Attribute::new("log.iostream", stream));
+        attributes.extend(site.into_iter().flatten());
         if let Some(exception) = &parsed.exception {
             attributes.extend(exception.attributes());
         }

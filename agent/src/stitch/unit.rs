@@ -7,6 +7,7 @@ use super::{
     job::Job,
     message::Delivery,
     notice::Notice,
+    stacks::{Handler, StackId},
 };
 use crate::{
     conn::ConnectionId,
@@ -75,6 +76,12 @@ pub(super) struct Unit {
     pub(super) job: Option<Box<Job>>,
     /// Exceptions that were logged for it.
     pub(super) exceptions: Vec<SpanEvent>,
+    /// The thread and the context in which it was received, or has waited.
+    pub(super) received_by: (u32, ContextId),
+    /// Where that was.
+    pub(super) stack: StackId,
+    /// The function that handles it, as far as is known.
+    pub(super) handler: Option<Box<Handler>>,
     /// What it was, until the span is made of it.
     pub(super) detail: Option<Detail>,
 }
@@ -109,6 +116,8 @@ pub(super) struct Act {
     pub(super) work: Option<Work>,
     /// The message for which it was begun, where nothing speaks for another unit.
     pub(super) notice: Option<UnitId>,
+    /// Where in the code it was done.
+    pub(super) stack: StackId,
     /// The job in which it was done, where nothing else is behind it.
     pub(super) job: Option<UnitId>,
 }

@@ -51,7 +51,7 @@ fn play(operations: &[Op<'_>], parser: impl Parser, size: usize) -> Vec<Event> {
 }
 
 fn feed(operations: &[Op<'_>], mut parser: impl Parser, size: usize, events: &mut Vec<Event>) {
-    let mut mark = Mark { time: 1, pid: 1, tid: 1, context: 1 };
+    let mut mark = Mark { time: 1, pid: 1, tid: 1, context: 1, stack: 0 };
     for operation in operations {
         match operation {
             Op::Data { side, bytes, same_call } => {

@@ -35,7 +35,7 @@ fn got(frames: &[Vec<u8>]) -> Op {
 
 /// The n-th call, counted from 1, has the time n.
 fn mark(call: usize) -> Mark {
-    Mark { time: call as u64, pid: 7, tid: 8, context: 9 }
+    Mark { time: call as u64, pid: 7, tid: 8, context: 9, stack: 0 }
 }
 
 fn play(ops: &[Op]) -> Vec<Event> {

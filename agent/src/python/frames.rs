@@ -1,0 +1,265 @@
+//! Where a `CPython` keeps its frames and code objects.
+//!
+//! The layouts are those of Include/cpython/frameobject.h, Include/internal/pycore_frame.h and Include/cpython/code.h of
+//! each version; that a process follows them is proven on a thread of its own.
+
+use adder_ebpf::Process;
+
+use super::memory::Memory;
+use crate::code::{CodeInfo, Format};
+
+/// `PyObject.ob_type`.
+const OB_TYPE: u64 = 8;
+/// `PyVarObject.ob_size`, which is the length of a `str` and of `bytes`, too.
+const SIZE: u64 = 16;
+/// `PyTypeObject.tp_basicsize`, which for code objects is where their instructions begin (Objects/codeobject.c).
+const BASIC_SIZE: u64 = 32;
+/// `PyBytesObject.ob_sval`.
+const BYTES: u64 = 32;
+/// `PyASCIIObject.state`.
+const STATE: u64 = 32;
+/// Words of a `PyThreadState` searched for its frame.
+const STATE_WORDS: usize = 24;
+/// Frames of one thread looked at.
+const DEPTH: usize = 512;
+/// How often a thread is looked at: one that runs may change its frames meanwhile.
+const LOOKS: usize = 64;
+/// Most bytes of a name or a path.
+const TEXT_MAX: usize = 4096;
+/// Bytes of a code object in which its fields are.
+const CODE_BYTES: usize = 144;
+/// Most bytes of a line table.
+const TABLE_MAX: usize = 256 * 1024;
+
+/// What differs from version to version.
+#[derive(Clone, Copy)]
+struct Version {
+    minor: u32,
+    /// Part of a frame that is read, and in it the previous frame, the code object, the instruction.
+    from: u32,
+    size: u32,
+    previous: u32,
+    code: u32,
+    instruction: u32,
+    /// Place of the frame in what the thread state points to, plus one, where that is not the frame.
+    cframe: u32,
+    /// The instruction is an address; else a number, of bytes or (3.10) of units.
+    is_address: bool,
+    shift: u32,
+    /// In a code object.
+    first_line: u64,
+    file: u64,
+    name: u64,
+    lines: u64,
+    format: Format,
+}
+
+const VERSIONS: [Version; 7] = [
+    // f_back 24, f_code 32, f_lasti 104.
+    Version { minor: 8, ..V3_9 },
+    V3_9,
+    // f_lasti 96.
+    Version { minor: 10, size: 80, instruction: 72, shift: 0, format: Format::Pairs, ..V3_9 },
+    // f_code 32, previous 48, prev_instr 56.
+    Version {
+        minor: 11,
+        from: 32,
+        size: 32,
+        previous: 16,
+        code: 0,
+        instruction: 24,
+        cframe: 8 + 1,
+        first_line: 72,
+        ..V3_13
+    },
+    Version { minor: 12, cframe: 1, ..V3_13 },
+    V3_13,
+    Version { minor: 14, ..V3_13 },
+];
+
+const V3_9: Version = Version {
+    minor: 9,
+    from: 24,
+    size: 88,
+    previous: 0,
+    code: 8,
+    instruction: 80,
+    cframe: 0,
+    is_address: false,
+    shift: 1,
+    first_line: 40,
+    file: 104,
+    name: 112,
+    lines: 120,
+    format: Format::Notab,
+};
+
+/// f_executable 0, previous 8, instr_ptr 56.
+const V3_13: Version = Version {
+    minor: 13,
+    from: 0,
+    size: 64,
+    previous: 8,
+    code: 0,
+    instruction: 56,
+    cframe: 0,
+    is_address: true,
+    shift: 1,
+    first_line: 68,
+    file: 112,
+    name: 128,
+    lines: 136,
+    format: Format::Locations,
+};
+
+/// Reads code objects of one process.
+#[derive(Clone, Copy, Debug)]
+pub struct Codes {
+    memory: Memory,
+    minor: u32,
+    code_type: u64,
+}
+
+/// Fills in where the frames of a process are; `None` where no thread shows it.
+pub(super) fn locate(
+    memory: Memory,
+    minor: u32,
+    states: impl Iterator<Item = u64> + Clone,
+    code_type: u64,
+    process: &mut Process,
+) -> Option<Codes> {
+    let version = VERSIONS.iter().find(|version| version.minor == minor)?;
+    let code_start = if version.is_address { memory.word(code_type + BASIC_SIZE)? as u32 } else { 0 };
+    let mut frames = states.cycle().take(LOOKS);
+    let frame = frames.find_map(|state| {
+        let words = memory.words(state, STATE_WORDS);
+        (0u32..).zip(words).find(|(_, word)| is_chain(memory, version, code_type, *word)).map(|(i, _)| i * 8)
+    })?;
+    process.frame = frame;
+    process.cframe = version.cframe;
+    process.frame_from = version.from;
+    process.frame_size = version.size;
+    process.frame_previous = version.previous;
+    process.frame_code = version.code;
+    process.frame_instruction = version.instruction;
+    process.code_start = code_start;
+    process.frame_shift = version.shift;
+    Some(Codes { memory, minor, code_type })
+}
+
+/// Whether a word of a thread state leads to frames: each with a code object, the last without a previous one. The thread
+/// may run meanwhile: then another one, or the next look, shows it.
+fn is_chain(memory: Memory, version: &Version, code_type: u64, word: u64) -> bool {
+    let is_address = |word: u64| word > 0xffff && word.is_multiple_of(8);
+    if !is_address(word) {
+        return false;
+    }
+    let frame = match version.cframe {
+        0 => Some(word),
+        at => memory.word(word + u64::from(at) - 1),
+    };
+    let Some(mut frame) = frame.filter(|frame| is_address(*frame)) else { return false };
+    let mut codes = 0;
+    for _ in 0..DEPTH {
+        if frame == 0 {
+            return codes > 0;
+        }
+        let field = |at: u32| memory.word(frame + u64::from(version.from + at));
+        let (Some(code), Some(previous)) = (field(version.code), field(version.previous)) else {
+            return false;
+        };
+        // A frame in which C calls Python has none (`FRAME_OWNED_BY_CSTACK`).
+        if memory.word((code & !7) + OB_TYPE) == Some(code_type) {
+            codes += 1;
+        } else if codes == 0 {
+            return false;
+        }
+        if previous != 0 && !is_address(previous) {
+            return false;
+        }
+        frame = previous;
+    }
+    false
+}
+
+/// What tells a code object from another one at the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeStamp {
+    name: u64,
+    lines: u64,
+    first_line: u32,
+}
+
+impl Codes {
+    /// What tells the code object at an address from others; `None` where there is none.
+    pub fn stamp(&self, address: u64) -> Option<CodeStamp> {
+        let version = VERSIONS.iter().find(|version| version.minor == self.minor)?;
+        let mut bytes = [0; CODE_BYTES];
+        if !self.memory.read(address, &mut bytes) {
+            return None;
+        }
+        let word = |at: u64| bytes.get(at as usize..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+        (word(OB_TYPE)? == self.code_type).then_some(CodeStamp {
+            name: word(version.name)?,
+            lines: word(version.lines)?,
+            first_line: word(version.first_line)? as u32,
+        })
+    }
+
+    /// Reads the code object at an address. What is none has no name.
+    pub fn read(&self, address: u64) -> CodeInfo {
+        self.try_read(address).unwrap_or(CodeInfo { address, ..CodeInfo::default() })
+    }
+
+    fn try_read(&self, address: u64) -> Option<CodeInfo> {
+        let version = VERSIONS.iter().find(|version| version.minor == self.minor)?;
+        let memory = self.memory;
+        let word = |at: u64| memory.word(address + at);
+        if word(OB_TYPE)? != self.code_type {
+            return None;
+        }
+        Some(CodeInfo {
+            address,
+            name: self.text(word(version.name)?)?,
+            file: self.text(word(version.file)?)?,
+            first_line: word(version.first_line)? as u32,
+            format: version.format,
+            lines: self.bytes(word(version.lines)?)?,
+        })
+    }
+
+    fn bytes(&self, address: u64) -> Option<Vec<u8>> {
+        let length = usize::try_from(self.memory.word(address + SIZE)?).ok()?;
+        let mut bytes = vec![0; Some(length).filter(|length| *length <= TABLE_MAX)?];
+        self.memory.read(address + BYTES, &mut bytes).then_some(bytes)
+    }
+
+    /// Reads a `str` in its compact form (Include/cpython/unicodeobject.h).
+    fn text(&self, address: u64) -> Option<String> {
+        let length = usize::try_from(self.memory.word(address + SIZE)?).ok()?;
+        let state = self.memory.word(address + STATE)? as u32;
+        // 3.14 has sixteen bits for how it is interned.
+        let state = if self.minor >= 14 { state >> 16 } else { state >> 2 };
+        let (width, compact, ascii) = (state & 7, state >> 3 & 1 == 1, state >> 4 & 1 == 1);
+        // 3.12 has dropped `wstr` and its length.
+        let at = match (ascii, self.minor >= 12) {
+            (true, true) => 40,
+            (true, false) => 48,
+            (false, true) => 56,
+            (false, false) => 72,
+        };
+        let size = length.checked_mul(width as usize)?;
+        if !compact || !matches!(width, 1 | 2 | 4) || size > TEXT_MAX {
+            return None;
+        }
+        let mut bytes = vec![0; size];
+        if !self.memory.read(address + at, &mut bytes) {
+            return None;
+        }
+        let characters = bytes.chunks_exact(width as usize).map(|unit| {
+            let number = unit.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte));
+            char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)
+        });
+        Some(characters.collect())
+    }
+}

@@ -1,0 +1,86 @@
+//! Reading the code objects that stacks name.
+//!
+//! A code object that is freed may be followed by another at its address. So all of a stack are looked at whenever it
+//! is new: with other code in it, it hardly ever is the same in all its addresses and instructions.
+
+use std::hash::Hasher as _;
+
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
+
+use super::{Facts, watch::head};
+use crate::{
+    fact::Fact,
+    python::{CodeStamp, Codes},
+};
+
+/// Stacks remembered at most; then all are new again.
+const STACKS_MAX: usize = 65_536;
+/// Code objects read at most.
+const CODES_MAX: usize = 131_072;
+/// Stacks that wait for their process to be known at most.
+const WAITING_MAX: usize = 4096;
+
+/// What has been read, and what is to be.
+#[derive(Default)]
+pub(super) struct CodeReader {
+    stacks: FxHashSet<u64>,
+    codes: FxHashMap<(u32, u64), Option<CodeStamp>>,
+    /// Of new stacks: process, code object.
+    wanted: Vec<(u32, u64)>,
+}
+
+impl CodeReader {
+    /// Looks at a fact as it lies in the ring buffer.
+    pub(super) fn note(&mut self, bytes: &[u8]) {
+        let Ok(Fact::Stack { stack, frames }) = Fact::parse(bytes) else { return };
+        let mut hasher = FxHasher::default();
+        hasher.write_u32(stack.header.pid);
+        hasher.write(frames);
+        if self.stacks.len() >= STACKS_MAX {
+            self.stacks.clear();
+        }
+        if self.wanted.len() < WAITING_MAX * adder_ebpf::FRAMES_MAX && self.stacks.insert(hasher.finish()) {
+            let words =
+                frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+            self.wanted.extend(words.map(|word| (stack.header.pid, word & ((1 << 48) - 1))));
+        }
+    }
+
+    /// Reads what is wanted and not known.
+    pub(super) fn read(&mut self, codes_of: impl Fn(u32) -> Wanted, facts: &mut Facts<'_>) {
+        let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.retain(|&(pid, address)| {
+            let codes = match codes_of(pid) {
+                Wanted::Now(codes) => codes,
+                Wanted::Later => return true,
+                Wanted::No => return false,
+            };
+            let stamp = codes.stamp(address);
+            let known = self.codes.get(&(pid, address));
+            if known != Some(&stamp) && (known.is_some() || self.codes.len() < CODES_MAX) {
+                self.codes.insert((pid, address), stamp);
+                facts.own(&Fact::Code(head(pid), codes.read(address)));
+            }
+            false
+        });
+        self.wanted = wanted;
+    }
+
+    /// A process has ended, or has a new program.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.codes.retain(|(of, _), _| *of != pid);
+        self.wanted.retain(|(of, _)| *of != pid);
+        // Which of them are its own is not known.
+        self.stacks.clear();
+    }
+}
+
+/// Whether the code objects of a process can be read.
+pub(super) enum Wanted {
+    Now(Codes),
+    /// It is not proven yet.
+    Later,
+    No,
+}

@@ -1,0 +1,97 @@
+//! Where in the code a thread is: the chain of its Python frames.
+//!
+//! Frames are linked from the innermost outwards: `PyFrameObject.f_back` up to 3.10, `_PyInterpreterFrame.previous` since
+//! (Include/internal/pycore_frame.h). A coroutine that is awaited hangs below the one that awaits it while it runs, so
+//! the chain is the whole stack under asyncio too. It is read by the thread itself, in a system call that it has made: it
+//! cannot change meanwhile.
+
+use adder_ebpf::{FAR, FRAME_BYTES, FRAMES_MAX, Process, Stack, kind};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+
+use crate::{
+    kernel::user,
+    maps::FACTS,
+    python::thread_state,
+    record::{count_drop, current, wake_flags, watched, write_header},
+};
+
+/// Bytes behind the frames in which each frame is read: a stack of these programs has no room for it.
+const SCRATCH: usize = size_of::<Stack>() + FRAMES_MAX * 8;
+/// Keeps an offset in the part of a frame that was read within it.
+const IN_FRAME: u64 = FRAME_BYTES as u64 - 8;
+
+/// Reports the frames of this thread, if that is wanted of its process.
+#[inline(always)]
+pub fn report_stack(process: &Process, context: u64) {
+    if process.frame != 0 {
+        report_frames(thread_state(process), context);
+    }
+}
+
+/// Reads a field of the configuration where it is used: kept in a variable, it would take a place on the stack.
+macro_rules! field {
+    ($process:ident.$field:ident) => {
+        unsafe { u64::from((&raw const $process.$field).read_volatile()) }
+    };
+}
+
+/// Global to the verifier, like [`crate::socket::report_bytes`]; with as little stack as a uprobe program
+/// ([`crate::python`]), which may call it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
+    let (pid, _) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    let mut frame: u64 = user(state + field!(process.frame));
+    if process.cframe != 0 {
+        frame = user(frame + field!(process.cframe) - 1);
+    }
+    if frame == 0 {
+        return 0;
+    }
+    let Some(mut entry) = FACTS.reserve_bytes(SCRATCH + FRAME_BYTES, 0) else {
+        count_drop();
+        return 0;
+    };
+    let start = entry.as_mut_ptr();
+    let fact = start.cast::<Stack>();
+    unsafe { write_header(&raw mut (*fact).header, kind::STACK, 0, context) };
+    let mut count = 0;
+    while count < FRAMES_MAX {
+        let size = field!(process.frame_size) & (FRAME_BYTES as u64 - 1);
+        let scratch = unsafe { start.add(SCRATCH) };
+        let from = frame + field!(process.frame_from);
+        if frame == 0 || unsafe { bpf_probe_read_user(scratch.cast(), size as u32, from as *const _) } != 0 {
+            break;
+        }
+        // 3.14 keeps in the low bits how a reference is counted.
+        let code = word(scratch, field!(process.frame_code)) & !7;
+        let mut instruction = word(scratch, field!(process.frame_instruction));
+        let code_start = field!(process.code_start);
+        if code_start == 0 {
+            instruction &= 0xffff_ffff;
+        } else {
+            instruction = instruction.wrapping_sub(code + code_start);
+        }
+        instruction >>= field!(process.frame_shift) & 1;
+        if instruction > u64::from(FAR) {
+            instruction = u64::from(FAR);
+        }
+        let at = unsafe { start.add(size_of::<Stack>() + count * 8).cast::<u64>() };
+        unsafe { at.write(code & ((1 << 48) - 1) | instruction << 48) };
+        frame = word(scratch, field!(process.frame_previous));
+        count += 1;
+    }
+    unsafe {
+        (&raw mut (*fact).count).write(count as u32);
+        (&raw mut (*fact).cut).write(u32::from(frame != 0));
+    }
+    entry.submit(wake_flags());
+    0
+}
+
+/// A word of the frame that was read.
+#[inline(always)]
+fn word(scratch: *const u8, at: u64) -> u64 {
+    unsafe { scratch.add((at & IN_FRAME) as usize).cast::<u64>().read_volatile() }
+}
