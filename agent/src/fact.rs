@@ -3,7 +3,9 @@
 //! Kernel facts are the structures of `adder_ebpf` as they lie in the ring buffer. The agent's own facts have the same
 //! head and a `postcard` body. Both together are a recording: the engine gives the same signals for the same facts.
 
-use adder_ebpf::{Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, Stack, TAIL_MAX, Tls, kind};
+use adder_ebpf::{
+    Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, Stack, TAIL_MAX, Text, Tls, kind,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -24,6 +26,7 @@ mod own {
     pub(super) const LOGS: u16 = 0x8008;
     pub(super) const CODE: u16 = 0x8009;
     pub(super) const CODE_OPTIONS: u16 = 0x800a;
+    pub(super) const TEXT: u16 = 0x800b;
 }
 
 /// A watched process, as far as its resource goes.
@@ -53,6 +56,15 @@ pub struct OutputInfo {
     pub stdout: Buffering,
     /// Standard error.
     pub stderr: Buffering,
+}
+
+/// The text of a statement as a database driver was given it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextInfo {
+    /// The text.
+    pub text: String,
+    /// It goes on.
+    pub truncated: bool,
 }
 
 /// The relation of the kernel's monotonic clock to the time of day. Facts of this kind come many times a second, so
@@ -133,6 +145,8 @@ pub enum Fact<'a> {
     Logs(Header, logs::Options),
     /// A code object of a process.
     Code(Header, CodeInfo),
+    /// What a database driver was called with, in the stack before.
+    Text(Header, TextInfo),
     /// Which code is the application's own.
     CodeOptions(Header, code::Options),
     /// Time.
@@ -200,6 +214,8 @@ unsafe impl Fixed for Child {}
 unsafe impl Fixed for Item {}
 // SAFETY: likewise.
 unsafe impl Fixed for Stack {}
+// SAFETY: likewise.
+unsafe impl Fixed for Text {}
 
 fn as_bytes<T: Fixed>(value: &T) -> &[u8] {
     // SAFETY: `Fixed` types have no padding.
@@ -252,6 +268,7 @@ impl<'a> Fact<'a> {
             own::OUTPUT => Self::Output(header, body_of(kind, body)?),
             own::LOGS => Self::Logs(header, body_of(kind, body)?),
             own::CODE => Self::Code(header, body_of(kind, body)?),
+            own::TEXT => Self::Text(header, body_of(kind, body)?),
             own::CODE_OPTIONS => Self::CodeOptions(header, body_of(kind, body)?),
             own::CLOCK => Self::Clock(header, body_of(kind, body)?),
             own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
@@ -284,6 +301,7 @@ impl<'a> Fact<'a> {
             | Self::Output(header, _)
             | Self::Logs(header, _)
             | Self::Code(header, _)
+            | Self::Text(header, _)
             | Self::CodeOptions(header, _)
             | Self::Clock(header, _)
             | Self::Dropped(header, _)
@@ -330,12 +348,19 @@ impl<'a> Fact<'a> {
             Self::Output(header, info) => write_own(own::OUTPUT, header, info, into),
             Self::Logs(header, options) => write_own(own::LOGS, header, options, into),
             Self::Code(header, code) => write_own(own::CODE, header, code, into),
+            Self::Text(header, text) => write_own(own::TEXT, header, text, into),
             Self::CodeOptions(header, options) => write_own(own::CODE_OPTIONS, header, options, into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
             Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),
             Self::End(header) => write_own(own::END, header, &(), into),
         }
     }
+}
+
+/// The text in a fact of [`kind::TEXT`], which the engine takes as [`Fact::Text`] when it is decoded.
+pub fn copied_text(bytes: &[u8]) -> Option<(Header, &[u8])> {
+    let text: Text = front(bytes)?;
+    Some((text.header, bytes.get(size_of::<Text>()..)?.get(..text.length as usize)?))
 }
 
 fn body_of<T: serde::de::DeserializeOwned>(kind: u16, body: &[u8]) -> Result<T, FactError> {

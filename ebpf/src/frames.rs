@@ -5,18 +5,23 @@
 //! the chain is the whole stack under asyncio too. It is read by the thread itself, in a system call that it has made: it
 //! cannot change meanwhile.
 
-use adder_ebpf::{FAR, FRAME_BYTES, FRAMES_MAX, Process, Stack, kind};
+use adder_ebpf::{
+    FAR, FRAME_BYTES, FRAMES_MAX, LocalKey, Process, Stack, TEXT_HEAD, TEXT_MAX, Text, kind, text_bit,
+};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
 use crate::{
     kernel::user,
-    maps::FACTS,
+    maps::{FACTS, LOCALS},
     python::thread_state,
     record::{count_drop, current, wake_flags, watched, write_header},
 };
 
-/// Bytes behind the frames in which each frame is read: a stack of these programs has no room for it.
+/// Where each frame is read, behind the frames, and then the address of a text: the stack of these programs has no room.
 const SCRATCH: usize = size_of::<Stack>() + FRAMES_MAX * 8;
+/// `PyASCIIObject.length` and `state` (Include/cpython/unicodeobject.h).
+const LENGTH: u64 = 16;
+const STATE: u64 = 32;
 /// Keeps an offset in the part of a frame that was read within it.
 const IN_FRAME: u64 = FRAME_BYTES as u64 - 8;
 
@@ -49,13 +54,15 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
     if frame == 0 {
         return 0;
     }
-    let Some(mut entry) = FACTS.reserve_bytes(SCRATCH + FRAME_BYTES, 0) else {
+    let Some(mut entry) = FACTS.reserve_bytes(SCRATCH + FRAME_BYTES + 8, 0) else {
         count_drop();
         return 0;
     };
     let start = entry.as_mut_ptr();
     let fact = start.cast::<Stack>();
     unsafe { write_header(&raw mut (*fact).header, kind::STACK, 0, context) };
+    let text = unsafe { start.add(SCRATCH + FRAME_BYTES).cast::<u64>() };
+    unsafe { text.write_volatile(0) };
     let mut count = 0;
     while count < FRAMES_MAX {
         let size = field!(process.frame_size) & (FRAME_BYTES as u64 - 1);
@@ -77,6 +84,9 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
         if instruction > u64::from(FAR) {
             instruction = u64::from(FAR);
         }
+        if unsafe { (&raw const process.texts).read_volatile() } >> text_bit(code) & 1 != 0 {
+            note_text(code, frame, text);
+        }
         let at = unsafe { start.add(size_of::<Stack>() + count * 8).cast::<u64>() };
         unsafe { at.write(code & ((1 << 48) - 1) | instruction << 48) };
         frame = word(scratch, field!(process.frame_previous));
@@ -86,8 +96,62 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
         (&raw mut (*fact).count).write(count as u32);
         (&raw mut (*fact).cut).write(u32::from(frame != 0));
     }
+    let text = unsafe { text.read_volatile() };
     entry.submit(wake_flags());
+    if text != 0 {
+        report_text(text, context);
+    }
     0
+}
+
+/// Notes the text that a frame holds, if it does and no frame further inside has.
+#[inline(always)]
+fn note_text(code: u64, frame: u64, text: *mut u64) {
+    if unsafe { text.read_volatile() } != 0 {
+        return;
+    }
+    let (pid, _) = current();
+    let key = LocalKey { code, pid, reserved: 0 };
+    if let Some(offset) = unsafe { LOCALS.get(key) } {
+        unsafe { text.write_volatile(user::<u64>(frame + u64::from(*offset)) & !7) };
+    }
+}
+
+/// Reports the `str` at an address, as much of it as there is room for.
+#[inline(always)]
+fn report_text(text: u64, context: u64) {
+    let (pid, _) = current();
+    let Some(process) = watched(pid) else { return };
+    let state: u32 = user(text + STATE);
+    let width = u64::from(state) >> field!(process.text_shift) & 7;
+    let mut size = user::<u64>(text + LENGTH).wrapping_mul(width).wrapping_add(TEXT_HEAD as u64);
+    if size > TEXT_MAX as u64 {
+        size = TEXT_MAX as u64;
+    }
+    if size <= 512 {
+        capture_text::<512>(text, size, context);
+    } else {
+        capture_text::<TEXT_MAX>(text, size, context);
+    }
+}
+
+#[inline(always)]
+fn capture_text<const SIZE: usize>(text: u64, size: u64, context: u64) {
+    let Some(mut entry) = FACTS.reserve_bytes(size_of::<Text>() + SIZE, 0) else {
+        count_drop();
+        return;
+    };
+    let start = entry.as_mut_ptr();
+    let fact = start.cast::<Text>();
+    let size = if size > SIZE as u64 { SIZE as u64 } else { size };
+    unsafe {
+        write_header(&raw mut (*fact).header, kind::TEXT, 0, context);
+        let at = start.add(size_of::<Text>());
+        let failed = bpf_probe_read_user(at.cast(), size as u32, text as *const _) != 0;
+        (&raw mut (*fact).length).write(if failed { 0 } else { size as u32 });
+        (&raw mut (*fact).reserved).write(0);
+    }
+    entry.submit(wake_flags());
 }
 
 /// A word of the frame that was read.

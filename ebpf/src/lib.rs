@@ -42,6 +42,8 @@ pub mod kind {
     pub const TIMER: u16 = 17;
     /// [`Stack`](super::Stack), followed by its frames: where in the code the thread is, at its next fact.
     pub const STACK: u16 = 18;
+    /// [`Text`](super::Text), followed by the string: what a database driver was called with, in the stack before.
+    pub const TEXT: u16 = 19;
 }
 
 /// Bits of [`Header::flags`].
@@ -221,6 +223,38 @@ pub struct Stack {
     pub cut: u32,
 }
 
+/// A `str` in a local variable of a frame of the stack before. `length` bytes follow this structure, from the beginning of
+/// the object on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// The head of the fact.
+    pub header: Header,
+    /// How many bytes were copied.
+    pub length: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
+/// A function that is known to hold a text in a local variable.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LocalKey {
+    /// Address of the code object.
+    pub code: u64,
+    /// Kernel `tgid`.
+    pub pid: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
+/// The bit of [`Process::texts`] that stands for a code object.
+#[inline(always)]
+#[must_use]
+pub fn text_bit(code: u64) -> u64 {
+    code >> 4 & 63
+}
+
 /// The instruction of a frame whose place in its code is not known.
 pub const FAR: u16 = u16::MAX;
 
@@ -239,6 +273,8 @@ pub struct Process {
     pub runtime: u64,
     /// See `runtime`.
     pub runtime_end: u64,
+    /// What is wanted of the texts that frames hold: bit [`text_bit`] is set for each function in `LOCALS`; 0 for nothing.
+    pub texts: u64,
     /// Offset of `PyThreadState.context`.
     pub context: u32,
     /// Offset of `TaskObj.task_context`.
@@ -268,6 +304,10 @@ pub struct Process {
     pub code_start: u32,
     /// How far that is shifted to the right to count units of two bytes.
     pub frame_shift: u32,
+    /// How far `PyASCIIObject.state` is shifted to the right so that its lowest three bits are the bytes of a character.
+    pub text_shift: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
 }
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.
@@ -328,6 +368,12 @@ pub const TAIL_MAX: usize = 4096;
 pub const FRAMES_MAX: usize = 64;
 /// More than is read of one frame; a power of two.
 pub const FRAME_BYTES: usize = 128;
+/// Most bytes that are copied of a `str`, with its head.
+pub const TEXT_MAX: usize = 8192;
+/// Bytes before the characters of a `str`, at most (`PyCompactUnicodeObject`, Include/cpython/unicodeobject.h).
+pub const TEXT_HEAD: usize = 72;
+/// Most functions that hold a text.
+pub const LOCALS_MAX: u32 = 16_384;
 /// Most watched processes.
 pub const PROCESSES_MAX: u32 = 8192;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.

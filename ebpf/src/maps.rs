@@ -1,6 +1,8 @@
 //! Maps and globals.
 
-use adder_ebpf::{Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings, TLS_MAX};
+use adder_ebpf::{
+    LOCALS_MAX, LocalKey, Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings, TLS_MAX,
+};
 use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap, RingBuf},
@@ -84,6 +86,10 @@ pub struct TlsStream {
 /// `SSL` objects that were reported, by process and address: see `tls::stream_key`.
 #[map]
 pub static TLS_STREAMS: LruHashMap<u64, TlsStream> = LruHashMap::with_max_entries(TLS_MAX, 0);
+
+/// Where functions hold a text: offset in the frame of the local variable.
+#[map]
+pub static LOCALS: HashMap<LocalKey, u32> = HashMap::with_max_entries(LOCALS_MAX, 0);
 
 /// Offsets inside kernel structures; user space writes them before the programs are loaded.
 #[unsafe(no_mangle)]

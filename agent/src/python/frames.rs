@@ -12,6 +12,8 @@ use crate::code::{CodeInfo, Format};
 const OB_TYPE: u64 = 8;
 /// `PyVarObject.ob_size`, which is the length of a `str` and of `bytes`, too.
 const SIZE: u64 = 16;
+/// `PyTupleObject.ob_item`.
+const ITEMS: u64 = 24;
 /// `PyTypeObject.tp_basicsize`, which for code objects is where their instructions begin (Objects/codeobject.c).
 const BASIC_SIZE: u64 = 32;
 /// `PyBytesObject.ob_sval`.
@@ -28,6 +30,8 @@ const LOOKS: usize = 64;
 const TEXT_MAX: usize = 4096;
 /// Bytes of a code object in which its fields are.
 const CODE_BYTES: usize = 144;
+/// Local variables of one function looked at.
+const NAMES_MAX: usize = 256;
 /// Most bytes of a line table.
 const TABLE_MAX: usize = 256 * 1024;
 
@@ -52,6 +56,9 @@ struct Version {
     name: u64,
     lines: u64,
     format: Format,
+    /// In a code object: the names of what is behind `locals` in a frame.
+    names: u64,
+    locals: u32,
 }
 
 const VERSIONS: [Version; 7] = [
@@ -59,7 +66,7 @@ const VERSIONS: [Version; 7] = [
     Version { minor: 8, ..V3_9 },
     V3_9,
     // f_lasti 96.
-    Version { minor: 10, size: 80, instruction: 72, shift: 0, format: Format::Pairs, ..V3_9 },
+    Version { minor: 10, size: 80, instruction: 72, shift: 0, format: Format::Pairs, locals: 352, ..V3_9 },
     // f_code 32, previous 48, prev_instr 56.
     Version {
         minor: 11,
@@ -74,7 +81,8 @@ const VERSIONS: [Version; 7] = [
     },
     Version { minor: 12, cframe: 1, ..V3_13 },
     V3_13,
-    Version { minor: 14, ..V3_13 },
+    // A flag more lies before the locals.
+    Version { minor: 14, locals: 80, ..V3_13 },
 ];
 
 const V3_9: Version = Version {
@@ -92,6 +100,8 @@ const V3_9: Version = Version {
     name: 112,
     lines: 120,
     format: Format::Notab,
+    names: 72,
+    locals: 360,
 };
 
 /// f_executable 0, previous 8, instr_ptr 56.
@@ -110,6 +120,8 @@ const V3_13: Version = Version {
     name: 128,
     lines: 136,
     format: Format::Locations,
+    names: 96,
+    locals: 72,
 };
 
 /// Reads code objects of one process.
@@ -118,6 +130,7 @@ pub struct Codes {
     memory: Memory,
     minor: u32,
     code_type: u64,
+    text_type: u64,
 }
 
 /// Fills in where the frames of a process are; `None` where no thread shows it.
@@ -125,7 +138,7 @@ pub(super) fn locate(
     memory: Memory,
     minor: u32,
     states: impl Iterator<Item = u64> + Clone,
-    code_type: u64,
+    (code_type, text_type): (u64, u64),
     process: &mut Process,
 ) -> Option<Codes> {
     let version = VERSIONS.iter().find(|version| version.minor == minor)?;
@@ -144,7 +157,8 @@ pub(super) fn locate(
     process.frame_instruction = version.instruction;
     process.code_start = code_start;
     process.frame_shift = version.shift;
-    Some(Codes { memory, minor, code_type })
+    process.text_shift = text_shift(minor);
+    Some(Codes { memory, minor, code_type, text_type })
 }
 
 /// Whether a word of a thread state leads to frames: each with a code object, the last without a previous one. The thread
@@ -234,12 +248,40 @@ impl Codes {
         self.memory.read(address + BYTES, &mut bytes).then_some(bytes)
     }
 
+    /// Offset in a frame of a local variable.
+    pub fn local(&self, address: u64, name: &str) -> Option<u32> {
+        let version = VERSIONS.iter().find(|version| version.minor == self.minor)?;
+        let names = self.memory.word(address + version.names)?;
+        let count = usize::try_from(self.memory.word(names + SIZE)?).ok()?.min(NAMES_MAX);
+        let names = self.memory.words(names + ITEMS, count);
+        let index = names.into_iter().position(|at| self.text(at).is_some_and(|found| found == name))?;
+        Some(version.locals + 8 * u32::try_from(index).ok()?)
+    }
+
+    /// Reads a `str` that was copied from its beginning on; whether not all of it was.
+    pub fn copied(&self, bytes: &[u8]) -> Option<(String, bool)> {
+        let word = |at: u64| bytes.get(at as usize..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+        if word(OB_TYPE)? != self.text_type {
+            return None;
+        }
+        let length = usize::try_from(word(SIZE)?).ok()?;
+        let (at, width) = self.characters(word(STATE)? as u32)?;
+        let all = bytes.get(at as usize..)?;
+        let kept = all.get(..length.checked_mul(width)?).unwrap_or(all);
+        Some((decode(kept, width), kept.len() < length * width))
+    }
+
     /// Reads a `str` in its compact form (Include/cpython/unicodeobject.h).
     fn text(&self, address: u64) -> Option<String> {
         let length = usize::try_from(self.memory.word(address + SIZE)?).ok()?;
-        let state = self.memory.word(address + STATE)? as u32;
-        // 3.14 has sixteen bits for how it is interned.
-        let state = if self.minor >= 14 { state >> 16 } else { state >> 2 };
+        let (at, width) = self.characters(self.memory.word(address + STATE)? as u32)?;
+        let mut bytes = vec![0; length.checked_mul(width).filter(|size| *size <= TEXT_MAX)?];
+        self.memory.read(address + at, &mut bytes).then(|| decode(&bytes, width))
+    }
+
+    /// Where the characters of a `str` are, and how many bytes each has.
+    fn characters(&self, state: u32) -> Option<(u64, usize)> {
+        let state = state >> text_shift(self.minor);
         let (width, compact, ascii) = (state & 7, state >> 3 & 1 == 1, state >> 4 & 1 == 1);
         // 3.12 has dropped `wstr` and its length.
         let at = match (ascii, self.minor >= 12) {
@@ -248,18 +290,20 @@ impl Codes {
             (false, true) => 56,
             (false, false) => 72,
         };
-        let size = length.checked_mul(width as usize)?;
-        if !compact || !matches!(width, 1 | 2 | 4) || size > TEXT_MAX {
-            return None;
-        }
-        let mut bytes = vec![0; size];
-        if !self.memory.read(address + at, &mut bytes) {
-            return None;
-        }
-        let characters = bytes.chunks_exact(width as usize).map(|unit| {
-            let number = unit.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte));
-            char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)
-        });
-        Some(characters.collect())
+        (compact && matches!(width, 1 | 2 | 4)).then_some((at, width as usize))
     }
+}
+
+/// How far `PyASCIIObject.state` is shifted to the right so that its lowest bits are `kind`: 3.14 has sixteen bits for how a
+/// string is interned.
+fn text_shift(minor: u32) -> u32 {
+    if minor >= 14 { 16 } else { 2 }
+}
+
+fn decode(bytes: &[u8], width: usize) -> String {
+    let characters = bytes.chunks_exact(width).map(|unit| {
+        let number = unit.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte));
+        char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)
+    });
+    characters.collect()
 }

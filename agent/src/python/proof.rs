@@ -169,9 +169,11 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         ..Process::default()
     };
     proof.attribution = Attribution::Context;
-    proof.codes = elf.symbol("PyCode_Type").and_then(|(code_type, _)| {
+    let types = elf.symbol("PyCode_Type").zip(elf.symbol("PyUnicode_Type"));
+    proof.codes = types.and_then(|((code, _), (text, _))| {
         let states = threads.iter().map(|thread| thread.state);
-        frames::locate(memory, minor, states, code_type.wrapping_add(bias), &mut proof.process)
+        let types = (code.wrapping_add(bias), text.wrapping_add(bias));
+        frames::locate(memory, minor, states, types, &mut proof.process)
     });
     if proof.codes.is_none() {
         notes.push("no thread shows its frames: calls have no `code.*`".into());

@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::{Facts, watch::head};
 use crate::{
+    code::CodeInfo,
     fact::Fact,
     python::{CodeStamp, Codes},
 };
@@ -19,6 +20,24 @@ const STACKS_MAX: usize = 65_536;
 const CODES_MAX: usize = 131_072;
 /// Stacks that wait for their process to be known at most.
 const WAITING_MAX: usize = 4096;
+
+/// Functions of database drivers, and the local variable with the text of the statement that they execute: file, last part
+/// of the name, variable.
+const TEXTS: [(&str, &str, &str); 7] = [
+    ("asyncpg/connection.py", "_do_execute", "query"),
+    ("dialects/postgresql/asyncpg.py", "_prepare_and_execute", "operation"),
+    ("dialects/postgresql/asyncpg.py", "_executemany", "operation"),
+    ("psycopg/cursor.py", "execute", "query"),
+    ("psycopg/cursor.py", "executemany", "query"),
+    ("psycopg/cursor_async.py", "execute", "query"),
+    ("psycopg/cursor_async.py", "executemany", "query"),
+];
+
+fn text_of(code: &CodeInfo) -> Option<&'static str> {
+    let name = code.name.rsplit('.').next()?;
+    let found = TEXTS.iter().find(|(file, function, _)| name == *function && code.file.ends_with(file));
+    found.map(|(_, _, variable)| *variable)
+}
 
 /// What has been read, and what is to be.
 #[derive(Default)]
@@ -47,7 +66,13 @@ impl CodeReader {
     }
 
     /// Reads what is wanted and not known.
-    pub(super) fn read(&mut self, codes_of: impl Fn(u32) -> Wanted, facts: &mut Facts<'_>) {
+    /// The functions among them that hold the text of a statement: process, code object, offset in the frame.
+    pub(super) fn read(
+        &mut self,
+        codes_of: impl Fn(u32) -> Wanted,
+        facts: &mut Facts<'_>,
+    ) -> Vec<(u32, u64, u32)> {
+        let mut texts = Vec::new();
         let mut wanted = std::mem::take(&mut self.wanted);
         wanted.sort_unstable();
         wanted.dedup();
@@ -61,11 +86,16 @@ impl CodeReader {
             let known = self.codes.get(&(pid, address));
             if known != Some(&stamp) && (known.is_some() || self.codes.len() < CODES_MAX) {
                 self.codes.insert((pid, address), stamp);
-                facts.own(&Fact::Code(head(pid), codes.read(address)));
+                let code = codes.read(address);
+                texts.extend(
+                    text_of(&code).and_then(|name| Some((pid, address, codes.local(address, name)?))),
+                );
+                facts.own(&Fact::Code(head(pid), code));
             }
             false
         });
         self.wanted = wanted;
+        texts
     }
 
     /// A process has ended, or has a new program.

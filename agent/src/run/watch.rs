@@ -1,7 +1,7 @@
 //! The watched processes: who joins, what is proven of each, which probes it gets.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     time::{Duration, Instant},
 };
@@ -16,10 +16,11 @@ use super::{
 use crate::{
     config::Config,
     discover,
-    fact::{Fact, PythonInfo},
+    fact::{self, Fact, PythonInfo, TextInfo},
     probe::Bpf,
     python::{self, Attribution, Proof, ProofError},
     status::AttachReport,
+    stitch::Engine,
 };
 
 /// Pauses before the next look at a process whose interpreter is not proven yet.
@@ -33,9 +34,26 @@ struct Watched {
     proof: Option<Proof>,
     /// It is to be seen who wakes whom.
     wakes: bool,
+    /// Functions that hold the text of a statement, and whether the texts are reported.
+    texts: BTreeSet<u64>,
+    are_reported: bool,
     /// When to look again, and how often that was done.
     due: Option<Instant>,
     tries: usize,
+}
+
+impl Watched {
+    fn new(report: AttachReport) -> Self {
+        Self {
+            report,
+            proof: None,
+            wakes: false,
+            texts: BTreeSet::new(),
+            are_reported: false,
+            due: None,
+            tries: 0,
+        }
+    }
 }
 
 /// All of them, and the kernel side.
@@ -142,8 +160,10 @@ impl Watcher {
         let watched = &self.watched;
         let codes = &mut self.codes;
         self.bpf.drain(limit, |bytes| {
-            if kind_of(bytes) == Some(kind::STACK) {
-                codes.note(bytes);
+            match kind_of(bytes) {
+                Some(kind::STACK) => codes.note(bytes),
+                Some(kind::TEXT) => return text(bytes, watched, facts),
+                _ => {}
             }
             match life(bytes) {
                 Some(life @ Life::Exec(pid)) => {
@@ -159,7 +179,7 @@ impl Watcher {
             }
             facts.raw(bytes);
         });
-        self.codes.read(
+        let texts = self.codes.read(
             |pid| match watched.get(&pid) {
                 Some(Watched { proof: Some(proof), .. }) => proof.codes.map_or(Wanted::No, Wanted::Now),
                 Some(_) => Wanted::Later,
@@ -167,6 +187,9 @@ impl Watcher {
             },
             facts,
         );
+        for (pid, code, offset) in texts {
+            self.add_text(pid, code, offset);
+        }
         for life in lives {
             match life {
                 Life::Fork(parent, child) => self.forked(parent, child, facts),
@@ -248,7 +271,7 @@ impl Watcher {
             probes: Vec::new(),
             notes: Vec::new(),
         };
-        self.watched.insert(pid, Watched { report, proof: None, wakes: false, due: None, tries: 0 });
+        self.watched.insert(pid, Watched::new(report));
         self.look(pid, facts);
         let proven = self.watched.get(&pid).is_some_and(|watched| watched.proof.is_some());
         if !proven && let Err(error) = self.bpf.watch(pid, Process::default()) {
@@ -287,6 +310,7 @@ impl Watcher {
                 if !self.code {
                     proof.process.frame = 0;
                 }
+                proof.process.texts = watched.proof.as_ref().map_or(0, |before| before.process.texts);
                 self.proven(pid, proof, facts);
             }
             Err(error) => {
@@ -380,6 +404,46 @@ impl Watcher {
         watched.report.probes.sort_unstable();
     }
 
+    /// A function holds the text of a statement: it is reported when that is wanted.
+    fn add_text(&mut self, pid: u32, code: u64, offset: u32) {
+        let Some(watched) = self.watched.get_mut(&pid) else { return };
+        match self.bpf.read_local(pid, code, offset) {
+            Ok(()) => {
+                watched.texts.insert(code);
+                // The next look says it to the kernel side.
+                watched.are_reported = false;
+            }
+            Err(error) => tracing::debug!(pid, "texts of statements cannot be read: {error:#}"),
+        }
+    }
+
+    /// Has the texts of statements reported of those processes of which they are wanted, and of no others: they cost as much
+    /// as the statements are long.
+    pub(super) fn want_texts(&mut self, engine: &Engine) {
+        for (pid, watched) in &mut self.watched {
+            let wanted = !watched.texts.is_empty() && (self.all || engine.wants_texts(*pid));
+            if wanted == watched.are_reported {
+                continue;
+            }
+            watched.are_reported = wanted;
+            if let Some(proof) = &mut watched.proof {
+                let bits = watched.texts.iter().map(|code| 1 << adder_ebpf::text_bit(*code));
+                proof.process.texts = if wanted { bits.fold(0, |mask, bit: u64| mask | bit) } else { 0 };
+                if let Err(error) = self.bpf.watch(*pid, proof.process) {
+                    tracing::debug!(pid, "cannot configure this process: {error:#}");
+                }
+            }
+        }
+    }
+
+    fn forget_texts(&mut self, pid: u32) {
+        let Some(watched) = self.watched.get_mut(&pid) else { return };
+        watched.are_reported = false;
+        for code in std::mem::take(&mut watched.texts) {
+            self.bpf.forget_local(pid, code);
+        }
+    }
+
     /// A child of a watched process: the kernel side watches it already, with the parent's configuration.
     fn forked(&mut self, parent: u32, child: u32, facts: &mut Facts<'_>) {
         let Some(parent) = self.watched.get(&parent) else { return };
@@ -388,7 +452,7 @@ impl Watcher {
         }
         // Uprobes are this process's own: the child needs new ones.
         let report = AttachReport { pid: child, probes: Vec::new(), ..parent.report.clone() };
-        self.watched.insert(child, Watched { report, proof: None, wakes: false, due: None, tries: 0 });
+        self.watched.insert(child, Watched::new(report));
         self.introduce(child, facts);
         self.look(child, facts);
     }
@@ -396,6 +460,7 @@ impl Watcher {
     fn executed(&mut self, pid: u32, facts: &mut Facts<'_>) {
         if self.watched.contains_key(&pid) {
             self.codes.forget(pid);
+            self.forget_texts(pid);
             self.bpf.detach(pid);
             let service = self.introduce(pid, facts);
             if let Some(watched) = self.watched.get_mut(&pid) {
@@ -413,6 +478,7 @@ impl Watcher {
     }
 
     fn exited(&mut self, pid: u32) {
+        self.forget_texts(pid);
         if self.watched.remove(&pid).is_some() {
             self.codes.forget(pid);
             self.bpf.forget(pid);
@@ -422,6 +488,16 @@ impl Watcher {
 
 fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// A text out of a frame, which only its process's version of Python tells how to read.
+fn text(bytes: &[u8], watched: &BTreeMap<u32, Watched>, facts: &mut Facts<'_>) {
+    let Some((header, copied)) = fact::copied_text(bytes) else { return };
+    let proof = watched.get(&header.pid).and_then(|watched| watched.proof.as_ref());
+    let text = proof.and_then(|proof| proof.codes?.copied(copied));
+    if let Some((text, truncated)) = text {
+        facts.own(&Fact::Text(header, TextInfo { text, truncated }));
+    }
 }
 
 /// What a raw fact says of a process's life.

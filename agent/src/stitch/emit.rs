@@ -298,9 +298,11 @@ impl Engine {
         let waits = operation.waits;
         let context = operation.act.context;
         let connection = operation.connection;
-        let Some(detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take()) else {
+        let Some(mut detail) = self.operations.get_mut(&id).and_then(|operation| operation.detail.take())
+        else {
             return;
         };
+        let recalled = self.recall_text(&act, connection, &mut detail);
         let span_id = frame.span_id;
         let root = frame.parent_span_id.is_none();
         if waits && root {
@@ -314,6 +316,9 @@ impl Engine {
             let site = self.site_of(&act, owner_id);
             if let Some(span) = self.spans.last_mut() {
                 span.attributes.extend(site.into_iter().flatten());
+                if recalled {
+                    span.attributes.push(Attribute::new("adder.query.source", "frame"));
+                }
                 name = span.name.clone();
             }
         }

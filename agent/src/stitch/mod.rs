@@ -39,6 +39,7 @@ mod pool;
 mod publishes;
 mod received;
 mod stacks;
+mod time;
 mod unit;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -61,7 +62,7 @@ use self::{
 };
 use crate::{
     conn::{ConnectionId, Connections, Happened},
-    fact::{Clock, Fact, ProcessInfo, PythonInfo},
+    fact::{Fact, ProcessInfo, PythonInfo},
     protocol::{Event, Mark, postgres::Texts},
     signal::{Resource, Role, Span, TextMode, route::Routes},
 };
@@ -151,6 +152,8 @@ struct ProcessState {
     wakes_wanted: bool,
     /// Requests that were read and have not been answered yet.
     open: FxHashMap<UnitId, u64>,
+    /// When a statement was last executed whose text is not known.
+    untold: u64,
     /// The last second in which something had no owner, and how many such there were.
     ownerless: (u64, u32),
     /// When it ended.
@@ -298,6 +301,12 @@ impl Engine {
             self.threads.entry((header.pid, header.tid)).or_default().stack = stack;
             return;
         }
+        if let Fact::Text(_, text) = fact {
+            if let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) {
+                thread.stack = self.stacks.with_text(thread.stack, text);
+            }
+            return;
+        }
         // A new socket is told of between a stack and the bytes that were sent there.
         if !matches!(fact, Fact::Socket(_)) {
             let stack = self.threads.get_mut(&(header.pid, header.tid)).map(|thread| &mut thread.stack);
@@ -425,6 +434,7 @@ impl Engine {
                         late_writes: parent.late_writes,
                         wakes_wanted: false,
                         open: FxHashMap::default(),
+                        untold: 0,
                         ownerless: (0, 0),
                         ended: None,
                     };
@@ -446,8 +456,8 @@ impl Engine {
                     process.ended = Some(header.time);
                 }
             }
-            // A stack has been dealt with above.
-            Fact::Map(_) | Fact::Stack { .. } => {}
+            // Stacks and texts have been dealt with above.
+            Fact::Map(_) | Fact::Stack { .. } | Fact::Text(..) => {}
             Fact::Code(_, code) => self.stacks.code(header.pid, code),
             Fact::CodeOptions(_, options) => self.stacks.configure(options),
             Fact::Process(_, info) => self.process(header.pid, info),
@@ -503,6 +513,7 @@ impl Engine {
                 late_writes: false,
                 wakes_wanted: false,
                 open: FxHashMap::default(),
+                untold: 0,
                 ownerless: (0, 0),
                 ended: None,
             };
@@ -555,62 +566,5 @@ impl Engine {
 
     fn span_id(&mut self) -> [u8; 8] {
         self.rng.u64(1..).to_be_bytes()
-    }
-
-    /// Time has passed.
-    fn tick(&mut self, clock: Clock) {
-        self.clock = clock.offset;
-        self.settle_unsettled();
-        self.settle_all_untaken(false);
-        self.find_origins(false);
-        // What was logged may belong into a span.
-        self.settle_outputs(false);
-        self.emit_settled(false);
-        if self.now >= self.swept + SWEEP_EVERY {
-            self.swept = self.now;
-            self.sweep();
-        }
-    }
-
-    /// Nothing will follow: what has finished becomes spans with the evidence that there is.
-    fn finish(&mut self) {
-        self.settle_all_untaken(true);
-        self.find_origins(true);
-        self.settle_outputs(true);
-        self.emit_settled(true);
-        self.counters.abandoned += self.operations.len() as u64;
-    }
-
-    /// Forgets what can no longer matter.
-    fn sweep(&mut self) {
-        let now = self.now;
-        self.counters.forgotten_contexts += self.contexts.sweep(now);
-        self.threads.retain(|_, thread| thread.last + ENDED_KEPT > now);
-        self.publishes.sweep(now);
-        self.notifiers.sweep(now);
-        self.queued.retain(|_, cause| cause.time + ENDED_KEPT > now);
-        self.processes.retain(|_, process| process.ended.is_none_or(|ended| ended + HOLD_MAX * 2 > now));
-        self.sweep_outputs();
-        let processes = &self.processes;
-        self.stacks.retain(|pid| processes.contains_key(&pid));
-        let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
-        self.units.retain(|_, unit| {
-            unit.detail.is_some() || unit.is_busy() || unit.end.is_none_or(|end| end + kept > now)
-        });
-        let units = &self.units;
-        self.tasks.retain(|_, unit| units.contains_key(unit));
-        self.interactions.retain(|_, unit| units.contains_key(unit));
-        self.exchanges.retain(|_, exchanges| {
-            let idle = exchanges.units.is_empty()
-                && exchanges.operations.is_empty()
-                && exchanges.deliveries.is_empty()
-                && exchanges.delivered + DISPATCHERS_KEPT < now;
-            let served = exchanges.served.back().is_some_and(|(_, unit)| units.contains_key(unit));
-            if !idle || served {
-                return true;
-            }
-            let closed = *exchanges.closed.get_or_insert(now);
-            closed + ENDED_KEPT > now
-        });
     }
 }

@@ -1,11 +1,15 @@
 //! Where in the code things are done: stacks of Python frames, and what they say of calls and of those who handle work.
 
+use std::{hash::Hasher as _, sync::Arc};
+
 use rustc_hash::{FxHashMap, FxHasher};
-use std::hash::Hasher as _;
 
 use super::{Engine, Unit, UnitId, unit::Act};
 use crate::{
     code::{self, CodeInfo},
+    conn::ConnectionId,
+    fact::TextInfo,
+    protocol::{Detail, postgres},
     signal::Attribute,
 };
 
@@ -14,6 +18,10 @@ pub(super) type StackId = u32;
 
 /// Stacks kept at most; then all are forgotten.
 const STACKS_MAX: usize = 16_384;
+/// Statements kept at most whose text was found in a frame; then all are looked for again.
+const PREPARED_MAX: usize = 65_536;
+/// How long texts are wanted after one was missed, nanoseconds.
+const TEXTS_WANTED: u64 = 60_000_000_000;
 /// Code objects kept at most, likewise.
 const CODES_MAX: usize = 131_072;
 
@@ -50,13 +58,17 @@ pub(super) struct Stacks {
     /// Number of the first of them, less one.
     before: StackId,
     codes: FxHashMap<(u32, u64), Code>,
+    /// Texts of statements that were prepared unseen, by connection and name.
+    prepared: FxHashMap<(ConnectionId, Arc<str>), Arc<TextInfo>>,
 }
 
 struct Stack {
     pid: u32,
     /// Innermost first.
-    frames: Box<[u64]>,
+    frames: Arc<[u64]>,
     cut: bool,
+    /// What a database driver was called with there.
+    text: Option<Arc<TextInfo>>,
 }
 
 struct Code {
@@ -123,14 +135,35 @@ impl Stacks {
         if let Some(id) = self.by_hash.get(&hash) {
             return *id;
         }
+        let words =
+            frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        let frames = words.collect();
+        self.keep(hash, Stack { pid, frames, cut, text: None })
+    }
+
+    /// The number of the same stack with a text in it.
+    pub(super) fn with_text(&mut self, id: StackId, text: &TextInfo) -> StackId {
+        let Some(stack) = self.get(id) else { return 0 };
+        let mut hasher = FxHasher::default();
+        hasher.write_u32(stack.pid);
+        stack.frames.iter().for_each(|frame| hasher.write_u64(*frame));
+        hasher.write(text.text.as_bytes());
+        let hash = hasher.finish();
+        if let Some(id) = self.by_hash.get(&hash) {
+            return *id;
+        }
+        let text = Some(Arc::new(text.clone()));
+        let stack = Stack { pid: stack.pid, frames: stack.frames.clone(), cut: stack.cut, text };
+        self.keep(hash, stack)
+    }
+
+    fn keep(&mut self, hash: u64, stack: Stack) -> StackId {
         if self.kept.len() >= STACKS_MAX {
             self.before += self.kept.len() as StackId;
             self.kept.clear();
             self.by_hash.clear();
         }
-        let words =
-            frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
-        self.kept.push(Stack { pid, frames: words.collect(), cut });
+        self.kept.push(stack);
         let id = self.before + self.kept.len() as StackId;
         self.by_hash.insert(hash, id);
         id
@@ -166,7 +199,7 @@ impl Stacks {
     /// The code objects of a stack, up to the loop that has called it all; `None` where one of them is not known.
     fn codes(&self, stack: &Stack) -> Option<Vec<(&Code, u16)>> {
         let mut found = Vec::with_capacity(stack.frames.len());
-        for frame in &stack.frames {
+        for frame in stack.frames.iter() {
             let code = self.codes.get(&(stack.pid, code_of(*frame)))?;
             if code.is_loop {
                 break;
@@ -179,7 +212,7 @@ impl Stacks {
     /// Where the application makes a call: its innermost frame.
     pub(super) fn site(&self, id: StackId) -> Option<[Attribute; 3]> {
         let stack = self.get(id)?;
-        for frame in &stack.frames {
+        for frame in stack.frames.iter() {
             let code = self.codes.get(&(stack.pid, code_of(*frame)))?;
             if code.is_loop {
                 return None;
@@ -241,6 +274,43 @@ impl Engine {
         let line = self.contexts.line(act.context, act.start).map(|(_, context, _)| context);
         let mut line = line.take_while(|context| context.announced && context.created >= begun);
         line.find_map(|context| self.stacks.site(context.made_at))
+    }
+
+    /// Whether the texts are wanted that database drivers of a process were called with: it executes statements that were
+    /// prepared before the agent came.
+    pub fn wants_texts(&self, pid: u32) -> bool {
+        let untold = self.processes.get(&pid).map_or(0, |process| process.untold);
+        untold != 0 && untold + TEXTS_WANTED > self.now
+    }
+
+    /// Finds the text of a statement that was prepared unseen: where it was executed, or where it was before. True if it
+    /// was found.
+    pub(super) fn recall_text(&mut self, act: &Act, connection: ConnectionId, detail: &mut Detail) -> bool {
+        let Detail::Postgres(statement) = detail else { return false };
+        let (None, postgres::Kind::Extended, Some(name)) =
+            (&statement.text, &statement.kind, &statement.name)
+        else {
+            return false;
+        };
+        let key = (connection, name.clone());
+        let stack = self.stack_of(act);
+        let stacks = &mut self.stacks;
+        let here = stacks.get(stack).and_then(|stack| stack.text.clone());
+        if let Some(here) = here {
+            if stacks.prepared.len() >= PREPARED_MAX {
+                stacks.prepared.clear();
+            }
+            stacks.prepared.insert(key.clone(), here);
+        }
+        let Some(found) = stacks.prepared.get(&key) else {
+            if let Some(process) = self.processes.get_mut(&act.pid) {
+                process.untold = self.now;
+            }
+            return false;
+        };
+        statement.text = Some(found.text.as_str().into());
+        statement.truncated = found.truncated;
+        true
     }
 
     /// Something was done for a unit: who handles it?
