@@ -85,7 +85,11 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
             instruction = u64::from(FAR);
         }
         if unsafe { (&raw const process.texts).read_volatile() } >> text_bit(code) & 1 != 0 {
-            note_text(code, frame, text);
+            // The innermost is what was called last.
+            let found = find_text(code, frame);
+            if found != 0 && unsafe { text.read_volatile() } == 0 {
+                unsafe { text.write_volatile(found) };
+            }
         }
         let at = unsafe { start.add(size_of::<Stack>() + count * 8).cast::<u64>() };
         unsafe { at.write(code & ((1 << 48) - 1) | instruction << 48) };
@@ -104,24 +108,24 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
     0
 }
 
-/// Notes the text that a frame holds, if it does and no frame further inside has.
-#[inline(always)]
-fn note_text(code: u64, frame: u64, text: *mut u64) {
-    if unsafe { text.read_volatile() } != 0 {
-        return;
-    }
+/// The text that a frame of this function holds; 0 where it is not known to hold one. Global, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_text(code: u64, frame: u64) -> u64 {
     let (pid, _) = current();
     let key = LocalKey { code, pid, reserved: 0 };
-    if let Some(offset) = unsafe { LOCALS.get(key) } {
-        unsafe { text.write_volatile(user::<u64>(frame + u64::from(*offset)) & !7) };
+    match unsafe { LOCALS.get(key) } {
+        Some(offset) => user::<u64>(frame + u64::from(*offset)) & !7,
+        None => 0,
     }
 }
 
-/// Reports the `str` at an address, as much of it as there is room for.
-#[inline(always)]
-fn report_text(text: u64, context: u64) {
+/// Reports the `str` at an address, as much of it as there is room for. Global, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_text(text: u64, context: u64) -> u32 {
     let (pid, _) = current();
-    let Some(process) = watched(pid) else { return };
+    let Some(process) = watched(pid) else { return 0 };
     let state: u32 = user(text + STATE);
     let width = u64::from(state) >> field!(process.text_shift) & 7;
     let mut size = user::<u64>(text + LENGTH).wrapping_mul(width).wrapping_add(TEXT_HEAD as u64);
@@ -133,6 +137,7 @@ fn report_text(text: u64, context: u64) {
     } else {
         capture_text::<TEXT_MAX>(text, size, context);
     }
+    0
 }
 
 #[inline(always)]

@@ -67,6 +67,15 @@ pub mod flag {
     pub const OUTPUT: u16 = 128;
 }
 
+/// Bits of [`Process::stacks`]: a stack is reported with each wait that ran out, and with what is sent over connections that
+/// the process has not accepted, or written to its outputs; and where these say so.
+pub mod stacks {
+    /// With what is received.
+    pub const RECEIVED: u32 = 1;
+    /// With each task that is created.
+    pub const TASKS: u32 = 2;
+}
+
 /// The head of every fact.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -306,8 +315,8 @@ pub struct Process {
     pub frame_shift: u32,
     /// How far `PyASCIIObject.state` is shifted to the right so that its lowest three bits are the bytes of a character.
     pub text_shift: u32,
-    /// No meaning; keeps the structure free of implicit padding.
-    pub reserved: u32,
+    /// Where stacks are wanted besides: see [`stacks`].
+    pub stacks: u32,
 }
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.

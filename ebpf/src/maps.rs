@@ -30,8 +30,8 @@ pub struct Stream {
     pub sent: u64,
     /// Bytes received.
     pub received: u64,
-    /// 1: the process has connected it.
-    pub asks: u64,
+    /// 1: a process has accepted it.
+    pub accepted: u64,
 }
 
 /// Sockets that were reported, by the address of their `struct socket`.

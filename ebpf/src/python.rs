@@ -3,7 +3,7 @@
 //! Uprobe programs keep their stack under 64 bytes: from Linux 6.13 a program with more of it may get a private
 //! per-CPU stack, and uprobe programs can be preempted while they use it.
 
-use adder_ebpf::{Process, kind};
+use adder_ebpf::{Process, kind, stacks};
 use aya_ebpf::{
     helpers::generated::bpf_get_current_task,
     macros::{uprobe, uretprobe},
@@ -109,7 +109,9 @@ pub fn task_init(ctx: ProbeContext) -> u32 {
     let (_, tid) = current();
     let _ = PENDING.insert(tid, pending, 0);
     // Where it is made: what a task does on behalf of a library is the call of whoever has it made.
-    report_stack(process, pending.parent);
+    if process.stacks & stacks::TASKS != 0 {
+        report_stack(process, pending.parent);
+    }
     0
 }
 

@@ -56,11 +56,11 @@ pub fn is_unix(socket: u64) -> bool {
     kernel::<u16>(sock_of(socket) + offset!(sk_family)) == AF_UNIX
 }
 
-/// Whether requests may come over a socket: it was not connected from here, as far as is known.
+/// Whether a socket was seen to be accepted: what is sent over it answers somebody.
 #[inline(always)]
-pub fn may_be_asked(socket: u64) -> bool {
-    let Some(stream) = SOCKETS.get_ptr(socket) else { return true };
-    unsafe { (*stream).asks == 0 }
+pub fn is_accepted(socket: u64) -> bool {
+    let Some(stream) = SOCKETS.get_ptr(socket) else { return false };
+    unsafe { (*stream).accepted != 0 }
 }
 
 /// Reports that a descriptor was closed.
@@ -84,7 +84,7 @@ pub extern "C" fn report_socket(socket: u64, packed: u64, context: u64) -> u32 {
     let inode = inode_of(socket);
     let _ = SOCKETS.insert(
         socket,
-        Stream { inode, sent: 0, received: 0, asks: u64::from(packed as u16 & flag::CONNECTED != 0) },
+        Stream { inode, sent: 0, received: 0, accepted: u64::from(packed as u16 & flag::ACCEPTED != 0) },
         0,
     );
     let sk = sock_of(socket);

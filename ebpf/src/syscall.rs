@@ -4,7 +4,7 @@
 //! is attached to `sys_exit` or, where the kernel allows trampolines, with `fexit` to the functions of the calls
 //! themselves, which costs other processes nothing. Both give it a context of two words: registers and result.
 
-use adder_ebpf::{Process, flag, kind};
+use adder_ebpf::{Process, flag, kind, stacks};
 use aya_ebpf::{
     EbpfContext,
     macros::{btf_tracepoint, fexit, raw_tracepoint},
@@ -18,7 +18,7 @@ use crate::{
     python::{current_context, flush_pending},
     record::{current, report_head, report_number, watched},
     socket::{
-        begins_application_data, is_unix, may_be_asked, pack, pack_for, report_bytes, report_close,
+        begins_application_data, is_accepted, is_unix, pack, pack_for, report_bytes, report_close,
         report_pipe, report_socket,
     },
 };
@@ -307,9 +307,14 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     }
     flush_pending(process);
     let context = current_context(process);
-    // What is encrypted was given to a TLS library, there.
+    // Of what is encrypted it is reported where it was given to a TLS library.
+    let has_stack = if flags & flag::RECEIVED != 0 {
+        process.stacks & stacks::RECEIVED != 0
+    } else {
+        flags & flag::OUTPUT != 0 || !is_accepted(socket)
+    };
     let encrypted = process.tls != 0 && matches!(buffer, Buffer::Plain) && begins_application_data(second);
-    if !encrypted && (flags & flag::RECEIVED == 0 || may_be_asked(socket)) {
+    if has_stack && !encrypted {
         report_stack(process, context);
     }
     let (vector, count) = match buffer {

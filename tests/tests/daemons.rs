@@ -27,7 +27,7 @@ fn rid(span: &CollectedSpan) -> Option<String> {
     find_rid(&texts.concat()).map(str::to_owned)
 }
 
-fn run(way: &str, python: &str) {
+fn run(way: &str, python: &str, handlers: &[&str]) {
     let rig = Rig::start(&format!("daemons-{way}"), "daemon", python, false).expect("servers");
     let daemon = App::worker(&rig.venv, &rig.dir, "daemons.py", &[way], &rig.environment).expect("a daemon");
     let collector = Collector::start().expect("a collector");
@@ -53,7 +53,7 @@ fn run(way: &str, python: &str) {
     assert!(works.len() > 20, "{} pieces of work", works.len());
     let (notified, works): (BTreeMap<_, _>, _) =
         works.into_iter().partition(|(rid, _)| rid.starts_with("note"));
-    expect_jobs(&spans, &works);
+    expect_jobs(&spans, &works, handlers);
     if notifier.is_some() {
         expect_notified(&spans, &notified);
     }
@@ -70,7 +70,7 @@ fn works(log: &str) -> BTreeMap<String, usize> {
     log.lines().filter_map(work).collect()
 }
 
-fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>) {
+fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>, handlers: &[&str]) {
     let jobs: BTreeMap<&[u8], &CollectedSpan> = spans
         .iter()
         .filter(|span| span.span.kind == SpanKind::Internal as i32)
@@ -104,7 +104,8 @@ fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>) {
     for job in jobs.values() {
         assert!(job.span.parent_span_id.is_empty(), "a job is a root");
         assert_eq!(job.attribute("adder.trigger").as_deref(), Some("timer"));
-        assert!(job.span.name.starts_with("timer "), "{}", job.span.name);
+        assert!(handlers.contains(&job.span.name.as_str()), "{}", job.span.name);
+        assert_eq!(job.attribute("code.function.name").as_ref(), Some(&job.span.name));
         assert!(of_jobs.contains_key(job.span.span_id.as_slice()), "no job is empty");
     }
 }
@@ -124,30 +125,30 @@ fn expect_notified(spans: &[CollectedSpan], works: &BTreeMap<String, usize>) {
 
 #[test]
 fn a_loop_that_sleeps() {
-    run("sleep", "3.11");
+    run("sleep", "3.11", &["Threads.work"]);
 }
 
 #[test]
 fn a_listener_with_a_time_out() {
-    run("select", "3.13");
+    run("select", "3.13", &["Threads.work"]);
 }
 
 #[test]
 fn threads_that_wait_for_an_event_and_timers() {
-    run("event", "3.11");
+    run("event", "3.11", &["Threads.work", "event.<locals>.again"]);
 }
 
 #[test]
 fn apscheduler_in_the_background() {
-    run("scheduler", "3.13");
+    run("scheduler", "3.13", &["Threads.work"]);
 }
 
 #[test]
 fn periodic_tasks_of_asyncio() {
-    run("asyncio", "3.13");
+    run("asyncio", "3.13", &["tasks.<locals>.periodic"]);
 }
 
 #[test]
 fn periodic_tasks_of_uvloop() {
-    run("uvloop", "3.11");
+    run("uvloop", "3.11", &["tasks.<locals>.periodic"]);
 }

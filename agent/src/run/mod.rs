@@ -189,7 +189,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         for pid in facts.engine.waiting_for_wakes() {
             watcher.attach_wakes(pid);
         }
-        watcher.want_texts(facts.engine);
+        watcher.want(facts.engine);
         facts.own(&clock());
         let over = STOP.load(Ordering::Relaxed)
             || task.duration.is_some_and(|duration| started.elapsed() >= duration)

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adder_ebpf::{Child, Header, Process, kind};
+use adder_ebpf::{Child, Header, Process, kind, stacks};
 
 use super::{
     Facts,
@@ -34,9 +34,8 @@ struct Watched {
     proof: Option<Proof>,
     /// It is to be seen who wakes whom.
     wakes: bool,
-    /// Functions that hold the text of a statement, and whether the texts are reported.
+    /// Functions that hold the text of a statement.
     texts: BTreeSet<u64>,
-    are_reported: bool,
     /// When to look again, and how often that was done.
     due: Option<Instant>,
     tries: usize,
@@ -44,15 +43,7 @@ struct Watched {
 
 impl Watched {
     fn new(report: AttachReport) -> Self {
-        Self {
-            report,
-            proof: None,
-            wakes: false,
-            texts: BTreeSet::new(),
-            are_reported: false,
-            due: None,
-            tries: 0,
-        }
+        Self { report, proof: None, wakes: false, texts: BTreeSet::new(), due: None, tries: 0 }
     }
 }
 
@@ -310,7 +301,10 @@ impl Watcher {
                 if !self.code {
                     proof.process.frame = 0;
                 }
-                proof.process.texts = watched.proof.as_ref().map_or(0, |before| before.process.texts);
+                if let Some(before) = &watched.proof {
+                    proof.process.texts = before.process.texts;
+                    proof.process.stacks = before.process.stacks;
+                }
                 self.proven(pid, proof, facts);
             }
             Err(error) => {
@@ -410,35 +404,36 @@ impl Watcher {
         match self.bpf.read_local(pid, code, offset) {
             Ok(()) => {
                 watched.texts.insert(code);
-                // The next look says it to the kernel side.
-                watched.are_reported = false;
             }
             Err(error) => tracing::debug!(pid, "texts of statements cannot be read: {error:#}"),
         }
     }
 
-    /// Has the texts of statements reported of those processes of which they are wanted, and of no others: they cost as much
-    /// as the statements are long.
-    pub(super) fn want_texts(&mut self, engine: &Engine) {
+    /// Has the kernel side report what costs something of those processes alone of which it is wanted: stacks in more places,
+    /// and the texts of statements.
+    pub(super) fn want(&mut self, engine: &Engine) {
         for (pid, watched) in &mut self.watched {
-            let wanted = !watched.texts.is_empty() && (self.all || engine.wants_texts(*pid));
-            if wanted == watched.are_reported {
+            let Some(proof) = &mut watched.proof else { continue };
+            let (texts, stacks) = if self.all {
+                (true, stacks::RECEIVED | stacks::TASKS)
+            } else {
+                (engine.wants_texts(*pid), engine.wants_stacks(*pid))
+            };
+            let bits = watched.texts.iter().filter(|_| texts).map(|code| 1 << adder_ebpf::text_bit(*code));
+            let texts = bits.fold(0, |mask, bit: u64| mask | bit);
+            let process = Process { texts, stacks, ..proof.process };
+            if process == proof.process {
                 continue;
             }
-            watched.are_reported = wanted;
-            if let Some(proof) = &mut watched.proof {
-                let bits = watched.texts.iter().map(|code| 1 << adder_ebpf::text_bit(*code));
-                proof.process.texts = if wanted { bits.fold(0, |mask, bit: u64| mask | bit) } else { 0 };
-                if let Err(error) = self.bpf.watch(*pid, proof.process) {
-                    tracing::debug!(pid, "cannot configure this process: {error:#}");
-                }
+            match self.bpf.watch(*pid, process) {
+                Ok(()) => proof.process = process,
+                Err(error) => tracing::debug!(pid, "cannot configure this process: {error:#}"),
             }
         }
     }
 
     fn forget_texts(&mut self, pid: u32) {
         let Some(watched) = self.watched.get_mut(&pid) else { return };
-        watched.are_reported = false;
         for code in std::mem::take(&mut watched.texts) {
             self.bpf.forget_local(pid, code);
         }

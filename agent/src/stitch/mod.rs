@@ -138,6 +138,10 @@ pub struct Counters {
     pub waits: u64,
     /// Work items whose origin was not kept because too many lay in queues, or tasks in pools.
     pub unqueued: u64,
+    /// Stacks that were forgotten because there were too many: what was done there has no `code.*`.
+    pub forgotten_stacks: u64,
+    /// Code objects that were not looked at because there were too many, likewise.
+    pub unread_codes: u64,
     /// Contexts forgotten because there were too many.
     pub forgotten_contexts: u64,
     /// Log records.
@@ -152,6 +156,8 @@ struct ProcessState {
     wakes_wanted: bool,
     /// Requests that were read and have not been answered yet.
     open: FxHashMap<UnitId, u64>,
+    /// Where its stacks are wanted besides.
+    stacks_wanted: u32,
     /// When a statement was last executed whose text is not known.
     untold: u64,
     /// The last second in which something had no owner, and how many such there were.
@@ -435,6 +441,7 @@ impl Engine {
                         wakes_wanted: false,
                         open: FxHashMap::default(),
                         untold: 0,
+                        stacks_wanted: 0,
                         ownerless: (0, 0),
                         ended: None,
                     };
@@ -514,6 +521,7 @@ impl Engine {
                 wakes_wanted: false,
                 open: FxHashMap::default(),
                 untold: 0,
+                stacks_wanted: 0,
                 ownerless: (0, 0),
                 ended: None,
             };

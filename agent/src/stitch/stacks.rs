@@ -4,6 +4,8 @@ use std::{hash::Hasher as _, sync::Arc};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
+use adder_ebpf::stacks;
+
 use super::{Engine, Unit, UnitId, unit::Act};
 use crate::{
     code::{self, CodeInfo},
@@ -22,7 +24,7 @@ const STACKS_MAX: usize = 16_384;
 const PREPARED_MAX: usize = 65_536;
 /// How long texts are wanted after one was missed, nanoseconds.
 const TEXTS_WANTED: u64 = 60_000_000_000;
-/// Code objects kept at most, likewise.
+/// Code objects kept at most. More are not taken, and what is done in them has no place.
 const CODES_MAX: usize = 131_072;
 
 /// Functions of frameworks that call the application's handler: file, and the last part of the name.
@@ -40,7 +42,8 @@ const CALLERS: [(&str, &str); 10] = [
 ];
 
 /// Functions of an event loop from which everything is called: what lies outside of them has only started the loop.
-const LOOPS: [(&str, &str); 6] = [
+const LOOPS: [(&str, &str); 7] = [
+    ("uvloop/__init__.py", "run"),
     ("asyncio/events.py", "_run"),
     ("asyncio/base_events.py", "_run_once"),
     ("asyncio/base_events.py", "run_forever"),
@@ -60,6 +63,9 @@ pub(super) struct Stacks {
     codes: FxHashMap<(u32, u64), Code>,
     /// Texts of statements that were prepared unseen, by connection and name.
     prepared: FxHashMap<(ConnectionId, Arc<str>), Arc<TextInfo>>,
+    /// Stacks that were forgotten because there were too many, and code objects that were not taken.
+    pub(super) forgotten: u64,
+    pub(super) unread: u64,
 }
 
 struct Stack {
@@ -83,6 +89,8 @@ struct Code {
 pub(super) struct Handler {
     /// How certain that is.
     rank: Rank,
+    /// What lies outside of it is not known to be a loop.
+    is_open: bool,
     pub(super) name: String,
     file: String,
     line: u32,
@@ -160,6 +168,7 @@ impl Stacks {
     fn keep(&mut self, hash: u64, stack: Stack) -> StackId {
         if self.kept.len() >= STACKS_MAX {
             self.before += self.kept.len() as StackId;
+            self.forgotten += self.kept.len() as u64;
             self.kept.clear();
             self.by_hash.clear();
         }
@@ -172,7 +181,8 @@ impl Stacks {
     /// Notes a code object.
     pub(super) fn code(&mut self, pid: u32, info: &CodeInfo) {
         if self.codes.len() >= CODES_MAX {
-            self.codes.clear();
+            self.unread += 1;
+            return;
         }
         let code = Code {
             own: self.options.is_own(info),
@@ -231,6 +241,7 @@ impl Stacks {
         let codes = self.codes(stack)?;
         let handler = |(code, _): &(&Code, u16), rank| Handler {
             rank,
+            is_open: rank != Rank::Called && codes.len() == stack.frames.len(),
             name: code.info.name.clone(),
             file: code.info.file.clone(),
             line: code.info.first_line,
@@ -264,16 +275,37 @@ impl Engine {
 
     /// Where the application has made a call that was begun for `owner`: its innermost frame, or that of whoever has made the
     /// task in which a library has done it. What a task does that is older than the work was not called in it.
-    pub(super) fn site_of(&self, act: &Act, owner: Option<UnitId>) -> Option<[Attribute; 3]> {
+    pub(super) fn site_of(&mut self, act: &Act, owner: Option<UnitId>) -> Option<[Attribute; 3]> {
         let stack = self.stack_of(act);
         let here = self.stacks.site(stack);
         if here.is_some() || stack == 0 {
             return here;
         }
         let begun = self.units.get(&owner?)?.start;
-        let line = self.contexts.line(act.context, act.start).map(|(_, context, _)| context);
-        let mut line = line.take_while(|context| context.announced && context.created >= begun);
-        line.find_map(|context| self.stacks.site(context.made_at))
+        let (mut site, mut unknown) = (None, false);
+        for (_, context, _) in self.contexts.line(act.context, act.start) {
+            if !context.announced || context.created < begun || site.is_some() {
+                break;
+            }
+            unknown |= context.made_at == 0;
+            site = self.stacks.site(context.made_at);
+        }
+        if site.is_none() && unknown {
+            self.want_stacks(act.pid, stacks::TASKS);
+        }
+        site
+    }
+
+    /// Where stacks of a process are wanted besides ([`adder_ebpf::stacks`]): they tell a handler from what has called it, or
+    /// whose a library's task is.
+    pub fn wants_stacks(&self, pid: u32) -> u32 {
+        self.processes.get(&pid).map_or(0, |process| process.stacks_wanted)
+    }
+
+    fn want_stacks(&mut self, pid: u32, bit: u32) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.stacks_wanted |= bit;
+        }
     }
 
     /// Whether the texts are wanted that database drivers of a process were called with: it executes statements that were
@@ -324,7 +356,13 @@ impl Engine {
             && unit.handler.as_ref().is_none_or(|known| known.rank < handler.rank)
             && (handler.rank == Rank::Called || !is_of_another_task(unit, act))
         {
-            unit.handler = Some(Box::new(handler));
+            // What has called what has received it is on the stack, too.
+            let (tid, _) = unit.received_by;
+            if handler.is_open && unit.stack == 0 && unit.job.is_none() && tid == act.tid {
+                self.want_stacks(act.pid, stacks::RECEIVED);
+            } else {
+                unit.handler = Some(Box::new(handler));
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ impl Engine {
     /// Time has passed.
     pub(super) fn tick(&mut self, clock: Clock) {
         self.clock = clock.offset;
+        self.counters.forgotten_stacks = self.stacks.forgotten;
+        self.counters.unread_codes = self.stacks.unread;
         self.settle_unsettled();
         self.settle_all_untaken(false);
         self.find_origins(false);
