@@ -35,11 +35,12 @@ fn stack_use(code: &[u8]) -> (i32, usize) {
             _ => {}
         }
     }
-    (-deepest, calls)
+    // The kernel rounds up before it compares (`round_up_stack_depth`, kernel/bpf/verifier.c).
+    ((-deepest + 15) / 16 * 16, calls)
 }
 
 /// The functions that these programs may call, and these functions each other: checked like the programs.
-const FUNCTIONS: [&str; 3] = ["report_frames", "find_text", "report_text"];
+const FUNCTIONS: [&str; 3] = ["report_frames", "find_mark", "report_text"];
 
 #[test]
 fn uprobe_programs_keep_to_the_shared_stack() {

@@ -6,13 +6,14 @@
 //! cannot change meanwhile.
 
 use adder_ebpf::{
-    FAR, FRAME_BYTES, FRAMES_MAX, LocalKey, Process, Stack, TEXT_HEAD, TEXT_MAX, Text, kind, text_bit,
+    FAR, FRAME_BYTES, FRAMES_MAX, MARK_END, MarkKey, Process, Stack, TEXT_HEAD, TEXT_MAX, Text, flag, kind,
+    mark_bit,
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
 use crate::{
     kernel::user,
-    maps::{FACTS, LOCALS},
+    maps::{FACTS, MARKS},
     python::thread_state,
     record::{count_drop, current, wake_flags, watched, write_header},
 };
@@ -25,12 +26,10 @@ const STATE: u64 = 32;
 /// Keeps an offset in the part of a frame that was read within it.
 const IN_FRAME: u64 = FRAME_BYTES as u64 - 8;
 
-/// Reports the frames of this thread, if that is wanted of its process.
+/// Reports the frames of this thread, if that is wanted of its process; the flag for the fact that is made there.
 #[inline(always)]
-pub fn report_stack(process: &Process, context: u64) {
-    if process.frame != 0 {
-        report_frames(thread_state(process), context);
-    }
+pub fn report_stack(process: &Process, context: u64) -> u16 {
+    if process.frame != 0 && report_frames(thread_state(process), context) != 0 { flag::STACKED } else { 0 }
 }
 
 /// Reads a field of the configuration where it is used: kept in a variable, it would take a place on the stack.
@@ -40,8 +39,8 @@ macro_rules! field {
     };
 }
 
-/// Global to the verifier, like [`crate::socket::report_bytes`]; with as little stack as a uprobe program
-/// ([`crate::python`]), which may call it.
+/// Reports the frames that hang at a thread state: 1 where there were any. Global to the verifier, like
+/// [`crate::socket::report_bytes`]; with as little stack as a uprobe program ([`crate::python`]), which may call it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
@@ -59,21 +58,19 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
         return 0;
     };
     let start = entry.as_mut_ptr();
-    let fact = start.cast::<Stack>();
-    unsafe { write_header(&raw mut (*fact).header, kind::STACK, 0, context) };
-    let text = unsafe { start.add(SCRATCH + FRAME_BYTES).cast::<u64>() };
-    unsafe { text.write_volatile(0) };
+    unsafe { write_header(&raw mut (*start.cast::<Stack>()).header, kind::STACK, 0, context) };
+    unsafe { text_at(start).write_volatile(0) };
     let mut count = 0;
     while count < FRAMES_MAX {
         let size = field!(process.frame_size) & (FRAME_BYTES as u64 - 1);
-        let scratch = unsafe { start.add(SCRATCH) };
         let from = frame + field!(process.frame_from);
-        if frame == 0 || unsafe { bpf_probe_read_user(scratch.cast(), size as u32, from as *const _) } != 0 {
+        let scratch = unsafe { start.add(SCRATCH).cast() };
+        if frame == 0 || unsafe { bpf_probe_read_user(scratch, size as u32, from as *const _) } != 0 {
             break;
         }
         // 3.14 keeps in the low bits how a reference is counted.
-        let code = word(scratch, field!(process.frame_code)) & !7;
-        let mut instruction = word(scratch, field!(process.frame_instruction));
+        let code = word(start, field!(process.frame_code)) & !7;
+        let mut instruction = word(start, field!(process.frame_instruction));
         let code_start = field!(process.code_start);
         if code_start == 0 {
             instruction &= 0xffff_ffff;
@@ -84,38 +81,55 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
         if instruction > u64::from(FAR) {
             instruction = u64::from(FAR);
         }
-        if unsafe { (&raw const process.texts).read_volatile() } >> text_bit(code) & 1 != 0 {
-            // The innermost is what was called last.
-            let found = find_text(code, frame);
-            if found != 0 && unsafe { text.read_volatile() } == 0 {
-                unsafe { text.write_volatile(found) };
-            }
-        }
         let at = unsafe { start.add(size_of::<Stack>() + count * 8).cast::<u64>() };
         unsafe { at.write(code & ((1 << 48) - 1) | instruction << 48) };
-        frame = word(scratch, field!(process.frame_previous));
         count += 1;
+        if field!(process.marks) >> mark_bit(code) & 1 != 0 {
+            let mark = find_mark(code);
+            if mark & MARK_END != 0 {
+                frame = 0;
+                break;
+            }
+            // The innermost is that of what was called last.
+            if mark != 0 && field!(process.texts) != 0 && unsafe { text_at(start).read_volatile() } == 0 {
+                unsafe { text_at(start).write_volatile(user::<u64>(frame + u64::from(mark)) & !7) };
+            }
+        }
+        frame = word(start, field!(process.frame_previous));
     }
-    unsafe {
+    let fact = start.cast::<Stack>();
+    let text = unsafe {
         (&raw mut (*fact).count).write(count as u32);
         (&raw mut (*fact).cut).write(u32::from(frame != 0));
-    }
-    let text = unsafe { text.read_volatile() };
+        text_at(start).read_volatile()
+    };
     entry.submit(wake_flags());
     if text != 0 {
-        report_text(text, context);
+        report_text(text);
     }
-    0
+    1
 }
 
-/// The text that a frame of this function holds; 0 where it is not known to hold one. Global, likewise.
+/// Where the address of a text is kept.
+#[inline(always)]
+unsafe fn text_at(start: *mut u8) -> *mut u64 {
+    unsafe { start.add(SCRATCH + FRAME_BYTES).cast() }
+}
+
+/// A word of the frame that was read.
+#[inline(always)]
+fn word(start: *const u8, at: u64) -> u64 {
+    unsafe { start.add(SCRATCH + (at & IN_FRAME) as usize).cast::<u64>().read_volatile() }
+}
+
+/// What is known of a function; 0 for nothing. Global, likewise.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn find_text(code: u64, frame: u64) -> u64 {
+pub extern "C" fn find_mark(code: u64) -> u32 {
     let (pid, _) = current();
-    let key = LocalKey { code, pid, reserved: 0 };
-    match unsafe { LOCALS.get(key) } {
-        Some(offset) => user::<u64>(frame + u64::from(*offset)) & !7,
+    let key = MarkKey { code, pid, reserved: 0 };
+    match unsafe { MARKS.get(key) } {
+        Some(mark) => *mark,
         None => 0,
     }
 }
@@ -123,7 +137,7 @@ pub extern "C" fn find_text(code: u64, frame: u64) -> u64 {
 /// Reports the `str` at an address, as much of it as there is room for. Global, likewise.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn report_text(text: u64, context: u64) -> u32 {
+pub extern "C" fn report_text(text: u64) -> u32 {
     let (pid, _) = current();
     let Some(process) = watched(pid) else { return 0 };
     let state: u32 = user(text + STATE);
@@ -133,15 +147,15 @@ pub extern "C" fn report_text(text: u64, context: u64) -> u32 {
         size = TEXT_MAX as u64;
     }
     if size <= 512 {
-        capture_text::<512>(text, size, context);
+        capture_text::<512>(text, size);
     } else {
-        capture_text::<TEXT_MAX>(text, size, context);
+        capture_text::<TEXT_MAX>(text, size);
     }
     0
 }
 
 #[inline(always)]
-fn capture_text<const SIZE: usize>(text: u64, size: u64, context: u64) {
+fn capture_text<const SIZE: usize>(text: u64, size: u64) {
     let Some(mut entry) = FACTS.reserve_bytes(size_of::<Text>() + SIZE, 0) else {
         count_drop();
         return;
@@ -150,17 +164,11 @@ fn capture_text<const SIZE: usize>(text: u64, size: u64, context: u64) {
     let fact = start.cast::<Text>();
     let size = if size > SIZE as u64 { SIZE as u64 } else { size };
     unsafe {
-        write_header(&raw mut (*fact).header, kind::TEXT, 0, context);
+        write_header(&raw mut (*fact).header, kind::TEXT, 0, 0);
         let at = start.add(size_of::<Text>());
         let failed = bpf_probe_read_user(at.cast(), size as u32, text as *const _) != 0;
         (&raw mut (*fact).length).write(if failed { 0 } else { size as u32 });
         (&raw mut (*fact).reserved).write(0);
     }
     entry.submit(wake_flags());
-}
-
-/// A word of the frame that was read.
-#[inline(always)]
-fn word(scratch: *const u8, at: u64) -> u64 {
-    unsafe { scratch.add((at & IN_FRAME) as usize).cast::<u64>().read_volatile() }
 }

@@ -65,6 +65,9 @@ pub mod flag {
     pub const DETACHED: u16 = 64;
     /// [`Data`](super::Data): written to standard output or standard error, whatever that is.
     pub const OUTPUT: u16 = 128;
+    /// [`Data`](super::Data), [`Tls`](super::Tls), [`Lineage`](super::Lineage), [`Item`](super::Item): the last
+    /// [`Stack`](super::Stack) of the thread is where it was made.
+    pub const STACKED: u16 = 256;
 }
 
 /// Bits of [`Process::stacks`]: a stack is reported with each wait that ran out, and with what is sent over connections that
@@ -245,10 +248,10 @@ pub struct Text {
     pub reserved: u32,
 }
 
-/// A function that is known to hold a text in a local variable.
+/// A function of which something is known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct LocalKey {
+pub struct MarkKey {
     /// Address of the code object.
     pub code: u64,
     /// Kernel `tgid`.
@@ -257,11 +260,15 @@ pub struct LocalKey {
     pub reserved: u32,
 }
 
-/// The bit of [`Process::texts`] that stands for a code object.
+/// What is known of a function: a stack need not go beyond it. Any other number is the offset in its frame of a local variable
+/// with the text of a statement.
+pub const MARK_END: u32 = 1 << 31;
+
+/// The bit of [`Process::marks`] that stands for a code object.
 #[inline(always)]
 #[must_use]
-pub fn text_bit(code: u64) -> u64 {
-    code >> 4 & 63
+pub fn mark_bit(code: u64) -> u64 {
+    (code >> 4 ^ code >> 10) & 63
 }
 
 /// The instruction of a frame whose place in its code is not known.
@@ -282,8 +289,8 @@ pub struct Process {
     pub runtime: u64,
     /// See `runtime`.
     pub runtime_end: u64,
-    /// What is wanted of the texts that frames hold: bit [`text_bit`] is set for each function in `LOCALS`; 0 for nothing.
-    pub texts: u64,
+    /// Functions of which something is known: bit [`mark_bit`] is set for each that is in `MARKS`.
+    pub marks: u64,
     /// Offset of `PyThreadState.context`.
     pub context: u32,
     /// Offset of `TaskObj.task_context`.
@@ -317,6 +324,10 @@ pub struct Process {
     pub text_shift: u32,
     /// Where stacks are wanted besides: see [`stacks`].
     pub stacks: u32,
+    /// 1: the texts of statements that frames hold are reported.
+    pub texts: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
 }
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.
@@ -381,8 +392,8 @@ pub const FRAME_BYTES: usize = 128;
 pub const TEXT_MAX: usize = 8192;
 /// Bytes before the characters of a `str`, at most (`PyCompactUnicodeObject`, Include/cpython/unicodeobject.h).
 pub const TEXT_HEAD: usize = 72;
-/// Most functions that hold a text.
-pub const LOCALS_MAX: u32 = 16_384;
+/// Most functions of which something is known.
+pub const MARKS_MAX: u32 = 16_384;
 /// Most watched processes.
 pub const PROCESSES_MAX: u32 = 8192;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.

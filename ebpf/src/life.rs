@@ -56,6 +56,7 @@ fn exec() {
         unsafe {
             (&raw mut (*process).context_type).write(0);
             (&raw mut (*process).output).write(0);
+            (&raw mut (*process).frame).write(0);
         }
         report_head(kind::EXEC);
     } else if setting!(report_every_exec) != 0 {

@@ -1,7 +1,7 @@
 //! Maps and globals.
 
 use adder_ebpf::{
-    LOCALS_MAX, LocalKey, Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings, TLS_MAX,
+    MARKS_MAX, MarkKey, Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings, TLS_MAX,
 };
 use aya_ebpf::{
     macros::map,
@@ -87,9 +87,9 @@ pub struct TlsStream {
 #[map]
 pub static TLS_STREAMS: LruHashMap<u64, TlsStream> = LruHashMap::with_max_entries(TLS_MAX, 0);
 
-/// Where functions hold a text: offset in the frame of the local variable.
+/// What is known of functions.
 #[map]
-pub static LOCALS: HashMap<LocalKey, u32> = HashMap::with_max_entries(LOCALS_MAX, 0);
+pub static MARKS: HashMap<MarkKey, u32> = HashMap::with_max_entries(MARKS_MAX, 0);
 
 /// Offsets inside kernel structures; user space writes them before the programs are loaded.
 #[unsafe(no_mangle)]

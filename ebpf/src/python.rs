@@ -3,7 +3,7 @@
 //! Uprobe programs keep their stack under 64 bytes: from Linux 6.13 a program with more of it may get a private
 //! per-CPU stack, and uprobe programs can be preempted while they use it.
 
-use adder_ebpf::{Process, kind, stacks};
+use adder_ebpf::{Process, flag, kind, stacks};
 use aya_ebpf::{
     helpers::generated::bpf_get_current_task,
     macros::{uprobe, uretprobe},
@@ -28,6 +28,8 @@ const LIST_SIZE: u64 = 16;
 const LIST_ITEMS: u64 = 24;
 /// Offset of the second item of a `PyTupleObject`.
 const TUPLE_SECOND: u64 = 32;
+/// Bit of [`Pending::parent`], which is free in addresses of objects: the stack was reported where the task was made.
+const STACKED: u64 = 1;
 /// The bits of an address of user space (`Documentation/arch/x86/x86_64/mm.rst`, four-level page tables).
 const ADDRESS: u64 = (1 << 48) - 1;
 
@@ -88,7 +90,8 @@ pub fn flush_pending(process: &Process) {
     {
         let fact = entry.as_mut_ptr();
         unsafe {
-            write_header(&raw mut (*fact).header, kind::TASK, 0, pending.parent);
+            let flags = if pending.parent & STACKED != 0 { flag::STACKED } else { 0 };
+            write_header(&raw mut (*fact).header, kind::TASK, flags, pending.parent & !STACKED);
             (&raw mut (*fact).child).write(child);
         }
         entry.submit(wake_flags());
@@ -104,14 +107,14 @@ pub fn task_init(ctx: ProbeContext) -> u32 {
     let Some(process) = watched(pid) else { return 0 };
     flush_pending(process);
     let task: u64 = ctx.arg(0).unwrap_or(0);
-    let pending = Pending { task: tagged(task), parent: current_context(process) };
+    let mut pending = Pending { task: tagged(task), parent: current_context(process) };
+    // Where it is made: what a task does on behalf of a library is the call of whoever has it made.
+    if process.stacks & stacks::TASKS != 0 && report_stack(process, pending.parent) != 0 {
+        pending.parent |= STACKED;
+    }
     // Asked for here: what is kept over all of the above lies on the stack.
     let (_, tid) = current();
     let _ = PENDING.insert(tid, pending, 0);
-    // Where it is made: what a task does on behalf of a library is the call of whoever has it made.
-    if process.stacks & stacks::TASKS != 0 {
-        report_stack(process, pending.parent);
-    }
     0
 }
 

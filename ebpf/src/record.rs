@@ -73,10 +73,16 @@ pub unsafe fn write_header(at: *mut Header, kind: u16, flags: u16, context: u64)
 /// Reports a fact that is a head and one number behind it ([`Lineage`](adder_ebpf::Lineage) and its like).
 #[inline(always)]
 pub fn report_number(kind: u16, context: u64, number: u64) {
+    report_flagged(kind, 0, context, number);
+}
+
+/// The same, with [`adder_ebpf::flag`]s.
+#[inline(always)]
+pub fn report_flagged(kind: u16, flags: u16, context: u64, number: u64) {
     if let Some(mut entry) = reserve::<Lineage>() {
         let fact = entry.as_mut_ptr();
         unsafe {
-            write_header(&raw mut (*fact).header, kind, 0, context);
+            write_header(&raw mut (*fact).header, kind, flags, context);
             (&raw mut (*fact).child).write(number);
         }
         entry.submit(wake_flags());

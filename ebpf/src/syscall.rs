@@ -16,7 +16,7 @@ use crate::{
     kernel::{inode_behind, kernel, pipe, stream_socket, user},
     life::argument,
     python::{current_context, flush_pending},
-    record::{current, report_head, report_number, watched},
+    record::{current, report_flagged, report_head, watched},
     socket::{
         begins_application_data, is_accepted, is_unix, pack, pack_for, report_bytes, report_close,
         report_pipe, report_socket,
@@ -315,7 +315,7 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     };
     let encrypted = process.tls != 0 && matches!(buffer, Buffer::Plain) && begins_application_data(second);
     if has_stack && !encrypted {
-        report_stack(process, context);
+        flags |= report_stack(process, context);
     }
     let (vector, count) = match buffer {
         Buffer::Plain => {
@@ -390,8 +390,8 @@ fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Proces
     if is_up && process.context_type != 0 {
         flush_pending(process);
         let context = current_context(process);
-        report_stack(process, context);
-        report_number(kind::TIMER, context, number);
+        let flags = report_stack(process, context);
+        report_flagged(kind::TIMER, flags, context, number);
     }
 }
 

@@ -25,6 +25,8 @@ use crate::{
 
 /// Bit of [`TlsCall::ssl`]: the call reads.
 const READS: u64 = 1;
+/// Bit of the address of a context, which is free in it: the stack was reported ([`flag::STACKED`], shifted).
+const STACKED: u64 = 1;
 /// The bits of [`TlsCall::ssl`] that are no address: `SSL` objects are allocated, and so aligned to 16 bytes.
 const BITS: u64 = 15;
 
@@ -94,8 +96,10 @@ pub fn tls_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     flush_pending(process);
-    let context = current_context(process);
-    report_stack(process, context);
+    let mut context = current_context(process);
+    if report_stack(process, context) != 0 {
+        context |= STACKED;
+    }
     let (_, tid) = current();
     let Some(call) = TLS_CALLS.get_ptr_mut(tid) else { return 0 };
     unsafe {
@@ -191,11 +195,14 @@ unsafe fn capture<const HEAD: usize, const TAIL: usize>(call: *mut TlsCall, leng
     let start = entry.as_mut_ptr();
     let fact = start.cast::<Tls>();
     unsafe {
-        let reads = (*call).ssl & READS != 0;
-        let detached = (*call).socket == 0;
-        let flags = if reads { flag::RECEIVED } else { 0 } | if detached { flag::DETACHED } else { 0 };
-        write_header(&raw mut (*fact).header, kind::TLS, flags, context);
-        if !reads && !detached {
+        write_header(&raw mut (*fact).header, kind::TLS, 0, context);
+        // By way of memory, or there are too many variables at a time.
+        let marked = (&raw const (*fact).header.context).read_volatile();
+        (&raw mut (*fact).header.context).write(marked & !STACKED);
+        let reads = if (*call).ssl & READS != 0 { flag::RECEIVED } else { 0 };
+        let detached = if (*call).socket == 0 { flag::DETACHED } else { 0 };
+        (&raw mut (*fact).header.flags).write(reads | detached | ((marked & STACKED) as u16) << 8);
+        if reads | detached == 0 {
             // The bytes have left within the call, and the other side may have answered before it returned.
             (&raw mut (*fact).header.time).write((*call).time);
         }
@@ -204,7 +211,8 @@ unsafe fn capture<const HEAD: usize, const TAIL: usize>(call: *mut TlsCall, leng
         (&raw mut (*fact).offset).write((*call).out);
         (&raw mut (*fact).length).write(length);
         let mut head = length;
-        let most = u64::from(if reads { setting!(head_received) } else { setting!(head_sent) });
+        let most =
+            u64::from(if (*call).ssl & READS != 0 { setting!(head_received) } else { setting!(head_sent) });
         if head > most {
             head = most;
         }

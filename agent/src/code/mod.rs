@@ -33,7 +33,61 @@ impl CodeInfo {
         }
         lines::line(self.format, &self.lines, self.first_line, unit)
     }
+
+    /// Whether it is a framework's function that calls handlers.
+    pub fn calls_handlers(&self) -> bool {
+        self.is_among(&CALLERS)
+    }
+
+    /// Whether a stack need not go beyond it.
+    pub fn ends_stack(&self) -> bool {
+        self.is_loop() || self.calls_handlers() || self.is_among(&FRAMEWORKS)
+    }
+
+    /// Whether it is a function of an event loop that has called everything inside of it.
+    pub fn is_loop(&self) -> bool {
+        self.is_among(&LOOPS)
+    }
+
+    fn is_among(&self, functions: &[(&str, &str)]) -> bool {
+        functions.iter().any(|(file, name)| self.is(file, name))
+    }
+
+    /// Whether it is a function with this last part of its name, in a file whose path ends so.
+    pub fn is(&self, file: &str, name: &str) -> bool {
+        self.name.rsplit('.').next() == Some(name)
+            && self.file.strip_suffix(file).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
+    }
 }
+
+/// Functions of frameworks that call the application's handler, and nothing else: file, and the last part of the name.
+const CALLERS: [(&str, &str); 5] = [
+    ("fastapi/routing.py", "run_endpoint_function"),
+    ("flask/app.py", "dispatch_request"),
+    ("discord/app_commands/commands.py", "_do_call"),
+    ("discord/ext/commands/core.py", "wrapped"),
+    ("celery/app/trace.py", "__protected_call__"),
+];
+
+/// Functions of frameworks that call the handler, but middleware too, or what comes before it.
+const FRAMEWORKS: [(&str, &str); 5] = [
+    ("starlette/routing.py", "app"),
+    ("starlette/endpoints.py", "dispatch"),
+    ("django/core/handlers/base.py", "_get_response"),
+    ("django/core/handlers/base.py", "_get_response_async"),
+    ("aiohttp/web_app.py", "_handle"),
+];
+
+/// Functions of an event loop from which everything is called: what lies outside of them has only started the loop.
+const LOOPS: [(&str, &str); 7] = [
+    ("uvloop/__init__.py", "run"),
+    ("asyncio/events.py", "_run"),
+    ("asyncio/base_events.py", "_run_once"),
+    ("asyncio/base_events.py", "run_forever"),
+    ("asyncio/base_events.py", "run_until_complete"),
+    ("asyncio/runners.py", "run"),
+    ("uvicorn/server.py", "run"),
+];
 
 /// Which code is the application's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

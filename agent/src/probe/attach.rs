@@ -8,7 +8,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use adder_ebpf::{Header, LocalKey, Offsets, Process};
+use adder_ebpf::{Header, MarkKey, Offsets, Process};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{HashMap, MapData, RingBuf},
@@ -161,7 +161,7 @@ pub struct Bpf {
     facts: RingBuf<MapData>,
     processes: HashMap<MapData, u32, Plain<Process>>,
     dropped: HashMap<MapData, u32, u64>,
-    locals: HashMap<MapData, Plain<LocalKey>, u32>,
+    marks: HashMap<MapData, Plain<MarkKey>, u32>,
     uprobes: Table<u32, Vec<UProbeLink>>,
     released: Vec<JoinHandle<()>>,
     way: AttachWay,
@@ -246,8 +246,8 @@ impl Bpf {
         let facts = RingBuf::try_from(map(&mut ebpf, "FACTS")?)?;
         let processes = HashMap::try_from(map(&mut ebpf, "PROCESSES")?)?;
         let dropped = HashMap::try_from(map(&mut ebpf, "DROPPED")?)?;
-        let locals = HashMap::try_from(map(&mut ebpf, "LOCALS")?)?;
-        Ok(Self { ebpf, facts, processes, dropped, locals, uprobes: Table::new(), released: Vec::new(), way })
+        let marks = HashMap::try_from(map(&mut ebpf, "MARKS")?)?;
+        Ok(Self { ebpf, facts, processes, dropped, marks, uprobes: Table::new(), released: Vec::new(), way })
     }
 
     /// How the system calls are seen.
@@ -260,14 +260,14 @@ impl Bpf {
         Ok(self.processes.insert(pid, Plain(process), 0)?)
     }
 
-    /// Has the text reported that a function of a process holds in a local variable, at this offset of its frame.
-    pub fn read_local(&mut self, pid: u32, code: u64, offset: u32) -> anyhow::Result<()> {
-        Ok(self.locals.insert(Plain(LocalKey { code, pid, reserved: 0 }), offset, 0)?)
+    /// Says what is known of a function of a process.
+    pub fn mark(&mut self, pid: u32, code: u64, mark: u32) -> anyhow::Result<()> {
+        Ok(self.marks.insert(Plain(MarkKey { code, pid, reserved: 0 }), mark, 0)?)
     }
 
-    /// Has it reported no longer.
-    pub fn forget_local(&mut self, pid: u32, code: u64) {
-        let _ = self.locals.remove(&Plain(LocalKey { code, pid, reserved: 0 }));
+    /// Forgets it.
+    pub fn forget_mark(&mut self, pid: u32, code: u64) {
+        let _ = self.marks.remove(&Plain(MarkKey { code, pid, reserved: 0 }));
     }
 
     /// Stops watching a process.

@@ -8,6 +8,8 @@ use adder_ebpf::Process;
 use super::memory::Memory;
 use crate::code::{CodeInfo, Format};
 
+/// What calls Python from C has no other name, and no file.
+const C: &str = "<C>";
 /// `PyObject.ob_type`.
 const OB_TYPE: u64 = 8;
 /// `PyVarObject.ob_size`, which is the length of a `str` and of `bytes`, too.
@@ -129,8 +131,18 @@ const V3_13: Version = Version {
 pub struct Codes {
     memory: Memory,
     minor: u32,
-    code_type: u64,
-    text_type: u64,
+    objects: Objects,
+}
+
+/// Addresses of objects of the interpreter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Objects {
+    /// `PyCode_Type`.
+    pub(super) code_type: u64,
+    /// `PyUnicode_Type`.
+    pub(super) text_type: u64,
+    /// `None`, which stands in the place of a code object where C calls Python (since 3.13).
+    pub(super) none: u64,
 }
 
 /// Fills in where the frames of a process are; `None` where no thread shows it.
@@ -138,10 +150,11 @@ pub(super) fn locate(
     memory: Memory,
     minor: u32,
     states: impl Iterator<Item = u64> + Clone,
-    (code_type, text_type): (u64, u64),
+    objects: Objects,
     process: &mut Process,
 ) -> Option<Codes> {
     let version = VERSIONS.iter().find(|version| version.minor == minor)?;
+    let code_type = objects.code_type;
     let code_start = if version.is_address { memory.word(code_type + BASIC_SIZE)? as u32 } else { 0 };
     let mut frames = states.cycle().take(LOOKS);
     let frame = frames.find_map(|state| {
@@ -158,7 +171,7 @@ pub(super) fn locate(
     process.code_start = code_start;
     process.frame_shift = version.shift;
     process.text_shift = text_shift(minor);
-    Some(Codes { memory, minor, code_type, text_type })
+    Some(Codes { memory, minor, objects })
 }
 
 /// Whether a word of a thread state leads to frames: each with a code object, the last without a previous one. The thread
@@ -199,6 +212,8 @@ fn is_chain(memory: Memory, version: &Version, code_type: u64, word: u64) -> boo
 /// What tells a code object from another one at the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodeStamp {
+    size: u64,
+    file: u64,
     name: u64,
     lines: u64,
     first_line: u32,
@@ -213,7 +228,9 @@ impl Codes {
             return None;
         }
         let word = |at: u64| bytes.get(at as usize..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
-        (word(OB_TYPE)? == self.code_type).then_some(CodeStamp {
+        (word(OB_TYPE)? == self.objects.code_type).then_some(CodeStamp {
+            size: word(SIZE)?,
+            file: word(version.file)?,
             name: word(version.name)?,
             lines: word(version.lines)?,
             first_line: word(version.first_line)? as u32,
@@ -229,7 +246,10 @@ impl Codes {
         let version = VERSIONS.iter().find(|version| version.minor == self.minor)?;
         let memory = self.memory;
         let word = |at: u64| memory.word(address + at);
-        if word(OB_TYPE)? != self.code_type {
+        if address == self.objects.none {
+            return Some(CodeInfo { address, name: C.into(), file: C.into(), ..CodeInfo::default() });
+        }
+        if word(OB_TYPE)? != self.objects.code_type {
             return None;
         }
         Some(CodeInfo {
@@ -261,7 +281,7 @@ impl Codes {
     /// Reads a `str` that was copied from its beginning on; whether not all of it was.
     pub fn copied(&self, bytes: &[u8]) -> Option<(String, bool)> {
         let word = |at: u64| bytes.get(at as usize..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
-        if word(OB_TYPE)? != self.text_type {
+        if word(OB_TYPE)? != self.objects.text_type {
             return None;
         }
         let length = usize::try_from(word(SIZE)?).ok()?;

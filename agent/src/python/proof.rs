@@ -7,7 +7,7 @@ use adder_ebpf::Process;
 use super::{
     code::probe_offset,
     elf::Elf,
-    frames::{self, Codes},
+    frames::{self, Codes, Objects},
     memory::{Mapping, Memory, mapped_file, read_maps},
     tls,
 };
@@ -92,6 +92,30 @@ pub struct Proof {
     pub notes: Vec<String>,
 }
 
+impl Proof {
+    /// Takes over what was proven of the frames of the same interpreter before.
+    pub fn keep_frames(&mut self, before: &Self) {
+        self.codes = before.codes;
+        self.process = Process {
+            frame: before.process.frame,
+            cframe: before.process.cframe,
+            frame_from: before.process.frame_from,
+            frame_size: before.process.frame_size,
+            frame_previous: before.process.frame_previous,
+            frame_code: before.process.frame_code,
+            frame_instruction: before.process.frame_instruction,
+            code_start: before.process.code_start,
+            frame_shift: before.process.frame_shift,
+            text_shift: before.process.text_shift,
+            ..self.process
+        };
+        self.notes.retain(|note| note != NO_FRAMES);
+    }
+}
+
+/// Of a process whose frames were not found.
+const NO_FRAMES: &str = "no thread shows its frames: calls have no `code.*`";
+
 /// Why nothing is proven (yet).
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProofError {
@@ -169,14 +193,20 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         ..Process::default()
     };
     proof.attribution = Attribution::Context;
-    let types = elf.symbol("PyCode_Type").zip(elf.symbol("PyUnicode_Type"));
-    proof.codes = types.and_then(|((code, _), (text, _))| {
+    let place = |name: &str| Some(elf.symbol(name)?.0.wrapping_add(bias));
+    let objects = || {
+        Some(Objects {
+            code_type: place("PyCode_Type")?,
+            text_type: place("PyUnicode_Type")?,
+            none: place("_Py_NoneStruct")?,
+        })
+    };
+    proof.codes = objects().and_then(|objects| {
         let states = threads.iter().map(|thread| thread.state);
-        let types = (code.wrapping_add(bias), text.wrapping_add(bias));
-        frames::locate(memory, minor, states, types, &mut proof.process)
+        frames::locate(memory, minor, states, objects, &mut proof.process)
     });
     if proof.codes.is_none() {
-        notes.push("no thread shows its frames: calls have no `code.*`".into());
+        notes.push(NO_FRAMES.into());
     }
     add_probes(pid, &maps, (&file, &elf), &mut proof, &mut notes);
     let (libraries, unreadable) = tls::probes(pid, &maps, (&file, &elf));

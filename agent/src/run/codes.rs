@@ -5,6 +5,7 @@
 
 use std::hash::Hasher as _;
 
+use adder_ebpf::MARK_END;
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::{Facts, watch::head};
@@ -33,10 +34,13 @@ const TEXTS: [(&str, &str, &str); 7] = [
     ("psycopg/cursor_async.py", "executemany", "query"),
 ];
 
-fn text_of(code: &CodeInfo) -> Option<&'static str> {
-    let name = code.name.rsplit('.').next()?;
-    let found = TEXTS.iter().find(|(file, function, _)| name == *function && code.file.ends_with(file));
-    found.map(|(_, _, variable)| *variable)
+/// What the kernel side is to know of a function.
+fn mark_of(code: &CodeInfo, codes: &Codes) -> Option<u32> {
+    if code.ends_stack() {
+        return Some(MARK_END);
+    }
+    let (_, _, variable) = TEXTS.iter().find(|(file, function, _)| code.is(file, function))?;
+    codes.local(code.address, variable)
 }
 
 /// What has been read, and what is to be.
@@ -66,13 +70,13 @@ impl CodeReader {
     }
 
     /// Reads what is wanted and not known.
-    /// The functions among them that hold the text of a statement: process, code object, offset in the frame.
+    /// What is to be known of functions among them: process, code object, mark (0: nothing any more).
     pub(super) fn read(
         &mut self,
         codes_of: impl Fn(u32) -> Wanted,
         facts: &mut Facts<'_>,
     ) -> Vec<(u32, u64, u32)> {
-        let mut texts = Vec::new();
+        let mut marks = Vec::new();
         let mut wanted = std::mem::take(&mut self.wanted);
         wanted.sort_unstable();
         wanted.dedup();
@@ -84,18 +88,22 @@ impl CodeReader {
             };
             let stamp = codes.stamp(address);
             let known = self.codes.get(&(pid, address));
-            if known != Some(&stamp) && (known.is_some() || self.codes.len() < CODES_MAX) {
+            let again = known.is_some();
+            if known != Some(&stamp) && (again || self.codes.len() < CODES_MAX) {
                 self.codes.insert((pid, address), stamp);
                 let code = codes.read(address);
-                texts.extend(
-                    text_of(&code).and_then(|name| Some((pid, address, codes.local(address, name)?))),
-                );
+                // Another function may have taken the place of a marked one.
+                match mark_of(&code, &codes) {
+                    Some(mark) => marks.push((pid, address, mark)),
+                    None if again => marks.push((pid, address, 0)),
+                    None => {}
+                }
                 facts.own(&Fact::Code(head(pid), code));
             }
             false
         });
         self.wanted = wanted;
-        texts
+        marks
     }
 
     /// A process has ended, or has a new program.

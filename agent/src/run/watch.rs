@@ -34,8 +34,8 @@ struct Watched {
     proof: Option<Proof>,
     /// It is to be seen who wakes whom.
     wakes: bool,
-    /// Functions that hold the text of a statement.
-    texts: BTreeSet<u64>,
+    /// Functions of which the kernel side knows something.
+    marks: BTreeSet<u64>,
     /// When to look again, and how often that was done.
     due: Option<Instant>,
     tries: usize,
@@ -43,7 +43,7 @@ struct Watched {
 
 impl Watched {
     fn new(report: AttachReport) -> Self {
-        Self { report, proof: None, wakes: false, texts: BTreeSet::new(), due: None, tries: 0 }
+        Self { report, proof: None, wakes: false, marks: BTreeSet::new(), due: None, tries: 0 }
     }
 }
 
@@ -170,17 +170,6 @@ impl Watcher {
             }
             facts.raw(bytes);
         });
-        let texts = self.codes.read(
-            |pid| match watched.get(&pid) {
-                Some(Watched { proof: Some(proof), .. }) => proof.codes.map_or(Wanted::No, Wanted::Now),
-                Some(_) => Wanted::Later,
-                None => Wanted::No,
-            },
-            facts,
-        );
-        for (pid, code, offset) in texts {
-            self.add_text(pid, code, offset);
-        }
         for life in lives {
             match life {
                 Life::Fork(parent, child) => self.forked(parent, child, facts),
@@ -194,6 +183,17 @@ impl Watcher {
                     }
                 }
             }
+        }
+        let marks = self.codes.read(
+            |pid| match self.watched.get(&pid) {
+                Some(Watched { proof: Some(proof), .. }) => proof.codes.map_or(Wanted::No, Wanted::Now),
+                Some(_) => Wanted::Later,
+                None => Wanted::No,
+            },
+            facts,
+        );
+        for (pid, code, mark) in marks {
+            self.add_mark(pid, code, mark);
         }
         let now = Instant::now();
         let due: Vec<u32> = self
@@ -302,8 +302,18 @@ impl Watcher {
                     proof.process.frame = 0;
                 }
                 if let Some(before) = &watched.proof {
+                    proof.process.marks = before.process.marks;
                     proof.process.texts = before.process.texts;
                     proof.process.stacks = before.process.stacks;
+                    if proof.codes.is_none() && before.process.runtime == proof.process.runtime {
+                        // No thread has shown its frames this time.
+                        proof.keep_frames(before);
+                    }
+                }
+                if self.code && proof.codes.is_none() {
+                    let pause = RETRIES.get(watched.tries).copied();
+                    watched.tries += 1;
+                    watched.due = pause.map(|pause| Instant::now() + Duration::from_millis(pause));
                 }
                 self.proven(pid, proof, facts);
             }
@@ -398,14 +408,20 @@ impl Watcher {
         watched.report.probes.sort_unstable();
     }
 
-    /// A function holds the text of a statement: it is reported when that is wanted.
-    fn add_text(&mut self, pid: u32, code: u64, offset: u32) {
+    /// Tells the kernel side what is known of a function.
+    fn add_mark(&mut self, pid: u32, code: u64, mark: u32) {
         let Some(watched) = self.watched.get_mut(&pid) else { return };
-        match self.bpf.read_local(pid, code, offset) {
-            Ok(()) => {
-                watched.texts.insert(code);
+        if mark == 0 {
+            if watched.marks.remove(&code) {
+                self.bpf.forget_mark(pid, code);
             }
-            Err(error) => tracing::debug!(pid, "texts of statements cannot be read: {error:#}"),
+            return;
+        }
+        match self.bpf.mark(pid, code, mark) {
+            Ok(()) => {
+                watched.marks.insert(code);
+            }
+            Err(error) => tracing::debug!(pid, "what is known of its functions is not used: {error:#}"),
         }
     }
 
@@ -419,9 +435,8 @@ impl Watcher {
             } else {
                 (engine.wants_texts(*pid), engine.wants_stacks(*pid))
             };
-            let bits = watched.texts.iter().filter(|_| texts).map(|code| 1 << adder_ebpf::text_bit(*code));
-            let texts = bits.fold(0, |mask, bit: u64| mask | bit);
-            let process = Process { texts, stacks, ..proof.process };
+            let marks = watched.marks.iter().fold(0, |marks, code| marks | 1 << adder_ebpf::mark_bit(*code));
+            let process = Process { texts: u32::from(texts), stacks, marks, ..proof.process };
             if process == proof.process {
                 continue;
             }
@@ -432,10 +447,10 @@ impl Watcher {
         }
     }
 
-    fn forget_texts(&mut self, pid: u32) {
+    fn forget_marks(&mut self, pid: u32) {
         let Some(watched) = self.watched.get_mut(&pid) else { return };
-        for code in std::mem::take(&mut watched.texts) {
-            self.bpf.forget_local(pid, code);
+        for code in std::mem::take(&mut watched.marks) {
+            self.bpf.forget_mark(pid, code);
         }
     }
 
@@ -455,7 +470,7 @@ impl Watcher {
     fn executed(&mut self, pid: u32, facts: &mut Facts<'_>) {
         if self.watched.contains_key(&pid) {
             self.codes.forget(pid);
-            self.forget_texts(pid);
+            self.forget_marks(pid);
             self.bpf.detach(pid);
             let service = self.introduce(pid, facts);
             if let Some(watched) = self.watched.get_mut(&pid) {
@@ -473,7 +488,7 @@ impl Watcher {
     }
 
     fn exited(&mut self, pid: u32) {
-        self.forget_texts(pid);
+        self.forget_marks(pid);
         if self.watched.remove(&pid).is_some() {
             self.codes.forget(pid);
             self.bpf.forget(pid);

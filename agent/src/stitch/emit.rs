@@ -233,7 +233,7 @@ impl Engine {
             end: unit.end.unwrap_or(unit.start),
             outcome: None,
             links: Vec::new(),
-            events: std::mem::take(&mut unit.exceptions),
+            events: std::mem::take(&mut unit.events),
         };
         if let Some(delivery) = &unit.delivery {
             frame.outcome = delivery.outcome();
@@ -255,6 +255,7 @@ impl Engine {
         }
         self.push_span(frame, Role::Server, &detail);
         let handler = self.units.get_mut(&id).and_then(|unit| unit.handler.take());
+        let handler = handler.filter(|handler| handler.is_one());
         if let Some(span) = self.spans.last_mut() {
             span.attributes.extend(attribute);
             span.attributes.extend(handler.iter().flat_map(|handler| handler.attributes()));
@@ -270,7 +271,7 @@ impl Engine {
         let owner_id = owner;
         let act = operation.act.clone();
         if let Some(owner) = owner {
-            self.note_handler(owner, &act);
+            self.note_handler(owner, &act, false);
         }
         let Some(operation) = self.operations.get(&id) else { return };
         let mut name = String::new();

@@ -140,7 +140,7 @@ impl Engine {
             delivery: None,
             notice: None,
             job: None,
-            exceptions: Vec::new(),
+            events: Vec::new(),
             received_by: (at.tid, at.context),
             stack: at.stack,
             handler: None,

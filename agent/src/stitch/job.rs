@@ -93,7 +93,11 @@ impl Engine {
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
         thread.timed = thread.facts;
         thread.read_for = 0;
-        if thread.is_loop || thread.rested < WAITED {
+        if thread.is_loop {
+            let waited = thread.silent;
+            return self.loop_waited(item, waited);
+        }
+        if thread.rested < WAITED {
             return;
         }
         // psycopg 3 waits for an answer a tenth of a second at a time.
@@ -353,13 +357,13 @@ impl Engine {
             self.units.remove(&id);
             return;
         };
-        let handler = unit.handler.take();
+        let handler = unit.handler.take().filter(|handler| handler.is_one());
         let name = handler.as_ref().map_or_else(|| format!("timer {first}"), |handler| handler.name.clone());
         let mut attributes = vec![Attribute::new("adder.trigger", "timer")];
         attributes.extend(handler.iter().flat_map(|handler| handler.attributes()));
         let (pid, start, end) = (unit.pid, unit.start, unit.end.unwrap_or(unit.start));
         let (trace_id, span_id) = (unit.trace_id, unit.span_id);
-        let events = std::mem::take(&mut unit.exceptions);
+        let events = std::mem::take(&mut unit.events);
         self.counters.spans += 1;
         self.spans.push(Span {
             trace_id,

@@ -23,6 +23,7 @@
 //! address of a dead one. Such a claim is *tentative* until the response of the fresh request confirms it.
 //! Decisions are taken when a span is made, which waits until its evidence is complete; see [`Engine::settled`].
 
+mod blocked;
 mod consumer;
 mod context;
 mod emit;
@@ -50,6 +51,7 @@ use serde::Serialize;
 
 pub use self::output::LogCounters;
 use self::{
+    blocked::Blocked,
     context::{Cause, Contexts, Thread, Work},
     exchange::Exchanges,
     job::Turn,
@@ -138,6 +140,8 @@ pub struct Counters {
     pub waits: u64,
     /// Work items whose origin was not kept because too many lay in queues, or tasks in pools.
     pub unqueued: u64,
+    /// Waits of the application that have kept an event loop from running for 100 ms or more.
+    pub blocked_loops: u64,
     /// Stacks that were forgotten because there were too many: what was done there has no `code.*`.
     pub forgotten_stacks: u64,
     /// Code objects that were not looked at because there were too many, likewise.
@@ -192,6 +196,8 @@ pub struct Engine {
     notifiers: Notifiers,
     outputs: Outputs,
     stacks: Stacks,
+    /// Waits that have kept event loops from running.
+    blocked: Vec<Blocked>,
     /// Where the current fact was made.
     stack: StackId,
     /// Messages whose publish has not been looked for.
@@ -238,6 +244,7 @@ impl Engine {
             notifiers: Notifiers::default(),
             outputs: Outputs::default(),
             stacks: Stacks::default(),
+            blocked: Vec::new(),
             stack: 0,
             tasks: FxHashMap::default(),
             interactions: FxHashMap::default(),
@@ -268,8 +275,11 @@ impl Engine {
     }
 
     /// Sizes of the tables, for `adder status`.
-    pub fn sizes(&self) -> [(&'static str, usize); 7] {
+    pub fn sizes(&self) -> [(&'static str, usize); 9] {
+        let (stacks, codes) = self.stacks.sizes();
         [
+            ("stacks", stacks),
+            ("code objects", codes),
             ("contexts", self.contexts.len()),
             ("threads", self.threads.len()),
             ("units", self.units.len()),
@@ -313,10 +323,17 @@ impl Engine {
             }
             return;
         }
-        // A new socket is told of between a stack and the bytes that were sent there.
-        if !matches!(fact, Fact::Socket(_)) {
-            let stack = self.threads.get_mut(&(header.pid, header.tid)).map(|thread| &mut thread.stack);
-            self.stack = stack.map(std::mem::take).unwrap_or_default();
+        self.stack = 0;
+        if header.flags & flag::STACKED != 0
+            && let Some(thread) = self.threads.get(&(header.pid, header.tid))
+        {
+            // The parts of a vector have one in common.
+            self.stack = thread.stack;
+        } else if !matches!(fact, Fact::Socket(_))
+            && let Some(thread) = self.threads.get_mut(&(header.pid, header.tid))
+        {
+            // A new socket is told of between a stack and the bytes that were sent there.
+            thread.stack = 0;
         }
         if let Fact::Data { data, head, tail } = fact
             && header.flags & flag::OUTPUT != 0
@@ -335,6 +352,10 @@ impl Engine {
             let last = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.last);
             let thread = self.thread(&header);
             thread.rested = header.time.saturating_sub(last);
+            // That a task was made is told with what the thread does next.
+            if !matches!(fact, Fact::Task(_)) {
+                thread.silent = header.time.saturating_sub(std::mem::replace(&mut thread.spoke, header.time));
+            }
             thread.facts += 1;
             thread.facts - 1
         });

@@ -282,13 +282,14 @@ impl Engine {
             if let Some(exception) = &parsed.exception
                 && (unit.end.is_none() || unit.detail.is_some() || unit.job.is_some())
             {
-                note_exception(&mut unit.exceptions, exception, time);
+                note_exception(&mut unit.events, exception, time);
             }
             Some((trace_id, unit.span_id))
         });
         let site = waiting.act.as_ref().and_then(|act| self.site_of(act, owner));
         if let (Some(owner), Some(act)) = (owner, &waiting.act) {
-            self.note_handler(owner, act);
+            // A server's own line, such as an access log's, is written where no handler is.
+            self.note_handler(owner, act, true);
         }
         let counters = &mut self.counters.logs;
         counters.records += 1;
@@ -325,7 +326,9 @@ impl Engine {
             return false;
         }
         let failed = matches!(&unit.detail, Some(Detail::Http(exchange)) if exchange.status >= Some(500));
-        failed && unit.exceptions.is_empty() && self.outputs.processes.contains_key(&unit.pid)
+        failed
+            && !unit.events.iter().any(|event| event.name == "exception")
+            && self.outputs.processes.contains_key(&unit.pid)
             || self.outputs.tracebacks.contains(&unit.pid)
     }
 

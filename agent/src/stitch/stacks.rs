@@ -22,35 +22,16 @@ pub(super) type StackId = u32;
 const STACKS_MAX: usize = 16_384;
 /// Statements kept at most whose text was found in a frame; then all are looked for again.
 const PREPARED_MAX: usize = 65_536;
+const PREPARED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of stacks, with the texts in them, and of line tables, likewise.
+const STACK_BYTES_MAX: usize = 8 * 1024 * 1024;
+const CODE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Statements that the server's tag names by the first word of their text (*Message Formats*, `CommandComplete`).
+const VERBS: [&str; 6] = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY"];
 /// How long texts are wanted after one was missed, nanoseconds.
 const TEXTS_WANTED: u64 = 60_000_000_000;
 /// Code objects kept at most. More are not taken, and what is done in them has no place.
 const CODES_MAX: usize = 131_072;
-
-/// Functions of frameworks that call the application's handler: file, and the last part of the name.
-const CALLERS: [(&str, &str); 10] = [
-    ("fastapi/routing.py", "run_endpoint_function"),
-    ("starlette/routing.py", "app"),
-    ("starlette/endpoints.py", "dispatch"),
-    ("flask/app.py", "dispatch_request"),
-    ("django/core/handlers/base.py", "_get_response"),
-    ("django/core/handlers/base.py", "_get_response_async"),
-    ("aiohttp/web_app.py", "_handle"),
-    ("discord/app_commands/commands.py", "_do_call"),
-    ("discord/ext/commands/core.py", "wrapped"),
-    ("celery/app/trace.py", "__protected_call__"),
-];
-
-/// Functions of an event loop from which everything is called: what lies outside of them has only started the loop.
-const LOOPS: [(&str, &str); 7] = [
-    ("uvloop/__init__.py", "run"),
-    ("asyncio/events.py", "_run"),
-    ("asyncio/base_events.py", "_run_once"),
-    ("asyncio/base_events.py", "run_forever"),
-    ("asyncio/base_events.py", "run_until_complete"),
-    ("asyncio/runners.py", "run"),
-    ("uvicorn/server.py", "run"),
-];
 
 /// All stacks, and the code objects in them.
 #[derive(Default)]
@@ -62,7 +43,12 @@ pub(super) struct Stacks {
     before: StackId,
     codes: FxHashMap<(u32, u64), Code>,
     /// Texts of statements that were prepared unseen, by connection and name.
-    prepared: FxHashMap<(ConnectionId, Arc<str>), Arc<TextInfo>>,
+    /// `None` where it is not clear which.
+    prepared: FxHashMap<(ConnectionId, Arc<str>), Option<Arc<TextInfo>>>,
+    /// Bytes of stacks, of line tables, and of those texts.
+    bytes: usize,
+    code_bytes: usize,
+    prepared_bytes: usize,
     /// Stacks that were forgotten because there were too many, and code objects that were not taken.
     pub(super) forgotten: u64,
     pub(super) unread: u64,
@@ -79,9 +65,30 @@ struct Stack {
 
 struct Code {
     info: CodeInfo,
+    ends: bool,
     own: bool,
     is_loop: bool,
     calls_handlers: bool,
+}
+
+/// What a stack says of where a call was made.
+#[derive(Debug, PartialEq)]
+pub(super) enum Site {
+    /// By this function of the application.
+    Here([Attribute; 3]),
+    /// By none.
+    Nowhere,
+    /// It may be any.
+    Unknown,
+}
+
+impl Site {
+    pub(super) fn here(self) -> Option<[Attribute; 3]> {
+        match self {
+            Self::Here(place) => Some(place),
+            Self::Nowhere | Self::Unknown => None,
+        }
+    }
 }
 
 /// A function that handles a unit of work.
@@ -107,6 +114,11 @@ enum Rank {
 }
 
 impl Handler {
+    /// Whether there is one, and not several.
+    pub(super) fn is_one(&self) -> bool {
+        !self.name.is_empty()
+    }
+
     pub(super) fn attributes(&self) -> [Attribute; 3] {
         attributes(&self.name, &self.file, self.line)
     }
@@ -120,11 +132,6 @@ fn attributes(name: &str, file: &str, line: u32) -> [Attribute; 3] {
     ]
 }
 
-fn is_among(code: &CodeInfo, functions: &[(&str, &str)]) -> bool {
-    let name = code.name.rsplit('.').next().unwrap_or_default();
-    functions.iter().any(|(file, function)| name == *function && code.file.ends_with(file))
-}
-
 fn code_of(frame: u64) -> u64 {
     frame & ((1 << 48) - 1)
 }
@@ -136,70 +143,122 @@ impl Stacks {
 
     /// Notes a stack; one that is known already has its number.
     pub(super) fn take(&mut self, pid: u32, frames: &[u8], cut: bool) -> StackId {
+        let words =
+            || frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let mut hasher = FxHasher::default();
         hasher.write_u32(pid);
         hasher.write(frames);
         let hash = hasher.finish();
-        if let Some(id) = self.by_hash.get(&hash) {
-            return *id;
-        }
-        let words =
-            frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
-        let frames = words.collect();
-        self.keep(hash, Stack { pid, frames, cut, text: None })
+        let same = |stack: &Stack| {
+            (stack.pid, stack.cut) == (pid, cut)
+                && stack.text.is_none()
+                && words().eq(stack.frames.iter().copied())
+        };
+        self.known(hash, same).unwrap_or_else(|| {
+            let frames = words().collect();
+            self.keep(hash, Stack { pid, frames, cut, text: None })
+        })
     }
 
     /// The number of the same stack with a text in it.
     pub(super) fn with_text(&mut self, id: StackId, text: &TextInfo) -> StackId {
         let Some(stack) = self.get(id) else { return 0 };
+        let (pid, frames, cut) = (stack.pid, stack.frames.clone(), stack.cut);
         let mut hasher = FxHasher::default();
-        hasher.write_u32(stack.pid);
-        stack.frames.iter().for_each(|frame| hasher.write_u64(*frame));
+        hasher.write_u32(id);
         hasher.write(text.text.as_bytes());
         let hash = hasher.finish();
-        if let Some(id) = self.by_hash.get(&hash) {
-            return *id;
+        let same = |stack: &Stack| {
+            stack.pid == pid && stack.text.as_deref() == Some(text) && Arc::ptr_eq(&stack.frames, &frames)
+        };
+        if let Some(id) = self.known(hash, same) {
+            return id;
         }
-        let text = Some(Arc::new(text.clone()));
-        let stack = Stack { pid: stack.pid, frames: stack.frames.clone(), cut: stack.cut, text };
-        self.keep(hash, stack)
+        self.keep(hash, Stack { pid, frames, cut, text: Some(Arc::new(text.clone())) })
+    }
+
+    fn known(&self, hash: u64, same: impl FnOnce(&Stack) -> bool) -> Option<StackId> {
+        let id = *self.by_hash.get(&hash)?;
+        self.get(id).is_some_and(same).then_some(id)
     }
 
     fn keep(&mut self, hash: u64, stack: Stack) -> StackId {
-        if self.kept.len() >= STACKS_MAX {
+        let size = stack.frames.len() * 8 + stack.text.as_ref().map_or(0, |text| text.text.len());
+        if self.kept.len() >= STACKS_MAX || self.bytes + size > STACK_BYTES_MAX {
             self.before += self.kept.len() as StackId;
             self.forgotten += self.kept.len() as u64;
+            self.bytes = 0;
             self.kept.clear();
             self.by_hash.clear();
         }
+        self.bytes += size;
         self.kept.push(stack);
         let id = self.before + self.kept.len() as StackId;
         self.by_hash.insert(hash, id);
         id
     }
 
+    /// Notes the text of a prepared statement. Two texts for one name, or one that cannot be it: then it is none of them.
+    fn prepare(&mut self, key: (ConnectionId, Arc<str>), text: Arc<TextInfo>, fits: bool) {
+        if let Some(before) = self.prepared.get_mut(&key) {
+            if before.as_ref().is_some_and(|before| *before != text || !fits) {
+                self.prepared_bytes -= before.take().map_or(0, |before| before.text.len());
+            }
+            return;
+        }
+        if self.prepared.len() >= PREPARED_MAX || self.prepared_bytes + text.text.len() > PREPARED_BYTES_MAX {
+            self.prepared.clear();
+            self.prepared_bytes = 0;
+        }
+        self.prepared_bytes += if fits { text.text.len() } else { 0 };
+        self.prepared.insert(key, fits.then_some(text));
+    }
+
+    fn forget_prepared(&mut self, key: &(ConnectionId, Arc<str>)) {
+        if let Some(Some(before)) = self.prepared.remove(key) {
+            self.prepared_bytes -= before.text.len();
+        }
+    }
+
+    /// How many stacks and code objects there are.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.kept.len(), self.codes.len())
+    }
+
     /// Notes a code object.
     pub(super) fn code(&mut self, pid: u32, info: &CodeInfo) {
-        if self.codes.len() >= CODES_MAX {
+        let key = (pid, info.address);
+        if let Some(before) = self.codes.remove(&key) {
+            self.code_bytes -= before.info.lines.len();
+        }
+        if self.codes.len() >= CODES_MAX || self.code_bytes + info.lines.len() > CODE_BYTES_MAX {
             self.unread += 1;
             return;
         }
+        self.code_bytes += info.lines.len();
         let code = Code {
             own: self.options.is_own(info),
-            is_loop: is_among(info, &LOOPS),
-            calls_handlers: is_among(info, &CALLERS),
+            is_loop: info.is_loop(),
+            calls_handlers: info.calls_handlers(),
+            ends: info.ends_stack(),
             info: info.clone(),
         };
-        self.codes.insert((pid, info.address), code);
+        self.codes.insert(key, code);
     }
 
     /// A process has a new program.
     pub(super) fn forget(&mut self, pid: u32) {
-        self.codes.retain(|(of, _), _| *of != pid);
+        self.retain(|of| of != pid);
     }
 
     pub(super) fn retain(&mut self, is_known: impl Fn(u32) -> bool) {
         self.codes.retain(|(pid, _), _| is_known(*pid));
+        self.code_bytes = self.codes.values().map(|code| code.info.lines.len()).sum();
+    }
+
+    /// What is known of a frame's code object. One that could not be read may be anybody's.
+    fn code_at(&self, pid: u32, frame: u64) -> Option<&Code> {
+        self.codes.get(&(pid, code_of(frame))).filter(|code| !code.info.name.is_empty())
     }
 
     fn get(&self, id: StackId) -> Option<&Stack> {
@@ -210,7 +269,7 @@ impl Stacks {
     fn codes(&self, stack: &Stack) -> Option<Vec<(&Code, u16)>> {
         let mut found = Vec::with_capacity(stack.frames.len());
         for frame in stack.frames.iter() {
-            let code = self.codes.get(&(stack.pid, code_of(*frame)))?;
+            let code = self.code_at(stack.pid, *frame)?;
             if code.is_loop {
                 break;
             }
@@ -220,19 +279,21 @@ impl Stacks {
     }
 
     /// Where the application makes a call: its innermost frame.
-    pub(super) fn site(&self, id: StackId) -> Option<[Attribute; 3]> {
-        let stack = self.get(id)?;
+    pub(super) fn site(&self, id: StackId) -> Site {
+        let Some(stack) = self.get(id) else { return Site::Unknown };
         for frame in stack.frames.iter() {
-            let code = self.codes.get(&(stack.pid, code_of(*frame)))?;
+            let Some(code) = self.code_at(stack.pid, *frame) else { return Site::Unknown };
             if code.is_loop {
-                return None;
+                return Site::Nowhere;
             }
             if code.own {
-                let line = code.info.line((*frame >> 48) as u16)?;
-                return Some(attributes(&code.info.name, &code.info.file, line));
+                let line = code.info.line((*frame >> 48) as u16);
+                return line.map_or(Site::Unknown, |line| {
+                    Site::Here(attributes(&code.info.name, &code.info.file, line))
+                });
             }
         }
-        None
+        if stack.cut { Site::Unknown } else { Site::Nowhere }
     }
 
     /// The function that handles what came at `base`, given where something was done for it.
@@ -241,7 +302,7 @@ impl Stacks {
         let codes = self.codes(stack)?;
         let handler = |(code, _): &(&Code, u16), rank| Handler {
             rank,
-            is_open: rank != Rank::Called && codes.len() == stack.frames.len(),
+            is_open: codes.len() == stack.frames.len() && codes.last().is_some_and(|(last, _)| !last.ends),
             name: code.info.name.clone(),
             file: code.info.file.clone(),
             line: code.info.first_line,
@@ -252,6 +313,9 @@ impl Stacks {
         }
         let to_loop = codes.len() < stack.frames.len();
         if stack.cut && !to_loop {
+            return None;
+        }
+        if base != 0 && !to_loop && self.get(base).is_none_or(|base| base.cut) {
             return None;
         }
         // What has received it is still there, outside.
@@ -276,10 +340,10 @@ impl Engine {
     /// Where the application has made a call that was begun for `owner`: its innermost frame, or that of whoever has made the
     /// task in which a library has done it. What a task does that is older than the work was not called in it.
     pub(super) fn site_of(&mut self, act: &Act, owner: Option<UnitId>) -> Option<[Attribute; 3]> {
-        let stack = self.stack_of(act);
-        let here = self.stacks.site(stack);
-        if here.is_some() || stack == 0 {
-            return here;
+        match self.stacks.site(self.stack_of(act)) {
+            Site::Here(place) => return Some(place),
+            Site::Unknown => return None,
+            Site::Nowhere => {}
         }
         let begun = self.units.get(&owner?)?.start;
         let (mut site, mut unknown) = (None, false);
@@ -288,7 +352,7 @@ impl Engine {
                 break;
             }
             unknown |= context.made_at == 0;
-            site = self.stacks.site(context.made_at);
+            site = self.stacks.site(context.made_at).here();
         }
         if site.is_none() && unknown {
             self.want_stacks(act.pid, stacks::TASKS);
@@ -319,50 +383,62 @@ impl Engine {
     /// was found.
     pub(super) fn recall_text(&mut self, act: &Act, connection: ConnectionId, detail: &mut Detail) -> bool {
         let Detail::Postgres(statement) = detail else { return false };
-        let (None, postgres::Kind::Extended, Some(name)) =
-            (&statement.text, &statement.kind, &statement.name)
-        else {
-            return false;
-        };
+        let (postgres::Kind::Extended, Some(name)) = (&statement.kind, &statement.name) else { return false };
         let key = (connection, name.clone());
         let stack = self.stack_of(act);
         let stacks = &mut self.stacks;
-        let here = stacks.get(stack).and_then(|stack| stack.text.clone());
-        if let Some(here) = here {
-            if stacks.prepared.len() >= PREPARED_MAX {
-                stacks.prepared.clear();
-            }
-            stacks.prepared.insert(key.clone(), here);
-        }
-        let Some(found) = stacks.prepared.get(&key) else {
-            if let Some(process) = self.processes.get_mut(&act.pid) {
-                process.untold = self.now;
-            }
+        if statement.text.is_some() {
+            // The name stands for something else now.
+            stacks.forget_prepared(&key);
             return false;
-        };
-        statement.text = Some(found.text.as_str().into());
-        statement.truncated = found.truncated;
-        true
+        }
+        if let Some(here) = stacks.get(stack).and_then(|stack| stack.text.clone()) {
+            // A driver that sends several at a time may send one where it was given another.
+            let verb = here.text.split_whitespace().next().unwrap_or_default();
+            let tag = statement.tag.as_deref().and_then(|tag| tag.split(' ').next());
+            let fits = tag.is_none_or(|tag| tag.eq_ignore_ascii_case(verb) || !VERBS.contains(&tag));
+            stacks.prepare(key.clone(), here, fits);
+        }
+        match stacks.prepared.get(&key) {
+            Some(Some(found)) => {
+                statement.text = Some(found.text.as_str().into());
+                statement.truncated = found.truncated;
+                true
+            }
+            // It is not clear which it is.
+            Some(None) => false,
+            None => {
+                if let Some(process) = self.processes.get_mut(&act.pid) {
+                    process.untold = self.now;
+                }
+                false
+            }
+        }
     }
 
-    /// Something was done for a unit: who handles it?
-    pub(super) fn note_handler(&mut self, unit: UnitId, act: &Act) {
+    /// Something was done for a unit: who handles it? With `certain_only` only what a framework has called counts.
+    pub(super) fn note_handler(&mut self, unit: UnitId, act: &Act, certain_only: bool) {
         let stack = self.stack_of(act);
         let Some(unit) = self.units.get_mut(&unit) else { return };
         if stack == 0 || unit.handler.as_ref().is_some_and(|known| known.rank == Rank::Called) {
             return;
         }
-        if let Some(handler) = self.stacks.handler(unit.stack, stack)
-            && unit.handler.as_ref().is_none_or(|known| known.rank < handler.rank)
-            && (handler.rank == Rank::Called || !is_of_another_task(unit, act))
-        {
+        let Some(handler) = self.stacks.handler(unit.stack, stack) else { return };
+        let is_called = handler.rank == Rank::Called;
+        if !is_called && (certain_only || is_of_another_task(unit, act)) {
+            return;
+        }
+        let (tid, _) = unit.received_by;
+        if handler.is_open && unit.stack == 0 && unit.job.is_none() && tid == act.tid {
             // What has called what has received it is on the stack, too.
-            let (tid, _) = unit.received_by;
-            if handler.is_open && unit.stack == 0 && unit.job.is_none() && tid == act.tid {
-                self.want_stacks(act.pid, stacks::RECEIVED);
-            } else {
-                unit.handler = Some(Box::new(handler));
-            }
+            return self.want_stacks(act.pid, stacks::RECEIVED);
+        }
+        match &mut unit.handler {
+            Some(known) if known.rank < handler.rank => **known = handler,
+            // A dependency and an endpoint, each in a thread of its own: which is the handler does not show.
+            Some(known) if known.rank == handler.rank && **known != handler => known.name.clear(),
+            Some(_) => {}
+            None => unit.handler = Some(Box::new(handler)),
         }
     }
 }
@@ -419,12 +495,12 @@ mod tests {
         let mut stacks = stacks();
         let id = take(&mut stacks, &[80, 64 | 3 << 48, 48, 112, 96, 16]);
         let expected = attributes("query", "/srv/db.py", 65);
-        assert_eq!(stacks.site(id), Some(expected));
+        assert_eq!(stacks.site(id), Site::Here(expected));
         let by_loop = take(&mut stacks, &[80, 96, 16]);
-        assert_eq!(stacks.site(by_loop), None, "what has started the loop calls nothing");
+        assert_eq!(stacks.site(by_loop), Site::Nowhere, "what has started the loop calls nothing");
         let unknown = take(&mut stacks, &[80, 1024, 48]);
-        assert_eq!(stacks.site(unknown), None, "it may be the application's");
-        assert_eq!(stacks.site(0), None);
+        assert_eq!(stacks.site(unknown), Site::Unknown, "it may be the application's");
+        assert_eq!(stacks.site(0), Site::Unknown);
     }
 
     #[test]

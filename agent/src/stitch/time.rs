@@ -14,6 +14,7 @@ impl Engine {
         self.find_origins(false);
         // What was logged may belong into a span.
         self.settle_outputs(false);
+        self.settle_blocked(false);
         self.emit_settled(false);
         if self.now >= self.swept + SWEEP_EVERY {
             self.swept = self.now;
@@ -26,6 +27,7 @@ impl Engine {
         self.settle_all_untaken(true);
         self.find_origins(true);
         self.settle_outputs(true);
+        self.settle_blocked(true);
         self.emit_settled(true);
         self.counters.abandoned += self.operations.len() as u64;
     }

@@ -74,8 +74,8 @@ pub(super) struct Unit {
     pub(super) notice: Option<Box<Notice>>,
     /// Of a job, likewise.
     pub(super) job: Option<Box<Job>>,
-    /// Exceptions that were logged for it.
-    pub(super) exceptions: Vec<SpanEvent>,
+    /// Exceptions that were logged for it, and waits that kept its loop from running.
+    pub(super) events: Vec<SpanEvent>,
     /// The thread and the context in which it was received, or has waited.
     pub(super) received_by: (u32, ContextId),
     /// Where that was.
