@@ -162,12 +162,19 @@ fn capture_text<const SIZE: usize>(text: u64, size: u64) {
     };
     let start = entry.as_mut_ptr();
     let fact = start.cast::<Text>();
-    let size = if size > SIZE as u64 { SIZE as u64 } else { size };
     unsafe {
         write_header(&raw mut (*fact).header, kind::TEXT, 0, 0);
-        let at = start.add(size_of::<Text>());
-        let failed = bpf_probe_read_user(at.cast(), size as u32, text as *const _) != 0;
-        (&raw mut (*fact).length).write(if failed { 0 } else { size as u32 });
+        // By way of memory: the compiler knows that it fits, leaves the comparison out, and old verifiers do not see why.
+        (&raw mut (*fact).length).write_volatile(size as u32);
+        let mut size = (&raw const (*fact).length).read_volatile();
+        if size > SIZE as u32 {
+            size = SIZE as u32;
+        }
+        let at = start.add(size_of::<Text>()).cast();
+        if bpf_probe_read_user(at, size, text as *const _) != 0 {
+            size = 0;
+        }
+        (&raw mut (*fact).length).write(size);
         (&raw mut (*fact).reserved).write(0);
     }
     entry.submit(wake_flags());

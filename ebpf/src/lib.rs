@@ -265,9 +265,8 @@ pub struct MarkKey {
 pub const MARK_END: u32 = 1 << 31;
 
 /// The bit of [`Process::marks`] that stands for a code object.
-#[inline(always)]
 #[must_use]
-pub fn mark_bit(code: u64) -> u64 {
+pub const fn mark_bit(code: u64) -> u64 {
     (code >> 4 ^ code >> 10) & 63
 }
 

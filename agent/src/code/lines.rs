@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How a line table is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
-    /// `co_lnotab`: pairs of bytes to add to the offset and to the line (Objects/lnotab_notes.txt, 3.8 and 3.9).
+    /// `co_lnotab`: pairs of bytes to add to the offset and to the line (`Objects/lnotab_notes.txt`, 3.8 and 3.9).
     #[default]
     Notab,
     /// `co_linetable`: the same pairs, but the line of a pair is that of the bytes it covers (PEP 626, 3.10).

@@ -1,6 +1,6 @@
 //! Where a `CPython` keeps its frames and code objects.
 //!
-//! The layouts are those of Include/cpython/frameobject.h, Include/internal/pycore_frame.h and Include/cpython/code.h of
+//! The layouts are those of Include/cpython/frameobject.h, `Include/internal/pycore_frame.h` and Include/cpython/code.h of
 //! each version; that a process follows them is proven on a thread of its own.
 
 use adder_ebpf::Process;
@@ -106,7 +106,7 @@ const V3_9: Version = Version {
     locals: 360,
 };
 
-/// f_executable 0, previous 8, instr_ptr 56.
+/// `f_executable` 0, `previous` 8, `instr_ptr` 56.
 const V3_13: Version = Version {
     minor: 13,
     from: 0,

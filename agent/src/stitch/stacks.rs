@@ -307,9 +307,10 @@ impl Stacks {
             file: code.info.file.clone(),
             line: code.info.first_line,
         };
-        let called = codes.windows(2).find(|pair| pair[0].0.own && pair[1].0.calls_handlers);
-        if let Some(pair) = called {
-            return Some(handler(&pair[0], Rank::Called));
+        let callers = codes.iter().skip(1);
+        let called = codes.iter().zip(callers).find(|(code, caller)| code.0.own && caller.0.calls_handlers);
+        if let Some((code, _)) = called {
+            return Some(handler(code, Rank::Called));
         }
         let to_loop = codes.len() < stack.frames.len();
         if stack.cut && !to_loop {
@@ -524,6 +525,34 @@ mod tests {
         assert_eq!(handler(&stacks, 0, under_loop), Some(("list_games".into(), Rank::First)));
         let nobody = take(&mut stacks, &[80, 96, 16]);
         assert_eq!(handler(&stacks, 0, nobody), None);
+    }
+
+    #[test]
+    fn a_statement_with_two_texts_has_none() {
+        let mut stacks = stacks();
+        let key = (ConnectionId::default(), Arc::from("s1"));
+        let text = |text: &str| Arc::new(TextInfo { text: text.into(), truncated: false });
+        stacks.prepare(key.clone(), text("SELECT 1"), true);
+        stacks.prepare(key.clone(), text("SELECT 1"), true);
+        assert_eq!(stacks.prepared[&key], Some(text("SELECT 1")));
+        stacks.prepare(key.clone(), text("SELECT 2"), true);
+        assert_eq!((&stacks.prepared[&key], stacks.prepared_bytes), (&None, 0));
+        stacks.prepare(key.clone(), text("SELECT 1"), true);
+        assert_eq!(stacks.prepared[&key], None, "it stays unclear");
+        stacks.forget_prepared(&key);
+        stacks.prepare(key.clone(), text("DELETE"), false);
+        assert_eq!(stacks.prepared[&key], None);
+    }
+
+    #[test]
+    fn a_stack_with_another_text_has_another_number() {
+        let mut stacks = stacks();
+        let id = take(&mut stacks, &[80, 64]);
+        let text = |text: &str| TextInfo { text: text.into(), truncated: false };
+        let (one, two) = (stacks.with_text(id, &text("SELECT 1")), stacks.with_text(id, &text("SELECT 2")));
+        assert_eq!(stacks.with_text(id, &text("SELECT 1")), one);
+        assert!(one != two && one != id && two != id);
+        assert_eq!(stacks.site(one), stacks.site(id));
     }
 
     #[test]
