@@ -224,6 +224,16 @@ pub(crate) const ROWS: &[Row] = &[
         },
     },
     Row {
+        place: "`code.function.name`, `code.file.path`, `code.line.number`",
+        adder: "of the application's function that made the call, or handled the request",
+        sdk: "none",
+        reason: "The stack of the thread shows it.",
+        fits: |d| {
+            let keys = ["code.function.name", "code.file.path", "code.line.number"];
+            more(d, &keys, |_| true)
+        },
+    },
+    Row {
         place: "attributes `adder.…`",
         adder: "what the conventions have no name for, such as the number of statements in one text",
         sdk: "none",
