@@ -114,6 +114,10 @@ enum Rank {
 }
 
 impl Handler {
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.name, &self.file, self.line) == (&other.name, &other.file, other.line)
+    }
+
     /// Whether there is one, and not several.
     pub(super) fn is_one(&self) -> bool {
         !self.name.is_empty()
@@ -437,7 +441,7 @@ impl Engine {
         match &mut unit.handler {
             Some(known) if known.rank < handler.rank => **known = handler,
             // A dependency and an endpoint, each in a thread of its own: which is the handler does not show.
-            Some(known) if known.rank == handler.rank && **known != handler => known.name.clear(),
+            Some(known) if known.rank == handler.rank && !known.is_same(&handler) => known.name.clear(),
             Some(_) => {}
             None => unit.handler = Some(Box::new(handler)),
         }
