@@ -69,8 +69,8 @@ impl CodeReader {
         }
     }
 
-    /// Reads what is wanted and not known.
-    /// What is to be known of functions among them: process, code object, mark (0: nothing any more).
+    /// Reads what is wanted and not known. Returns what the kernel side is to know of functions among it: process, code object,
+    /// mark (0: nothing any more).
     pub(super) fn read(
         &mut self,
         codes_of: impl Fn(u32) -> Wanted,
