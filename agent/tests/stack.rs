@@ -1,5 +1,6 @@
 //! Uprobe programs use less than 64 bytes of stack, and so does each function that they call: from Linux 6.13 a program or
-//! function with more may get a private per-CPU stack (`check_max_stack_depth_subprog` asks it of each by itself), and uprobe programs can be preempted while they use it (docs/principles.md).
+//! function with more may get a private per-CPU stack (`check_max_stack_depth_subprog` asks it of each by itself), and
+//! uprobe programs can be preempted while they use it (docs/principles.md).
 
 use std::{fs, ops::Range, path::Path};
 

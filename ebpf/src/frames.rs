@@ -6,8 +6,8 @@
 //! cannot change meanwhile.
 
 use adder_ebpf::{
-    FAR, FRAME_BYTES, FRAMES_MAX, MARK_END, MarkKey, Process, Stack, TEXT_HEAD, TEXT_MAX, Text, flag, kind,
-    mark_bit,
+    FAR, FRAME_BYTES, FRAMES_MAX, MARK_END, MarkKey, Process, Stack, TEXT_HEAD, TEXT_MAX, Text, code_of,
+    flag, kind, mark_bit,
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
@@ -82,7 +82,7 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
             instruction = u64::from(FAR);
         }
         let at = unsafe { start.add(size_of::<Stack>() + count * 8).cast::<u64>() };
-        unsafe { at.write(code & ((1 << 48) - 1) | instruction << 48) };
+        unsafe { at.write(code_of(code) | instruction << 48) };
         count += 1;
         if field!(process.marks) >> mark_bit(code) & 1 != 0 {
             let mark = find_mark(code);

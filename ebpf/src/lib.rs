@@ -40,7 +40,7 @@ pub mod kind {
     pub const TLS_HANDSHAKE: u16 = 16;
     /// [`Item`](super::Item): a system call has waited until its time was up; the item is its number.
     pub const TIMER: u16 = 17;
-    /// [`Stack`](super::Stack), followed by its frames: where in the code the thread is, at its next fact.
+    /// [`Stack`](super::Stack), followed by its frames: where in the code the thread is.
     pub const STACK: u16 = 18;
     /// [`Text`](super::Text), followed by the string: what a database driver was called with, in the stack before.
     pub const TEXT: u16 = 19;
@@ -222,8 +222,8 @@ pub struct Item {
 }
 
 /// The Python frames of a thread, innermost first. `count` words follow this structure, each the address of a code object
-/// in the low 48 bits, and in the others how far behind the beginning of its first instruction the frame is, in units of
-/// two bytes ([`FAR`] where that is too far). The next fact of the thread was made there.
+/// in the low 48 bits ([`code_of`]), and in the others how far behind the beginning of its first instruction the frame is, in units of
+/// two bytes ([`FAR`] where that is too far). The thread's next fact with [`flag::STACKED`] was made there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stack {
@@ -268,6 +268,12 @@ pub const MARK_END: u32 = 1 << 31;
 #[must_use]
 pub const fn mark_bit(code: u64) -> u64 {
     (code >> 4 ^ code >> 10) & 63
+}
+
+/// The address of the code object in a frame of a [`Stack`].
+#[must_use]
+pub const fn code_of(frame: u64) -> u64 {
+    frame & ((1 << 48) - 1)
 }
 
 /// The instruction of a frame whose place in its code is not known.

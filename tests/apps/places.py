@@ -31,18 +31,16 @@ log.addHandler(handler)
 log.setLevel(logging.INFO)
 
 
-def at():
-    """Where the caller is."""
-    frame = sys._getframe(1)
+def at(depth=1):
+    """Where the caller is, or its caller."""
+    frame = sys._getframe(depth)
     name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
     return f"at={name}:{frame.f_lineno}"
 
 
 def note():
     """The same, as the end of a statement."""
-    frame = sys._getframe(1)
-    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-    return f" /* at={name}:{frame.f_lineno} */"
+    return f" /* {at(2)} */"
 
 
 class Middleware:
@@ -84,7 +82,7 @@ class Games:
     """Calls below the handler, by methods."""
 
     async def count(self):
-        # Two lines in one function, and a statement of several lines.
+        # Two lines in one function.
         one = await state.pg.fetchval(COUNT + note())
         two = await state.pg.fetchval(COUNT + note())
         return one + two

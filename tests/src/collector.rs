@@ -57,7 +57,7 @@ pub struct CollectedSpan {
 impl CollectedSpan {
     /// An attribute of the span, as text.
     pub fn attribute(&self, key: &str) -> Option<String> {
-        self.span.attributes.iter().find(|attribute| attribute.key == key).map(text_of)
+        attribute(&self.span.attributes, key)
     }
 
     /// `service.name`, empty where there is none.
@@ -245,6 +245,11 @@ fn listener() -> Result<TcpListener> {
 
 fn text_of(attribute: &KeyValue) -> String {
     attribute.value.as_ref().map(text).unwrap_or_default()
+}
+
+/// An attribute, as text.
+pub fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+    attributes.iter().find(|attribute| attribute.key == key).map(text_of)
 }
 
 /// A value as text: lists in brackets, maps in braces, bytes as their number.

@@ -11,7 +11,7 @@ use std::{
 
 use adder_tests::{
     agent::Agent,
-    collector::{CollectedSpan, Collector, Protocol, text},
+    collector::{CollectedSpan, Collector, Protocol, attribute, text},
     judge::find_rid,
     load::{Load, Outcome},
     python::{App, Environment, EventLoop},
@@ -31,8 +31,7 @@ struct Line {
 
 impl Line {
     fn attribute(&self, key: &str) -> Option<String> {
-        let found = self.record.attributes.iter().find(|attribute| attribute.key == key)?;
-        found.value.as_ref().map(text)
+        attribute(&self.record.attributes, key)
     }
 
     /// The message, and the traceback where there is one.

@@ -5,7 +5,7 @@
 
 use std::hash::Hasher as _;
 
-use adder_ebpf::MARK_END;
+use adder_ebpf::{MARK_END, code_of};
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::{Facts, watch::head};
@@ -65,7 +65,7 @@ impl CodeReader {
         if self.wanted.len() < WAITING_MAX * adder_ebpf::FRAMES_MAX && self.stacks.insert(hasher.finish()) {
             let words =
                 frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
-            self.wanted.extend(words.map(|word| (stack.header.pid, word & ((1 << 48) - 1))));
+            self.wanted.extend(words.map(|word| (stack.header.pid, code_of(word))));
         }
     }
 

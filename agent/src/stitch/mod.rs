@@ -354,7 +354,9 @@ impl Engine {
             thread.rested = header.time.saturating_sub(last);
             // That a task was made is told with what the thread does next.
             if !matches!(fact, Fact::Task(_)) {
-                thread.silent = header.time.saturating_sub(std::mem::replace(&mut thread.spoke, header.time));
+                let before = std::mem::replace(&mut thread.spoke, header.time);
+                // Of a thread that has not been heard of nothing is known.
+                thread.silent = if before == 0 { 0 } else { header.time.saturating_sub(before) };
             }
             thread.facts += 1;
             thread.facts - 1

@@ -4,7 +4,7 @@ use std::{hash::Hasher as _, sync::Arc};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-use adder_ebpf::stacks;
+use adder_ebpf::{code_of, stacks};
 
 use super::{Engine, Unit, UnitId, unit::Act};
 use crate::{
@@ -134,10 +134,6 @@ fn attributes(name: &str, file: &str, line: u32) -> [Attribute; 3] {
         Attribute::new("code.file.path", file.to_owned()),
         Attribute::new("code.line.number", i64::from(line)),
     ]
-}
-
-fn code_of(frame: u64) -> u64 {
-    frame & ((1 << 48) - 1)
 }
 
 impl Stacks {
