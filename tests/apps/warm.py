@@ -3,8 +3,10 @@
 The last part of each path is a number. Which statement is executed depends on it, and the statement's text says which it is.
 """
 
+import asyncio
 import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 import psycopg
@@ -14,7 +16,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 STATEMENTS = 12
+THREADS = 8
 local = threading.local()
+# Threads that stay: those of anyio end when they have had nothing to do for ten seconds, and their connections with them.
+threads = ThreadPoolExecutor(THREADS)
+everyone = threading.Barrier(THREADS)
 
 
 def statement(number, mark):
@@ -65,6 +71,14 @@ async def fill():
     for connection in state.psycopg:
         for number in range(STATEMENTS):
             await connection.execute(statement(number, "%s"), [1])
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*[loop.run_in_executor(threads, fill_thread) for _ in range(THREADS)])
+
+
+def fill_thread():
+    everyone.wait()
+    for number in range(STATEMENTS):
+        execute_in_thread(number)
 
 
 @app.get("/fill")
@@ -99,13 +113,14 @@ async def by_psycopg(number: int):
         state.psycopg.append(connection)
 
 
-def thread_connection():
+def execute_in_thread(number):
     if not hasattr(local, "psycopg"):
         local.psycopg = psycopg.connect(PG_DSN, autocommit=True)
         local.psycopg.prepare_threshold = 0
-    return local.psycopg
+    return local.psycopg.execute(statement(number, "%s"), [number]).fetchall()
 
 
 @app.get("/thread/{number}")
-def by_thread(number: int):
-    return len(thread_connection().execute(statement(number, "%s"), [number]).fetchall())
+async def by_thread(number: int):
+    rows = await asyncio.get_running_loop().run_in_executor(threads, execute_in_thread, number)
+    return len(rows)
