@@ -2,21 +2,20 @@
 
 use std::{
     collections::HashMap as Table,
-    num::NonZeroU32,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     thread::{self, JoinHandle},
 };
 
 use adder_ebpf::{Header, MarkKey, Offsets, Process};
+use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{HashMap, MapData, RingBuf},
-    programs::{
-        BtfTracePoint, FExit, Program, RawTracePoint, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
-    },
+    programs::{BtfTracePoint, FExit, Program, RawTracePoint, UProbe},
 };
+
+use super::uprobe;
 
 /// The compiled programs; `cargo xtask build-ebpf` puts them there.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/adder-programs"));
@@ -162,7 +161,7 @@ pub struct Bpf {
     processes: HashMap<MapData, u32, Plain<Process>>,
     dropped: HashMap<MapData, u32, u64>,
     marks: HashMap<MapData, Plain<MarkKey>, u32>,
-    uprobes: Table<u32, Vec<UProbeLink>>,
+    uprobes: Table<u32, Vec<uprobe::Link>>,
     released: Vec<JoinHandle<()>>,
     way: AttachWay,
 }
@@ -286,10 +285,9 @@ impl Bpf {
         offset: u64,
     ) -> anyhow::Result<()> {
         let probe: &mut UProbe = self::program(&mut self.ebpf, program)?.try_into()?;
-        let pid = NonZeroU32::new(pid).ok_or_else(|| anyhow::anyhow!("process 0 has no user space"))?;
-        let link =
-            probe.attach(UProbeAttachLocation::AbsoluteOffset(offset), file, UProbeScope::OneProcess(pid))?;
-        self.uprobes.entry(pid.get()).or_default().push(probe.take_link(link)?);
+        let link = uprobe::attach(probe.fd()?.as_fd(), probe.kind(), pid, file, offset)
+            .with_context(|| format!("a uprobe at {offset:#x} in {}", file.display()))?;
+        self.uprobes.entry(pid).or_default().push(link);
         Ok(())
     }
 
@@ -353,7 +351,7 @@ impl Bpf {
 
 /// Removes uprobes in a thread of its own. For each the kernel waits, under a lock of its own, until no CPU can be in
 /// the probe (`perf_uprobe_destroy`, `uprobe_unregister_sync`): about 0.1 s in which no facts would be read.
-fn release(links: Vec<UProbeLink>) -> JoinHandle<()> {
+fn release(links: Vec<uprobe::Link>) -> JoinHandle<()> {
     thread::spawn(|| drop(links))
 }
 

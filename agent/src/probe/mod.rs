@@ -2,6 +2,7 @@
 
 mod attach;
 mod offsets;
+mod uprobe;
 
 pub use attach::{AttachWay, Bpf, LoadError, ProgramStat, Settings};
 pub use offsets::{OffsetsError, kernel_offsets};
