@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    DEPTH_MAX,
+    DEPTH_MAX, HOLD_MAX,
     consumer::Consumer,
     job::Turn,
     message::{Delivered, Sent},
@@ -21,8 +21,9 @@ use crate::conn::ConnectionId;
 
 /// Contexts kept at most; beyond it those longest unused are forgotten.
 const CONTEXTS_MAX: usize = 200_000;
-/// How long a context whose address was given to another is kept for work that is still open, nanoseconds.
-const REPLACED_KEPT: u64 = 30_000_000_000;
+/// How long a context whose address was given to another is kept for what it has done, of which the owner is found within
+/// [`HOLD_MAX`], nanoseconds.
+const REPLACED_KEPT: u64 = 2 * HOLD_MAX;
 
 /// Number of one generation of a context; 0 means that there was none.
 pub(super) type ContextId = u32;
@@ -50,7 +51,7 @@ pub(super) struct Context {
     /// It has answered on several connections, or reads for all of them: it belongs to none.
     pub(super) common: bool,
     /// What it has sent last, of which a wake-up may tell who is behind it.
-    pub(super) sent: Option<Sent>,
+    pub(super) sent: Option<Box<Sent>>,
     /// It sends for others, whom it wakes when it has.
     pub(super) writer: bool,
     /// It reads or settles deliveries.
@@ -58,7 +59,7 @@ pub(super) struct Context {
     /// The messages that it handles without acknowledging them.
     pub(super) received: Option<Box<Received>>,
     /// What it does since its last wait ran out, if it is a task.
-    pub(super) turn: Option<Turn>,
+    pub(super) turn: Option<Box<Turn>>,
     /// Its address now belongs to another.
     replaced: bool,
     last: u64,
@@ -167,7 +168,20 @@ impl Contexts {
     /// Forgets what can no longer matter; returns how many went only because there were too many.
     pub(super) fn sweep(&mut self, now: u64) -> u64 {
         let mut forgotten = 0;
-        self.all.retain(|_, context| !context.replaced || context.last + REPLACED_KEPT > now);
+        let matters = |context: &Context| !context.replaced || context.last + REPLACED_KEPT > now;
+        // Those out of which one came that still matters: it may live much longer, and work for the same request.
+        let mut needed = FxHashSet::default();
+        for (_, context) in self.all.iter().filter(|(_, context)| matters(context)) {
+            let mut parent = context.parent;
+            for _ in 0..DEPTH_MAX {
+                let Some(outer) = self.all.get(&parent).filter(|outer| !matters(outer)) else { break };
+                if !needed.insert(parent) {
+                    break;
+                }
+                parent = outer.parent;
+            }
+        }
+        self.all.retain(|id, context| matters(context) || needed.contains(id));
         if self.all.len() > CONTEXTS_MAX {
             let mut ages: Vec<(u64, ContextId)> =
                 self.all.iter().map(|(id, context)| (context.last, *id)).collect();
@@ -279,4 +293,32 @@ pub(super) struct Thread {
     pub(super) facts: u64,
     /// When it was last heard of.
     pub(super) last: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PID: u32 = 7;
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn what_a_living_context_came_out_of_is_kept() {
+        let mut contexts = Contexts::default();
+        let request = contexts.create(PID, 16, 0, SECOND);
+        let handler = contexts.create(PID, 32, request, SECOND);
+        let background = contexts.create(PID, 48, handler, SECOND);
+        let other = contexts.create(PID, 64, request, SECOND);
+        for address in [16, 32, 64] {
+            contexts.renew(PID, address, 2 * SECOND);
+        }
+        contexts.sweep(3 * SECOND);
+        assert!(contexts.find(other).is_some(), "what it has done may not be settled yet");
+        contexts.sweep(3600 * SECOND);
+        assert!(contexts.find(other).is_none());
+        assert!(contexts.descends(background, request));
+        contexts.renew(PID, 48, 3601 * SECOND);
+        contexts.sweep(7200 * SECOND);
+        assert!(contexts.find(request).is_none() && contexts.find(background).is_none());
+    }
 }

@@ -223,7 +223,8 @@ impl Engine {
             let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
             if let Some(context) = self.contexts.find_mut(first.context) {
                 let operation = Some(id);
-                context.sent = Some(Sent { tid: first.tid, facts, operation, settled: Vec::new() });
+                let sent = Sent { tid: first.tid, facts, operation, settled: Vec::new() };
+                context.sent = Some(Box::new(sent));
             }
         }
         let peer = self.connections.peer(happened.netns, &happened.endpoints);

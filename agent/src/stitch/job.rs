@@ -154,14 +154,14 @@ impl Engine {
             }
         }
         let turn = Turn::new(header.time, task, 0);
-        if let Some(before) = found.turn.replace(turn) {
-            self.turn_ends(before);
+        if let Some(before) = found.turn.replace(Box::new(turn)) {
+            self.turn_ends(*before);
         }
     }
 
     /// A task has made another, has given work to a thread or connects: it may wait for that, and be woken so often.
     pub(super) fn turn_waits_for_others(&mut self, context: ContextId, wakes: u8) {
-        if let Some(turn) = self.contexts.find_mut(context).and_then(|context| context.turn.as_mut()) {
+        if let Some(turn) = self.contexts.find_mut(context).and_then(|context| context.turn.as_deref_mut()) {
             turn.others = turn.others.max(wakes);
         }
     }
@@ -216,7 +216,7 @@ impl Engine {
         self.units.insert(id, unit);
         self.finished.push_back(Finished::Unit(id));
         let turn = match holder {
-            Some(context) => self.contexts.find_mut(context).and_then(|context| context.turn.as_mut()),
+            Some(context) => self.contexts.find_mut(context).and_then(|context| context.turn.as_deref_mut()),
             None => self.threads.get_mut(&(act.pid, act.tid)).and_then(|thread| thread.turn.as_mut()),
         };
         if let Some(turn) = turn {
@@ -233,7 +233,7 @@ impl Engine {
                 // It handles messages or requests: if it is not known for which of them, it is for one all the same.
                 return None;
             }
-            if let Some(turn) = context.turn.filter(|turn| turn.start <= time) {
+            if let Some(turn) = context.turn.as_deref().copied().filter(|turn| turn.start <= time) {
                 return Some((turn, Some(id)));
             }
         }

@@ -269,7 +269,10 @@ impl Engine {
         if let Some(context) = self.contexts.find_mut(at.context) {
             match &mut context.sent {
                 Some(sent) if sent.facts == facts && sent.tid == at.tid => sent.settled.push(id),
-                sent => *sent = Some(Sent { tid: at.tid, facts, operation: None, settled: vec![id] }),
+                sent => {
+                    let (tid, settled) = (at.tid, vec![id]);
+                    *sent = Some(Box::new(Sent { tid, facts, operation: None, settled }));
+                }
             }
             if context.writer {
                 // Whom it wakes will tell.

@@ -89,7 +89,7 @@ const UNJOINED_MAX: usize = 64;
 /// Work items in queues whose origin is kept at most.
 const QUEUED_MAX: usize = 65_536;
 /// Time between two sweeps, nanoseconds.
-const SWEEP_EVERY: u64 = 10_000_000_000;
+const SWEEP_EVERY: u64 = 5_000_000_000;
 
 /// What the engine needs to know beside the facts; a recording holds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
