@@ -12,6 +12,7 @@ use crate::{
     code::{self, CodeInfo},
     logs::{self, lines::Buffering},
     python::Attribution,
+    signal::RouteTable,
 };
 
 /// Kinds of the agent's own facts, above those of the kernel side. Never reuse a number.
@@ -27,6 +28,7 @@ mod own {
     pub(super) const CODE: u16 = 0x8009;
     pub(super) const CODE_OPTIONS: u16 = 0x800a;
     pub(super) const TEXT: u16 = 0x800b;
+    pub(super) const ROUTES: u16 = 0x800c;
 }
 
 /// A watched process, as far as its resource goes.
@@ -147,6 +149,8 @@ pub enum Fact<'a> {
     Code(Header, CodeInfo),
     /// What a database driver was called with, in the stack before.
     Text(Header, TextInfo),
+    /// The routes that a web framework has there.
+    Routes(Header, RouteTable),
     /// Which code is the application's own.
     CodeOptions(Header, code::Options),
     /// Time.
@@ -269,6 +273,7 @@ impl<'a> Fact<'a> {
             own::LOGS => Self::Logs(header, body_of(kind, body)?),
             own::CODE => Self::Code(header, body_of(kind, body)?),
             own::TEXT => Self::Text(header, body_of(kind, body)?),
+            own::ROUTES => Self::Routes(header, body_of(kind, body)?),
             own::CODE_OPTIONS => Self::CodeOptions(header, body_of(kind, body)?),
             own::CLOCK => Self::Clock(header, body_of(kind, body)?),
             own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
@@ -301,6 +306,7 @@ impl<'a> Fact<'a> {
             | Self::Output(header, _)
             | Self::Logs(header, _)
             | Self::Code(header, _)
+            | Self::Routes(header, _)
             | Self::Text(header, _)
             | Self::CodeOptions(header, _)
             | Self::Clock(header, _)
@@ -349,6 +355,7 @@ impl<'a> Fact<'a> {
             Self::Logs(header, options) => write_own(own::LOGS, header, options, into),
             Self::Code(header, code) => write_own(own::CODE, header, code, into),
             Self::Text(header, text) => write_own(own::TEXT, header, text, into),
+            Self::Routes(header, table) => write_own(own::ROUTES, header, table, into),
             Self::CodeOptions(header, options) => write_own(own::CODE_OPTIONS, header, options, into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
             Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),

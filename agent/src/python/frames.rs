@@ -132,6 +132,8 @@ pub struct Codes {
     memory: Memory,
     minor: u32,
     objects: Objects,
+    /// Where the frame is in a thread state.
+    frame: u32,
 }
 
 /// Addresses of objects of the interpreter.
@@ -171,7 +173,7 @@ pub(super) fn locate(
     process.code_start = code_start;
     process.frame_shift = version.shift;
     process.text_shift = text_shift(minor);
-    Some(Codes { memory, minor, objects })
+    Some(Codes { memory, minor, objects, frame })
 }
 
 /// Whether a word of a thread state leads to frames: each with a code object, the last without a previous one. The thread
@@ -268,6 +270,51 @@ impl Codes {
         self.memory.read(address + BYTES, &mut bytes).then_some(bytes)
     }
 
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// The minor version.
+    pub(super) fn minor(&self) -> u32 {
+        self.minor
+    }
+
+    /// The frames of a thread, innermost first: each with its code object. The thread may run meanwhile; those that are
+    /// there for long are found all the same.
+    pub(super) fn frames(&self, state: u64) -> Vec<(u64, u64)> {
+        let mut frames = Vec::new();
+        let Some(version) = VERSIONS.iter().find(|version| version.minor == self.minor) else { return frames };
+        let first = self.memory.word(state + u64::from(self.frame));
+        let mut next = match version.cframe {
+            0 => first,
+            at => first.and_then(|cframe| self.memory.word(cframe + u64::from(at) - 1)),
+        };
+        while let Some(frame) = next.filter(|frame| *frame != 0 && frames.len() < DEPTH) {
+            let field = |at: u32| self.memory.word(frame + u64::from(version.from + at));
+            frames.push((frame, field(version.code).unwrap_or_default() & !7));
+            next = field(version.previous);
+        }
+        frames
+    }
+
+    /// Whether a code object is that of a function with this last part of its name, in a file whose path ends so.
+    pub(super) fn is(&self, code: u64, file: &str, function: &str) -> bool {
+        let version = VERSIONS.iter().find(|version| version.minor == self.minor);
+        let Some(version) = version.filter(|_| self.memory.word(code + OB_TYPE) == Some(self.objects.code_type))
+        else {
+            return false;
+        };
+        let text = |at| self.text(self.memory.word(code + at)?);
+        let is_named = text(version.name).is_some_and(|name| name.rsplit('.').next() == Some(function));
+        is_named && text(version.file).is_some_and(|path| path.ends_with(file))
+    }
+
+    /// The object that a local variable of a frame refers to.
+    pub(super) fn local_value(&self, frame: u64, code: u64, name: &str) -> Option<u64> {
+        // 3.14 keeps in the low bits how a reference is counted.
+        self.memory.word(frame + u64::from(self.local(code, name)?)).map(|object| object & !7)
+    }
+
     /// Offset in a frame of a local variable.
     pub fn local(&self, address: u64, name: &str) -> Option<u32> {
         let version = VERSIONS.iter().find(|version| version.minor == self.minor)?;
@@ -292,7 +339,7 @@ impl Codes {
     }
 
     /// Reads a `str` in its compact form (Include/cpython/unicodeobject.h).
-    fn text(&self, address: u64) -> Option<String> {
+    pub(super) fn text(&self, address: u64) -> Option<String> {
         let length = usize::try_from(self.memory.word(address + SIZE)?).ok()?;
         let (at, width) = self.characters(self.memory.word(address + STATE)? as u32)?;
         let mut bytes = vec![0; length.checked_mul(width).filter(|size| *size <= TEXT_MAX)?];

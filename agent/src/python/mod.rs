@@ -7,11 +7,14 @@ mod code;
 mod elf;
 mod frames;
 mod memory;
+mod objects;
 mod proof;
+mod routes;
 mod tls;
 
 pub use frames::{CodeStamp, Codes};
 pub use memory::{Mapping, Memory, read_maps};
+pub use routes::routes;
 pub use proof::{Attribution, Probe, Proof, ProofError, prove};
 
 /// The minor number of a version such as `3.11`; 0 where there is none.

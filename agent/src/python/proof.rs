@@ -88,6 +88,8 @@ pub struct Proof {
     pub attribution: Attribution,
     /// Reads its code objects, where its frames were found.
     pub codes: Option<Codes>,
+    /// Its thread states.
+    pub states: Vec<u64>,
     /// What is missing, in words for the attach report.
     pub notes: Vec<String>,
 }
@@ -154,6 +156,7 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
         asyncio: false,
         attribution: Attribution::Thread,
         codes: None,
+        states: Vec::new(),
         notes: Vec::new(),
     };
     if Path::new(&file)
@@ -201,8 +204,9 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
             none: place("_Py_NoneStruct")?,
         })
     };
+    proof.states = threads.iter().map(|thread| thread.state).collect();
     proof.codes = objects().and_then(|objects| {
-        let states = threads.iter().map(|thread| thread.state);
+        let states = proof.states.iter().copied();
         frames::locate(memory, minor, states, objects, &mut proof.process)
     });
     if proof.codes.is_none() {

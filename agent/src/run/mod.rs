@@ -1,6 +1,7 @@
 //! A run of the agent: facts out of the kernel, through the engine, to a collector, the terminal or a recording.
 
 mod codes;
+mod routes;
 mod watch;
 
 use std::{

@@ -11,6 +11,7 @@ use adder_ebpf::{Child, Header, Process, kind, stacks};
 use super::{
     Facts,
     codes::{CodeReader, Wanted},
+    routes::RoutesReader,
     monotonic,
 };
 use crate::{
@@ -39,11 +40,20 @@ struct Watched {
     /// When to look again, and how often that was done.
     due: Option<Instant>,
     tries: usize,
+    routes: RoutesReader,
 }
 
 impl Watched {
     fn new(report: AttachReport) -> Self {
-        Self { report, proof: None, wakes: false, marks: BTreeSet::new(), due: None, tries: 0 }
+        Self {
+            report,
+            proof: None,
+            wakes: false,
+            marks: BTreeSet::new(),
+            due: None,
+            tries: 0,
+            routes: RoutesReader::default(),
+        }
     }
 }
 
@@ -196,6 +206,13 @@ impl Watcher {
             self.add_mark(pid, code, mark);
         }
         let now = Instant::now();
+        for (pid, watched) in &mut self.watched {
+            if let Some(proof) = &watched.proof
+                && let Some(codes) = &proof.codes
+            {
+                watched.routes.look(now, *pid, codes, &proof.states, facts);
+            }
+        }
         let due: Vec<u32> = self
             .watched
             .iter()

@@ -2,8 +2,11 @@
 
 pub mod consumer;
 pub mod route;
+mod table;
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
+
+pub use table::{Dialect, RouteTable, Rule};
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,11 +1,15 @@
 //! Routes: the templates that paths follow, for span names and `http.route`.
 //!
-//! A route is what the user says it is; else it is learned from the paths themselves. Segments that look like
+//! A route is what the user says it is; else what the application's own framework calls it; else it is learned from the paths themselves. Segments that look like
 //! identifiers become placeholders at once. Other segments are taken for words of the application until a position shows
 //! more than [`WORDS_LIMIT`] different ones: from then on that position is `{*}`. What is learned depends on nothing but
 //! the order of the paths.
 
 use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+
+use super::table::{Matcher, RouteTable};
 
 /// Most different words that one position may show, below the same beginning.
 const WORDS_LIMIT: usize = 64;
@@ -23,6 +27,8 @@ const ANY: &str = "{*}";
 #[derive(Debug, Default)]
 pub struct Routes {
     patterns: Vec<Pattern>,
+    /// Those of frameworks, by process.
+    frameworks: FxHashMap<u32, Matcher>,
     root: Node,
     nodes: usize,
 }
@@ -60,13 +66,34 @@ impl Routes {
         Self { patterns, ..Self::default() }
     }
 
+    /// Notes the routes that a framework has in a process.
+    pub fn found(&mut self, pid: u32, table: &RouteTable) {
+        self.frameworks.insert(pid, Matcher::new(table));
+    }
+
+    /// Forgets them.
+    pub fn forget(&mut self, pid: u32) {
+        self.frameworks.remove(&pid);
+    }
+
+    /// Keeps those of processes that are known.
+    pub fn retain(&mut self, is_known: impl Fn(u32) -> bool) {
+        self.frameworks.retain(|pid, _| is_known(*pid));
+    }
+
+    /// The template by which a process serves a request: the user's, or its framework's.
+    pub fn own(&self, pid: u32, method: &str, path: &str) -> Option<String> {
+        let bare = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
+        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(bare)) {
+            return Some(pattern.text.clone());
+        }
+        self.frameworks.get(&pid)?.template(method, bare).map(str::to_owned)
+    }
+
     /// The template of a path, for example `/games/{id}` for `/games/17`. What is shown is learned, so do not show paths
     /// that led nowhere (`404`): they are not routes, and scanners make them up by the thousand.
     pub fn template(&mut self, path: &str) -> String {
         let path = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
-        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(path)) {
-            return pattern.text.clone();
-        }
         let Some(path) = path.strip_prefix('/') else { return ANY.to_owned() };
         let mut template = String::with_capacity(path.len() + 1);
         let mut node = &mut self.root;
@@ -92,9 +119,6 @@ impl Routes {
     /// refused because of its `x` (`422`), not because there is no such route (`404`).
     pub fn known(&self, path: &str, lenient: bool) -> Option<String> {
         let path = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
-        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(path)) {
-            return Some(pattern.text.clone());
-        }
         let mut template = String::with_capacity(path.len());
         let mut node = &self.root;
         for (depth, segment) in path.strip_prefix('/')?.split('/').enumerate() {

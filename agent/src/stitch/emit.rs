@@ -393,12 +393,14 @@ impl Engine {
         let mut description = match detail {
             Detail::Http(exchange) => {
                 // Nothing is learned from what was refused: a scanner's paths must not crowd out the real ones.
+                let path = exchange.path();
+                let own = || self.routes.own(frame.pid, &exchange.method, path);
                 let route = match (role, exchange.status) {
                     (Role::Client, _) => None,
                     (Role::Server, Some(status @ 400..=499)) => {
-                        self.routes.known(exchange.path(), status != 404)
+                        own().or_else(|| self.routes.known(path, status != 404))
                     }
-                    (Role::Server, _) => Some(self.routes.template(exchange.path())),
+                    (Role::Server, _) => own().or_else(|| Some(self.routes.template(path))),
                 };
                 http::describe(exchange, role, endpoints, route.as_deref())
             }

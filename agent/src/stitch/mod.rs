@@ -474,6 +474,7 @@ impl Engine {
             Fact::Exec(_) => {
                 self.outputs_end(header.pid);
                 self.stacks.forget(header.pid);
+                self.routes.forget(header.pid);
                 self.contexts.exit(header.pid);
             }
             Fact::Exit(_) => {
@@ -489,6 +490,7 @@ impl Engine {
             // Stacks and texts have been dealt with above.
             Fact::Map(_) | Fact::Stack { .. } | Fact::Text(..) => {}
             Fact::Code(_, code) => self.stacks.code(header.pid, code),
+            Fact::Routes(_, table) => self.routes.found(header.pid, table),
             Fact::CodeOptions(_, options) => self.stacks.configure(options),
             Fact::Process(_, info) => self.process(header.pid, info),
             Fact::Python(_, info) => self.python(header.pid, info),

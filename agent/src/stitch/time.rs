@@ -44,6 +44,7 @@ impl Engine {
         self.sweep_outputs();
         let processes = &self.processes;
         self.stacks.retain(|pid| processes.contains_key(&pid));
+        self.routes.retain(|pid| processes.contains_key(&pid));
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
         self.units.retain(|_, unit| {
             unit.detail.is_some() || unit.is_busy() || unit.end.is_none_or(|end| end + kept > now)

@@ -1,0 +1,207 @@
+//! Attributes of Python objects, lists and sets, read from outside.
+//!
+//! Where an instance keeps its attributes is in Include/cpython/dictobject.h, `Include/internal/pycore_dict.h` and
+//! `Include/internal/pycore_object.h` of each version. What is read is checked by the types of what is found; a process that
+//! changes it meanwhile can at worst make it come to nothing, or to something that is not there any more.
+
+use super::frames::Codes;
+
+/// `PyObject.ob_type`, `PyVarObject.ob_size`.
+const OB_TYPE: u64 = 8;
+const SIZE: u64 = 16;
+/// `PyListObject.ob_item`; a tuple's items are there themselves.
+const ITEMS: u64 = 24;
+/// In a `PyTypeObject` (Include/cpython/object.h).
+const NAME: u64 = 24;
+const BASIC_SIZE: u64 = 32;
+const FLAGS: u64 = 168;
+const DICT_OFFSET: u64 = 288;
+/// `Py_TPFLAGS_INLINE_VALUES` (3.13) and `Py_TPFLAGS_MANAGED_DICT` (3.11).
+const INLINE_VALUES: u64 = 1 << 2;
+const MANAGED_DICT: u64 = 1 << 4;
+/// `PyDictObject.ma_keys` and `ma_values`.
+const KEYS: u64 = 32;
+const VALUES: u64 = 40;
+/// `PySetObject.mask` and `table`, whose entries are an object and its hash (Include/cpython/setobject.h).
+const MASK: u64 = 32;
+const TABLE: u64 = 40;
+/// `PyCellObject.ob_ref` (Include/cpython/cellobject.h).
+const CELL: u64 = 16;
+/// Where a managed dictionary is, before the object.
+const MANAGED: u64 = 24;
+/// Most items of one object that are looked at.
+const ITEMS_MAX: usize = 4096;
+/// Longest name of a type.
+const TYPE_NAME_MAX: usize = 32;
+
+/// Entries of a dictionary: how many, where, how long each is, and where in it key and value are.
+struct Entries {
+    count: u64,
+    start: u64,
+    stride: u64,
+    key: u64,
+    value: u64,
+}
+
+impl Codes {
+    fn type_of(&self, object: u64) -> Option<u64> {
+        self.memory().word(object + OB_TYPE)
+    }
+
+    /// Whether an object's type has this name (`tp_name`).
+    fn is_a(&self, object: u64, name: &str) -> bool {
+        let found = self.type_of(object).and_then(|kind| self.memory().word(kind + NAME));
+        let mut bytes = [0; TYPE_NAME_MAX];
+        let (Some(at), Some(bytes)) = (found, bytes.get_mut(..=name.len())) else { return false };
+        self.memory().read(at, bytes) && bytes.strip_prefix(name.as_bytes()) == Some(&[0])
+    }
+
+    /// An attribute of an instance: what is in its `__dict__`.
+    pub(super) fn attribute(&self, object: u64, name: &str) -> Option<u64> {
+        let memory = self.memory();
+        let kind = self.type_of(object)?;
+        let flags = memory.word(kind + FLAGS)?;
+        if self.minor() < 11 || flags & MANAGED_DICT == 0 {
+            let offset = memory.word(kind + DICT_OFFSET)?;
+            let dict = Some(offset).filter(|offset| (1..1 << 20).contains(offset))?;
+            return self.in_dict(memory.word(object + dict)?, name);
+        }
+        let managed = memory.word(object.checked_sub(MANAGED)?)?;
+        let values = match self.minor() {
+            11 => memory.word(object.checked_sub(MANAGED + 8)?)?,
+            // The lowest bit tells values from a dictionary.
+            12 if managed & 1 == 1 => managed - 1,
+            12 => 0,
+            _ if flags & INLINE_VALUES != 0 => object + memory.word(kind + BASIC_SIZE)?,
+            _ => 0,
+        };
+        if managed != 0 && managed & 1 == 0 {
+            return self.in_dict(managed, name);
+        }
+        let keys = memory.word(kind + self.cached_keys(kind)?)?;
+        let (index, _) = self.entry(keys, name)?;
+        Some(values).filter(|values| *values != 0).and_then(|values| self.value(values, index))
+    }
+
+    /// Offset of `PyHeapTypeObject.ht_cached_keys`, by what follows it.
+    fn cached_keys(&self, kind: u64) -> Option<u64> {
+        // The size of a type object is that of `type`, whose type it is itself.
+        let mut meta = kind;
+        for _ in 0..8 {
+            let next = self.type_of(meta)?;
+            if next == meta {
+                let behind = match self.minor() {
+                    11 => 32,
+                    12 => 40,
+                    13 => 48,
+                    _ => 56,
+                };
+                return self.memory().word(meta + BASIC_SIZE)?.checked_sub(behind);
+            }
+            meta = next;
+        }
+        None
+    }
+
+    /// The values of a dictionary, in their order; `None` where it is none.
+    pub(super) fn values(&self, dict: u64) -> Option<Vec<u64>> {
+        let memory = self.memory();
+        // Only those of instances keep their values apart.
+        if !self.is_a(dict, "dict") || memory.word(dict + VALUES)? != 0 {
+            return None;
+        }
+        let entries = self.entries(memory.word(dict + KEYS)?)?;
+        let value = |index| memory.word(entries.start + index * entries.stride + entries.value);
+        Some((0..entries.count).filter_map(value).filter(|value| *value != 0).collect())
+    }
+
+    fn in_dict(&self, dict: u64, name: &str) -> Option<u64> {
+        if dict == 0 || !self.is_a(dict, "dict") {
+            return None;
+        }
+        let keys = self.memory().word(dict + KEYS)?;
+        let values = self.memory().word(dict + VALUES)?;
+        let (index, value) = self.entry(keys, name)?;
+        if values == 0 { Some(value).filter(|value| *value != 0) } else { self.value(values, index) }
+    }
+
+    /// A value in `PyDictValues`; since 3.13 four bytes are before them, and four to align.
+    fn value(&self, values: u64, index: u64) -> Option<u64> {
+        let start = if self.minor() >= 13 { 8 } else { 0 };
+        self.memory().word(values + start + index * 8).filter(|value| *value != 0)
+    }
+
+    /// Place of a key in `PyDictKeysObject`, and the value beside it.
+    fn entry(&self, keys: u64, name: &str) -> Option<(u64, u64)> {
+        let Entries { count, start, stride, key, value } = self.entries(keys)?;
+        (0..count).find_map(|index| {
+            let at = start + index * stride;
+            let found = self.memory().word(at + key).filter(|found| *found != 0)?;
+            (self.text(found)? == name).then_some((index, self.memory().word(at + value)?))
+        })
+    }
+
+    /// Where the entries of a `PyDictKeysObject` are.
+    fn entries(&self, keys: u64) -> Option<Entries> {
+        let mut head = [0; 40];
+        if !self.memory().read(keys, &mut head) {
+            return None;
+        }
+        let word = |at: usize| head.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+        let (count, start, general) = if self.minor() >= 11 {
+            // `dk_log2_index_bytes`, `dk_kind`.
+            (word(24)?, 32 + 1u64.checked_shl(u32::from(head[9]))?, head[10] == 0)
+        } else {
+            let size = word(8)?;
+            let width = match size {
+                0..=0xff => 1,
+                0x100..=0xffff => 2,
+                0x1_0000..=0xffff_ffff => 4,
+                _ => 8,
+            };
+            (word(32)?, 40u64.checked_add(size.checked_mul(width)?)?, true)
+        };
+        let (count, start) = (count.min(ITEMS_MAX as u64), keys.checked_add(start)?);
+        // With keys that are all `str` their hashes are left out.
+        let (stride, key) = if general { (24, 8) } else { (16, 0) };
+        Some(Entries { count, start, stride, key, value: key + 8 })
+    }
+
+    /// The items of a list; `None` where it is none.
+    pub(super) fn list(&self, object: u64) -> Option<Vec<u64>> {
+        if !self.is_a(object, "list") {
+            return None;
+        }
+        let count = usize::try_from(self.memory().word(object + SIZE)?).ok()?;
+        let items = self.memory().word(object + ITEMS)?;
+        Some(self.memory().words(items, Some(count).filter(|count| *count <= ITEMS_MAX)?))
+    }
+
+    /// The strings in a set; nothing where it is none.
+    pub(super) fn strings(&self, object: u64) -> Vec<String> {
+        let entries = || {
+            if !self.is_a(object, "set") && !self.is_a(object, "frozenset") {
+                return None;
+            }
+            let size = usize::try_from(self.memory().word(object + MASK)?).ok()?.checked_add(1)?;
+            let table = self.memory().word(object + TABLE)?;
+            Some(self.memory().words(table, Some(size).filter(|size| *size <= ITEMS_MAX)? * 2))
+        };
+        let entries = entries().unwrap_or_default();
+        let keys = entries.into_iter().step_by(2).filter(|key| *key != 0);
+        let mut found: Vec<String> = keys.filter_map(|key| self.string(key)).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// What a cell holds, which a variable is (since 3.11) that functions within the function use, too; else the object
+    /// itself.
+    pub(super) fn behind_cell(&self, object: u64) -> Option<u64> {
+        if self.is_a(object, "cell") { self.memory().word(object + CELL) } else { Some(object) }
+    }
+
+    /// A `str`; `None` where it is none.
+    pub(super) fn string(&self, object: u64) -> Option<String> {
+        (self.is_a(object, "str")).then(|| self.text(object))?
+    }
+}

@@ -1,0 +1,52 @@
+//! When the routes of web frameworks are looked for.
+
+use std::time::{Duration, Instant};
+
+use super::{Facts, watch::head};
+use crate::{
+    fact::Fact,
+    python::{self, Codes},
+    signal::RouteTable,
+};
+
+/// Time until the first look: a server loads its application after it has started.
+const FIRST: Duration = Duration::from_millis(500);
+/// Pauses grow to this, and are this long once routes were found: an application may add some.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The routes of one process.
+pub(super) struct RoutesReader {
+    due: Instant,
+    pause: Duration,
+    found: Option<RouteTable>,
+}
+
+impl Default for RoutesReader {
+    fn default() -> Self {
+        Self { due: Instant::now() + FIRST, pause: FIRST, found: None }
+    }
+}
+
+impl RoutesReader {
+    /// Looks, if it is time; says what is new.
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        pid: u32,
+        codes: &Codes,
+        states: &[u64],
+        facts: &mut Facts<'_>,
+    ) {
+        if self.due > now {
+            return;
+        }
+        let found = python::routes(codes, states);
+        self.pause = if found.is_some() { PAUSE_MAX } else { (self.pause * 2).min(PAUSE_MAX) };
+        self.due = now + self.pause;
+        if let Some(table) = found.filter(|table| self.found.as_ref() != Some(table)) {
+            tracing::debug!(pid, rules = table.rules.len(), dialect = ?table.dialect, "routes found");
+            facts.own(&Fact::Routes(head(pid), table.clone()));
+            self.found = Some(table);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `http.route` is what the framework itself calls the route, as each answer of the service says.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
+
+use adder_tests::{
+    collector::Collector,
+    folder,
+    python::{App, Environment, EventLoop},
+    stack::venv,
+    watch::attach,
+};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+/// Time in which the agent finds the routes, and in which the last spans are sent.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// Status and body of an answer.
+fn request(port: u16, method: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: routed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (status, body.to_owned())
+}
+
+fn expect_routes(app: &App, dir: &std::path::Path, requests: &[(&str, &str)], refused: &[(&str, Option<&str>)]) {
+    let collector = Collector::start().expect("a collector");
+    let (agent, recorder) = attach(dir, &[app.pid()], &collector).expect("the agent");
+    thread::sleep(PAUSE);
+    let mut expected = Vec::new();
+    for (method, path) in requests {
+        let (status, route) = request(app.port(), method, path);
+        assert_eq!(status, 200, "{method} {path}: {route}");
+        expected.push((*method, *path, Some(route)));
+    }
+    for (path, route) in refused {
+        let (status, _) = request(app.port(), "GET", path);
+        assert_eq!(status, 404, "{path}");
+        expected.push(("GET", *path, route.map(str::to_owned)));
+    }
+    thread::sleep(PAUSE);
+    let (status, said) = agent.stop().expect("the agent ends");
+    assert!(status.success(), "{said:#?}");
+    if let Some(recorder) = recorder {
+        recorder.stop().expect("the recorder ends");
+    }
+    let spans = collector.spans();
+    for (method, path, route) in expected {
+        let is = |key: &str, value: &str, span: &adder_tests::collector::CollectedSpan| {
+            span.attribute(key).as_deref() == Some(value)
+        };
+        let found: Vec<_> = spans
+            .iter()
+            .filter(|span| span.span.kind() == SpanKind::Server)
+            .filter(|span| is("url.path", path, span) && is("http.request.method", method, span))
+            .collect();
+        assert_eq!(found.len(), 1, "one span of {method} {path}");
+        println!("{method} {path}: {route:?}");
+        assert_eq!(found[0].attribute("http.route"), route, "{method} {path}");
+        let name = route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
+        assert_eq!(found[0].span.name, name);
+    }
+}
+
+const COMMON: [(&str, &str); 5] = [
+    ("GET", "/games/latest"),
+    ("GET", "/games/17"),
+    ("GET", "/games/seventeen"),
+    ("GET", "/files/a/b.txt"),
+    ("GET", "/files/c"),
+];
+
+fn fastapi(name: &str, python: &str, event_loop: EventLoop) {
+    let (dir, venv) = (folder(name).expect("a folder"), venv(python).expect("a virtual environment"));
+    let app = App::uvicorn(&venv, &dir, "routed:app", event_loop, 1, &Environment::new(name));
+    let more = [
+        ("POST", "/games/17"),
+        ("GET", "/players/3/games/17"),
+        ("GET", "/shop/items/blue"),
+        ("GET", "/plain/deep/thought"),
+    ];
+    let refused = [("/broken/door", Some("/broken/{reason}")), ("/nowhere/at/all", None)];
+    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &more].concat(), &refused);
+}
+
+#[test]
+fn fastapi_and_mounts_under_uvicorn() {
+    fastapi("routes-fastapi", "3.11", EventLoop::Uvloop);
+}
+
+#[test]
+fn fastapi_and_mounts_on_a_newer_python() {
+    fastapi("routes-fastapi-newer", "3.13", EventLoop::Asyncio);
+}
+
+const FLASK: [(&str, &str); 2] = [("POST", "/games/17"), ("GET", "/any/thing/else")];
+
+#[test]
+fn flask_under_its_own_server() {
+    let (dir, venv) = (folder("routes-flask").expect("a folder"), venv("3.11").expect("an environment"));
+    let app = App::flask(&venv, &dir, "routed:flask_app()", &Environment::new("routes-flask"));
+    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &FLASK].concat(), &[]);
+}
+
+#[test]
+fn flask_under_gunicorn() {
+    let (dir, venv) = (folder("routes-gunicorn").expect("a folder"), venv("3.13").expect("an environment"));
+    let environment = Environment::new("routes-gunicorn");
+    let app = App::gunicorn(&venv, &dir, "routed:flask_app()", 1, 4, &environment);
+    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &FLASK].concat(), &[]);
+}
+
+#[test]
+fn aiohttp_and_an_application_within() {
+    for (python, event_loop) in [("3.11", EventLoop::Uvloop), ("3.13", EventLoop::Asyncio)] {
+        let (dir, venv) = (folder("routes-aiohttp").expect("a folder"), venv(python).expect("an environment"));
+        let app = App::script(&venv, &dir, "routed.py", event_loop, &Environment::new("routes-aiohttp"));
+        let more = [("GET", "/shop/items/blue"), ("GET", "/any/thing")];
+        expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &more].concat(), &[("/nowhere", None)]);
+    }
+}
