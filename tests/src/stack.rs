@@ -1,6 +1,9 @@
 //! The demo's stack: Postgres, Redis and two services, ready to be watched.
 
-use std::path::{Path, PathBuf};
+use std::{
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -119,4 +122,22 @@ pub fn venv(prefix: &str) -> Result<PathBuf> {
     };
     let found = named.or_else(plain).map(|(_, path)| path.clone());
     found.context("no virtual environment yet: run `cargo xtask test` or `cargo xtask demo` once")
+}
+
+/// Runs a test with every environment of the matrix (`cargo xtask test --matrix` makes them), of which `ADDER_MATRIX=3.9`
+/// leaves those whose names begin so. What fails says why; the others are to be heard too. A table at the end says what each
+/// has shown.
+///
+/// # Panics
+///
+/// Where not all are right.
+pub fn on_every_python(test: impl Fn(&str, &Path)) {
+    let only = std::env::var("ADDER_MATRIX").unwrap_or_default();
+    let venvs = venvs().into_iter().filter(|(name, _)| !name.starts_with("sdk") && name.starts_with(&only));
+    let run = |venv: &Path, name: &str| panic::catch_unwind(AssertUnwindSafe(|| test(name, venv))).is_ok();
+    let table: Vec<_> = venvs.map(|(name, venv)| (run(&venv, &name), name)).collect();
+    for (right, name) in &table {
+        println!("{}: {name}", if *right { "right" } else { "WRONG" });
+    }
+    assert!(table.iter().all(|(right, _)| *right), "every Python is right");
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -13,6 +14,7 @@ use adder_tests::{
     load::Load,
     python::{App, EventLoop},
     rig::Rig,
+    stack::on_every_python,
     watch::attach,
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -22,6 +24,7 @@ const AFTERWARDS: Duration = Duration::from_secs(4);
 
 struct Case<'a> {
     name: &'a str,
+    venv: Option<&'a Path>,
     python: &'a str,
     event_loop: Option<EventLoop>,
     connections: usize,
@@ -47,7 +50,11 @@ fn found(span: &CollectedSpan) -> Option<(String, u32)> {
 }
 
 fn run(case: &Case<'_>) {
-    let rig = Rig::start(&format!("code-{}", case.name), "places-api", case.python, false).expect("servers");
+    let rig = Rig::start(&format!("code-{}", case.name), "places-api", case.python, false);
+    let mut rig = rig.expect("servers");
+    if let Some(venv) = case.venv {
+        venv.clone_into(&mut rig.venv);
+    }
     let app = match case.event_loop {
         Some(event_loop) => App::uvicorn(&rig.venv, &rig.dir, "places:app", event_loop, 1, &rig.environment),
         None => App::gunicorn(&rig.venv, &rig.dir, "places:flask_app", 1, 4, &rig.environment),
@@ -160,17 +167,61 @@ const ASYNC: [&str; 8] =
 #[test]
 fn calls_of_tasks_and_threads_on_asyncio() {
     let event_loop = Some(EventLoop::Asyncio);
-    run(&Case { name: "asyncio", python: "3.11", event_loop, connections: 64, requests: 800, paths: &ASYNC });
+    run(&Case {
+        name: "asyncio",
+        venv: None,
+        python: "3.11",
+        event_loop,
+        connections: 64,
+        requests: 800,
+        paths: &ASYNC,
+    });
 }
 
 #[test]
 fn calls_of_tasks_and_threads_on_uvloop() {
     let event_loop = Some(EventLoop::Uvloop);
-    run(&Case { name: "uvloop", python: "3.13", event_loop, connections: 64, requests: 800, paths: &ASYNC });
+    run(&Case {
+        name: "uvloop",
+        venv: None,
+        python: "3.13",
+        event_loop,
+        connections: 64,
+        requests: 800,
+        paths: &ASYNC,
+    });
 }
 
 #[test]
 fn calls_of_flask_views() {
     let paths = &["/view", "/below"];
-    run(&Case { name: "flask", python: "3.11", event_loop: None, connections: 4, requests: 800, paths });
+    run(&Case {
+        name: "flask",
+        venv: None,
+        python: "3.11",
+        event_loop: None,
+        connections: 4,
+        requests: 800,
+        paths,
+    });
+}
+
+#[test]
+#[ignore = "the whole matrix: `cargo xtask test --matrix`"]
+fn places_are_right_on_every_python() {
+    on_every_python(|name, venv| {
+        for event_loop in [EventLoop::Asyncio, EventLoop::Uvloop] {
+            let case = format!("{name}-{event_loop:?}");
+            let (event_loop, venv) = (Some(event_loop), Some(venv));
+            run(&Case {
+                name: &case,
+                venv,
+                python: "",
+                event_loop,
+                connections: 64,
+                requests: 800,
+                paths: &ASYNC,
+            });
+        }
+    });
 }

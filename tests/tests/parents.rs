@@ -1,12 +1,12 @@
 //! Claims 1 and 2: every operation under the request that caused it, and none missing.
 
-use std::{collections::BTreeMap, panic, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use adder_tests::{
     judge,
     load::Load,
-    python::{EventLoop, venvs},
-    stack::{PATHS, Stack, Wanted, venv},
+    python::EventLoop,
+    stack::{PATHS, Stack, Wanted, on_every_python, venv},
     watch::{Watched, watch},
 };
 
@@ -148,34 +148,21 @@ fn parents_are_right_where_every_connection_is_encrypted() {
     }
 }
 
-/// Every Python of the matrix (`cargo xtask test --matrix` makes their environments) on both event loops. Takes about
-/// a minute for each; a table at the end says what each has shown. `ADDER_MATRIX=3.9` runs only environments whose name
-/// begins so.
+/// On both event loops. Takes about a minute for each Python.
 #[test]
 #[ignore = "the whole matrix: `cargo xtask test --matrix`"]
 fn parents_are_right_on_every_python() {
-    let only = std::env::var("ADDER_MATRIX").unwrap_or_default();
-    let venvs = venvs().into_iter().filter(|(name, _)| !name.starts_with("sdk") && name.starts_with(&only));
-    let mut table = Vec::new();
-    for (name, venv) in venvs {
+    on_every_python(|name, venv| {
         for (event_loop, connections) in [(EventLoop::Uvloop, 64), (EventLoop::Asyncio, 256)] {
-            let folder = format!("matrix-{name}-{event_loop:?}");
-            let case = Case {
-                name: &folder,
-                venv: &venv,
+            run(&Case {
+                name: &format!("matrix-{name}-{event_loop:?}"),
+                venv,
                 event_loop,
                 variables: vec![],
                 connections,
                 requests: 5_000,
                 encrypted: false,
-            };
-            // What failed has said why; the others are to be heard too.
-            let right = panic::catch_unwind(|| run(&case)).is_ok();
-            table.push((format!("{name} {event_loop:?}, {connections} clients"), right));
+            });
         }
-    }
-    for (case, right) in &table {
-        println!("{}: {case}", if *right { "right" } else { "WRONG" });
-    }
-    assert!(table.iter().all(|(_, right)| *right), "every Python is right");
+    });
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    path::Path,
     thread,
     time::Duration,
 };
@@ -11,7 +12,7 @@ use adder_tests::{
     collector::Collector,
     folder,
     python::{App, Environment, EventLoop},
-    stack::venv,
+    stack::{on_every_python, venv},
     watch::attach,
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -23,9 +24,8 @@ const PAUSE: Duration = Duration::from_secs(3);
 fn request(port: u16, method: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: routed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: routed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).expect("a request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -34,7 +34,7 @@ fn request(port: u16, method: &str, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-fn expect_routes(app: &App, dir: &std::path::Path, requests: &[(&str, &str)], refused: &[(&str, Option<&str>)]) {
+fn expect_routes(app: &App, dir: &Path, requests: &[(&str, &str)], refused: &[(&str, Option<&str>)]) {
     let collector = Collector::start().expect("a collector");
     let (agent, recorder) = attach(dir, &[app.pid()], &collector).expect("the agent");
     thread::sleep(PAUSE);
@@ -81,9 +81,9 @@ const COMMON: [(&str, &str); 5] = [
     ("GET", "/files/c"),
 ];
 
-fn fastapi(name: &str, python: &str, event_loop: EventLoop) {
-    let (dir, venv) = (folder(name).expect("a folder"), venv(python).expect("a virtual environment"));
-    let app = App::uvicorn(&venv, &dir, "routed:app", event_loop, 1, &Environment::new(name));
+fn fastapi(name: &str, venv: &Path, event_loop: EventLoop) {
+    let dir = folder(name).expect("a folder");
+    let app = App::uvicorn(venv, &dir, "routed:app", event_loop, 1, &Environment::new(name));
     let more = [
         ("POST", "/games/17"),
         ("GET", "/players/3/games/17"),
@@ -96,37 +96,49 @@ fn fastapi(name: &str, python: &str, event_loop: EventLoop) {
 
 #[test]
 fn fastapi_and_mounts_under_uvicorn() {
-    fastapi("routes-fastapi", "3.11", EventLoop::Uvloop);
+    for (python, event_loop) in [("3.11", EventLoop::Uvloop), ("3.13", EventLoop::Asyncio)] {
+        fastapi("routes-fastapi", &venv(python).expect("an environment"), event_loop);
+    }
+}
+
+/// Flask under its own server, and under gunicorn with threads where they are that many.
+fn flask(name: &str, venv: &Path, threads: Option<u32>) {
+    let (dir, environment) = (folder(name).expect("a folder"), Environment::new(name));
+    let app = match threads {
+        Some(threads) => App::gunicorn(venv, &dir, "routed:flask_app()", 1, threads, &environment),
+        None => App::flask(venv, &dir, "routed:flask_app()", &environment),
+    };
+    let more = [("POST", "/games/17"), ("GET", "/any/thing/else")];
+    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &more].concat(), &[]);
 }
 
 #[test]
-fn fastapi_and_mounts_on_a_newer_python() {
-    fastapi("routes-fastapi-newer", "3.13", EventLoop::Asyncio);
+fn flask_under_its_own_server_and_gunicorn() {
+    flask("routes-flask", &venv("3.11").expect("an environment"), None);
+    flask("routes-gthread", &venv("3.13").expect("an environment"), Some(4));
+    flask("routes-sync", &venv("3.11").expect("an environment"), Some(1));
 }
 
-const FLASK: [(&str, &str); 2] = [("POST", "/games/17"), ("GET", "/any/thing/else")];
-
-#[test]
-fn flask_under_its_own_server() {
-    let (dir, venv) = (folder("routes-flask").expect("a folder"), venv("3.11").expect("an environment"));
-    let app = App::flask(&venv, &dir, "routed:flask_app()", &Environment::new("routes-flask"));
-    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &FLASK].concat(), &[]);
-}
-
-#[test]
-fn flask_under_gunicorn() {
-    let (dir, venv) = (folder("routes-gunicorn").expect("a folder"), venv("3.13").expect("an environment"));
-    let environment = Environment::new("routes-gunicorn");
-    let app = App::gunicorn(&venv, &dir, "routed:flask_app()", 1, 4, &environment);
-    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &FLASK].concat(), &[]);
+fn aiohttp(name: &str, venv: &Path, event_loop: EventLoop) {
+    let dir = folder(name).expect("a folder");
+    let app = App::script(venv, &dir, "routed.py", event_loop, &Environment::new(name));
+    let more = [("GET", "/shop/items/blue"), ("GET", "/any/thing")];
+    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &more].concat(), &[("/nowhere", None)]);
 }
 
 #[test]
 fn aiohttp_and_an_application_within() {
     for (python, event_loop) in [("3.11", EventLoop::Uvloop), ("3.13", EventLoop::Asyncio)] {
-        let (dir, venv) = (folder("routes-aiohttp").expect("a folder"), venv(python).expect("an environment"));
-        let app = App::script(&venv, &dir, "routed.py", event_loop, &Environment::new("routes-aiohttp"));
-        let more = [("GET", "/shop/items/blue"), ("GET", "/any/thing")];
-        expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &more].concat(), &[("/nowhere", None)]);
+        aiohttp("routes-aiohttp", &venv(python).expect("an environment"), event_loop);
     }
+}
+
+#[test]
+#[ignore = "the whole matrix: `cargo xtask test --matrix`"]
+fn routes_are_right_on_every_python() {
+    on_every_python(|name, venv| {
+        fastapi(&format!("routes-fastapi-{name}"), venv, EventLoop::Uvloop);
+        flask(&format!("routes-gthread-{name}"), venv, Some(4));
+        aiohttp(&format!("routes-aiohttp-{name}"), venv, EventLoop::Asyncio);
+    });
 }

@@ -94,7 +94,8 @@ fn dispatch(task: Task) -> Result<()> {
             servers()?;
             main_python()?;
             pythons::environments(&root().join("tests/requirements.txt"))?;
-            run(cargo(&["test", "--package", "adder-tests", "--test", "parents", "--"])
+            run(cargo(&["test", "--package", "adder-tests", "--no-fail-fast"])
+                .args(["--test", "parents", "--test", "routes", "--test", "code", "--"])
                 .args(["--ignored", "--nocapture"]))
         }
         Task::Test { only, kernel: None, .. } => test(only.as_deref()),

@@ -3,7 +3,7 @@
 //! A perf event on a task is put on and taken off the processor with that task: some 10 µs at every switch for the events
 //! that Adder needs in a process. A uprobe does not need that. Its instruction is armed as soon as the event exists
 //! (`perf_uprobe_event_init` in kernel/events/core.c), and its program runs before anybody asks whether the event is
-//! enabled (`__uprobe_perf_func` in kernel/trace/trace_uprobe.c). So the event stays disabled, for which aya has no way.
+//! enabled (`__uprobe_perf_func` in `kernel/trace/trace_uprobe.c`). So the event stays disabled, for which aya has no way.
 
 use std::{
     ffi::CString,
@@ -17,7 +17,7 @@ use std::{
 
 use aya::programs::ProbeKind;
 
-/// `struct perf_event_attr` up to `PERF_ATTR_SIZE_VER1` (include/uapi/linux/perf_event.h).
+/// `struct perf_event_attr` up to `PERF_ATTR_SIZE_VER1` (`include/uapi/linux/perf_event.h`).
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {

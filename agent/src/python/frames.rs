@@ -283,7 +283,9 @@ impl Codes {
     /// there for long are found all the same.
     pub(super) fn frames(&self, state: u64) -> Vec<(u64, u64)> {
         let mut frames = Vec::new();
-        let Some(version) = VERSIONS.iter().find(|version| version.minor == self.minor) else { return frames };
+        let Some(version) = VERSIONS.iter().find(|version| version.minor == self.minor) else {
+            return frames;
+        };
         let first = self.memory.word(state + u64::from(self.frame));
         let mut next = match version.cframe {
             0 => first,
@@ -300,7 +302,8 @@ impl Codes {
     /// Whether a code object is that of a function with this last part of its name, in a file whose path ends so.
     pub(super) fn is(&self, code: u64, file: &str, function: &str) -> bool {
         let version = VERSIONS.iter().find(|version| version.minor == self.minor);
-        let Some(version) = version.filter(|_| self.memory.word(code + OB_TYPE) == Some(self.objects.code_type))
+        let Some(version) =
+            version.filter(|_| self.memory.word(code + OB_TYPE) == Some(self.objects.code_type))
         else {
             return false;
         };

@@ -14,8 +14,8 @@ mod tls;
 
 pub use frames::{CodeStamp, Codes};
 pub use memory::{Mapping, Memory, read_maps};
-pub use routes::routes;
 pub use proof::{Attribution, Probe, Proof, ProofError, prove};
+pub use routes::routes;
 
 /// The minor number of a version such as `3.11`; 0 where there is none.
 pub fn minor(version: &str) -> u32 {

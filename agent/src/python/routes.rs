@@ -54,7 +54,7 @@ fn read(codes: &Codes, application: u64) -> Option<RouteTable> {
             return table(Dialect::Werkzeug, rules.collect());
         }
         if let Some(resources) = within("_router", "_resources").and_then(|list| codes.list(list)) {
-                        let mut rules = Vec::new();
+            let mut rules = Vec::new();
             aiohttp(codes, resources, "", LAYERS_MAX, &mut rules);
             return table(Dialect::Aiohttp, rules);
         }

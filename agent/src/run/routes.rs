@@ -12,7 +12,7 @@ use crate::{
 /// Time until the first look: a server loads its application after it has started.
 const FIRST: Duration = Duration::from_millis(500);
 /// Pauses grow to this, and are this long once routes were found: an application may add some.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// The routes of one process.
 pub(super) struct RoutesReader {

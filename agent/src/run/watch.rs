@@ -11,8 +11,8 @@ use adder_ebpf::{Child, Header, Process, kind, stacks};
 use super::{
     Facts,
     codes::{CodeReader, Wanted},
-    routes::RoutesReader,
     monotonic,
+    routes::RoutesReader,
 };
 use crate::{
     config::Config,

@@ -248,7 +248,12 @@ mod tests {
     fn aiohttp_takes_the_longest_beginning_of_words() {
         let table = matcher(
             Dialect::Aiohttp,
-            &[("/{what}", &[]), ("/{what}/{id}", &[]), ("/games/{id:\\d{1,4}}", &[]), ("/all/{rest:.*}", &[])],
+            &[
+                ("/{what}", &[]),
+                ("/{what}/{id}", &[]),
+                ("/games/{id:\\d{1,4}}", &[]),
+                ("/all/{rest:.*}", &[]),
+            ],
         );
         assert_eq!(table.template("GET", "/all/of/it"), Some("/all/{rest:.*}"));
         assert_eq!(table.template("GET", "/games/1"), Some("/games/{id:\\d{1,4}}"));
