@@ -9,8 +9,8 @@ use crate::{
     signal::RouteTable,
 };
 
-/// Time until the first look: a server loads its application after it has started.
-const FIRST: Duration = Duration::from_millis(500);
+/// First pause, where a look has shown none: a server loads its application after it has started.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Pauses grow to this, and are this long once routes were found: an application may add some.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
@@ -23,7 +23,7 @@ pub(super) struct RoutesReader {
 
 impl Default for RoutesReader {
     fn default() -> Self {
-        Self { due: Instant::now() + FIRST, pause: FIRST, found: None }
+        Self { due: Instant::now(), pause: PAUSE_MIN, found: None }
     }
 }
 

@@ -85,20 +85,6 @@ pub(crate) const ROWS: &[Row] = &[
     },
     // Names.
     Row {
-        place: "routes: span name, `http.route`",
-        adder: "`/games/{id}`",
-        sdk: "`/games/{game_id}`",
-        reason: "Learned from the paths seen, for the names of placeholders are only in the program.",
-        fits: |d| {
-            let texts = match d.what {
-                What::Name => both_of(d, |node| Some(&node.name)),
-                What::Attribute("http.route") => both_of(d, |node| node.attribute("http.route")),
-                _ => None,
-            };
-            texts.is_some_and(|(adder, sdk)| adder != sdk && unnamed(adder) == unnamed(sdk))
-        },
-    },
-    Row {
         place: "Postgres: span name",
         adder: "`db.query.summary`: `SELECT games`, `BEGIN`",
         sdk: "the first word of the text: `SELECT`, `BEGIN;`",
@@ -332,17 +318,4 @@ fn is_text(difference: &Difference<'_>, sdk: impl Fn(&Node) -> bool) -> bool {
 
 fn is(node: &Node, key: &str, value: &str) -> bool {
     node.attribute(key) == Some(value)
-}
-
-/// A template without the names of its placeholders.
-fn unnamed(template: &str) -> String {
-    let (mut out, mut inside) = (String::new(), false);
-    for sign in template.chars() {
-        inside &= sign != '}';
-        if !inside {
-            out.push(sign);
-        }
-        inside |= sign == '{';
-    }
-    out
 }
