@@ -69,8 +69,8 @@ impl Codes {
         let managed = memory.word(object.checked_sub(MANAGED)?)?;
         let values = match self.minor() {
             11 => memory.word(object.checked_sub(MANAGED + 8)?)?,
-            // The lowest bit tells values from a dictionary.
-            12 if managed & 1 == 1 => managed - 1,
+            // The lowest bit tells values, of which it is the address less one, from a dictionary.
+            12 if managed & 1 == 1 => managed + 1,
             12 => 0,
             _ if flags & INLINE_VALUES != 0 => object + memory.word(kind + BASIC_SIZE)?,
             _ => 0,
