@@ -22,6 +22,8 @@ const BASIC_SIZE: u64 = 32;
 const BYTES: u64 = 32;
 /// `PyASCIIObject.state`.
 const STATE: u64 = 32;
+/// How far that is shifted to the right so that its lowest bits are `kind`: two bits say how a string is interned.
+const TEXT_SHIFT: u32 = 2;
 /// Words of a `PyThreadState` searched for its frame.
 const STATE_WORDS: usize = 24;
 /// Frames of one thread looked at.
@@ -172,7 +174,7 @@ pub(super) fn locate(
     process.frame_instruction = version.instruction;
     process.code_start = code_start;
     process.frame_shift = version.shift;
-    process.text_shift = text_shift(minor);
+    process.text_shift = TEXT_SHIFT;
     Some(Codes { memory, minor, objects, frame })
 }
 
@@ -351,7 +353,7 @@ impl Codes {
 
     /// Where the characters of a `str` are, and how many bytes each has.
     fn characters(&self, state: u32) -> Option<(u64, usize)> {
-        let state = state >> text_shift(self.minor);
+        let state = state >> TEXT_SHIFT;
         let (width, compact, ascii) = (state & 7, state >> 3 & 1 == 1, state >> 4 & 1 == 1);
         // 3.12 has dropped `wstr` and its length.
         let at = match (ascii, self.minor >= 12) {
@@ -362,12 +364,6 @@ impl Codes {
         };
         (compact && matches!(width, 1 | 2 | 4)).then_some((at, width as usize))
     }
-}
-
-/// How far `PyASCIIObject.state` is shifted to the right so that its lowest bits are `kind`: 3.14 has sixteen bits for how a
-/// string is interned.
-fn text_shift(minor: u32) -> u32 {
-    if minor >= 14 { 16 } else { 2 }
 }
 
 fn decode(bytes: &[u8], width: usize) -> String {
