@@ -14,8 +14,11 @@ const C: &str = "<C>";
 const OB_TYPE: u64 = 8;
 /// `PyVarObject.ob_size`, which is the length of a `str` and of `bytes`, too.
 const SIZE: u64 = 16;
-/// `PyTupleObject.ob_item`.
+/// `PyTupleObject.ob_item`, before which 3.14 keeps a hash.
 const ITEMS: u64 = 24;
+const ITEMS_3_14: u64 = 32;
+/// Addresses of user space are below (`Documentation/arch/x86/x86_64/mm.rst`).
+const ADDRESS_MAX: u64 = 1 << 47;
 /// `PyTypeObject.tp_basicsize`, which for code objects is where their instructions begin (Objects/codeobject.c).
 const BASIC_SIZE: u64 = 32;
 /// `PyBytesObject.ob_sval`.
@@ -325,7 +328,8 @@ impl Codes {
         let version = VERSIONS.iter().find(|version| version.minor == self.minor)?;
         let names = self.memory.word(address + version.names)?;
         let count = usize::try_from(self.memory.word(names + SIZE)?).ok()?.min(NAMES_MAX);
-        let names = self.memory.words(names + ITEMS, count);
+        let items = if self.minor >= 14 { ITEMS_3_14 } else { ITEMS };
+        let names = self.memory.words(names + items, count);
         let index = names.into_iter().position(|at| self.text(at).is_some_and(|found| found == name))?;
         Some(version.locals + 8 * u32::try_from(index).ok()?)
     }
@@ -345,6 +349,7 @@ impl Codes {
 
     /// Reads a `str` in its compact form (Include/cpython/unicodeobject.h).
     pub(super) fn text(&self, address: u64) -> Option<String> {
+        let address = proper(address)?;
         let length = usize::try_from(self.memory.word(address + SIZE)?).ok()?;
         let (at, width) = self.characters(self.memory.word(address + STATE)? as u32)?;
         let mut bytes = vec![0; length.checked_mul(width).filter(|size| *size <= TEXT_MAX)?];
@@ -364,6 +369,11 @@ impl Codes {
         };
         (compact && matches!(width, 1 | 2 | 4)).then_some((at, width as usize))
     }
+}
+
+/// An address that may be one of user space: to which, whatever was read there, an offset can be added.
+pub(super) fn proper(address: u64) -> Option<u64> {
+    Some(address).filter(|address| *address < ADDRESS_MAX)
 }
 
 fn decode(bytes: &[u8], width: usize) -> String {

@@ -4,7 +4,7 @@
 //! `Include/internal/pycore_object.h` of each version. What is read is checked by the types of what is found; a process that
 //! changes it meanwhile can at worst make it come to nothing, or to something that is not there any more.
 
-use super::frames::Codes;
+use super::frames::{Codes, proper};
 
 /// `PyObject.ob_type`, `PyVarObject.ob_size`.
 const OB_TYPE: u64 = 8;
@@ -45,12 +45,12 @@ struct Entries {
 
 impl Codes {
     fn type_of(&self, object: u64) -> Option<u64> {
-        self.memory().word(object + OB_TYPE)
+        proper(self.memory().word(proper(object)? + OB_TYPE)?)
     }
 
     /// Whether an object's type has this name (`tp_name`).
     fn is_a(&self, object: u64, name: &str) -> bool {
-        let found = self.type_of(object).and_then(|kind| self.memory().word(kind + NAME));
+        let found = self.type_of(object).and_then(|kind| self.memory().word(kind + NAME)).and_then(proper);
         let mut bytes = [0; TYPE_NAME_MAX];
         let (Some(at), Some(bytes)) = (found, bytes.get_mut(..=name.len())) else { return false };
         self.memory().read(at, bytes) && bytes.strip_prefix(name.as_bytes()) == Some(&[0])
@@ -128,7 +128,7 @@ impl Codes {
     /// A value in `PyDictValues`; since 3.13 four bytes are before them, and four to align.
     fn value(&self, values: u64, index: u64) -> Option<u64> {
         let start = if self.minor() >= 13 { 8 } else { 0 };
-        self.memory().word(values + start + index * 8).filter(|value| *value != 0)
+        self.memory().word(proper(values)? + start + index * 8).filter(|value| *value != 0)
     }
 
     /// Place of a key in `PyDictKeysObject`, and the value beside it.
@@ -161,7 +161,7 @@ impl Codes {
             };
             (word(32)?, 40u64.checked_add(size.checked_mul(width)?)?, true)
         };
-        let (count, start) = (count.min(ITEMS_MAX as u64), keys.checked_add(start)?);
+        let (count, start) = (count.min(ITEMS_MAX as u64), proper(keys.checked_add(start)?)?);
         // With keys that are all `str` their hashes are left out.
         let (stride, key) = if general { (24, 8) } else { (16, 0) };
         Some(Entries { count, start, stride, key, value: key + 8 })
