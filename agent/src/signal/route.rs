@@ -81,8 +81,8 @@ impl Routes {
         self.frameworks.retain(|pid, _| is_known(*pid));
     }
 
-    /// The template by which a process serves a request: the user's, or its framework's.
-    pub fn own(&self, pid: u32, method: &str, path: &str) -> Option<String> {
+    /// The user's template, or that of the process's framework.
+    fn given(&self, pid: u32, method: &str, path: &str) -> Option<String> {
         let bare = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
         if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.fits(bare)) {
             return Some(pattern.text.clone());
@@ -92,7 +92,10 @@ impl Routes {
 
     /// The template of a path, for example `/games/{id}` for `/games/17`. What is shown is learned, so do not show paths
     /// that led nowhere (`404`): they are not routes, and scanners make them up by the thousand.
-    pub fn template(&mut self, path: &str) -> String {
+    pub fn template(&mut self, pid: u32, method: &str, path: &str) -> String {
+        if let Some(given) = self.given(pid, method, path) {
+            return given;
+        }
         let path = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
         let Some(path) = path.strip_prefix('/') else { return ANY.to_owned() };
         let mut template = String::with_capacity(path.len() + 1);
@@ -117,7 +120,10 @@ impl Routes {
     /// The template of a path that was refused (`4xx`), where it leads to a route that is already known; nothing is
     /// learned. With `lenient`, what is no identifier may stand where only identifiers were seen: `/games/x` was
     /// refused because of its `x` (`422`), not because there is no such route (`404`).
-    pub fn known(&self, path: &str, lenient: bool) -> Option<String> {
+    pub fn known(&self, pid: u32, method: &str, path: &str, lenient: bool) -> Option<String> {
+        if let Some(given) = self.given(pid, method, path) {
+            return Some(given);
+        }
         let path = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
         let mut template = String::with_capacity(path.len());
         let mut node = &self.root;

@@ -394,13 +394,13 @@ impl Engine {
             Detail::Http(exchange) => {
                 // Nothing is learned from what was refused: a scanner's paths must not crowd out the real ones.
                 let path = exchange.path();
-                let own = || self.routes.own(frame.pid, &exchange.method, path);
+                let (pid, method) = (frame.pid, &exchange.method);
                 let route = match (role, exchange.status) {
                     (Role::Client, _) => None,
                     (Role::Server, Some(status @ 400..=499)) => {
-                        own().or_else(|| self.routes.known(path, status != 404))
+                        self.routes.known(pid, method, path, status != 404)
                     }
-                    (Role::Server, _) => own().or_else(|| Some(self.routes.template(path))),
+                    (Role::Server, _) => Some(self.routes.template(pid, method, path)),
                 };
                 http::describe(exchange, role, endpoints, route.as_deref())
             }

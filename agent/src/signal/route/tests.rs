@@ -29,7 +29,7 @@ fn the_first_pattern_that_fits_wins() {
         ("/static", "/static"),
         ("/v1/x/y", "/v1/x/y"),
     ] {
-        assert_eq!(routes.template(path), template, "{path}");
+        assert_eq!(routes.template(0, "GET", path), template, "{path}");
     }
 }
 
@@ -53,7 +53,7 @@ fn identifiers_become_placeholders_at_once() {
         ("/users/@me", "/users/@me"),
         ("/a/{id}", "/a/{*}"),
     ] {
-        assert_eq!(routes.template(path), template, "{path}");
+        assert_eq!(routes.template(0, "GET", path), template, "{path}");
     }
 }
 
@@ -70,26 +70,26 @@ fn words_of_an_application_stay_words() {
         "/app.3f2a.js",
         "/%7Ebob",
     ] {
-        assert_eq!(routes.template(path), path);
+        assert_eq!(routes.template(0, "GET", path), path);
     }
-    assert_eq!(routes.template("*"), "{*}");
-    assert_eq!(routes.template(""), "{*}");
+    assert_eq!(routes.template(0, "GET", "*"), "{*}");
+    assert_eq!(routes.template(0, "GET", ""), "{*}");
 }
 
 #[test]
 fn a_position_with_too_many_words_is_folded_and_its_siblings_are_not() {
     let mut routes = Routes::default();
-    routes.template("/users/17/posts");
+    routes.template(0, "GET", "/users/17/posts");
     for index in 0..WORDS_LIMIT {
         assert_eq!(
-            routes.template(&format!("/users/name{index}/posts")),
+            routes.template(0, "GET", &format!("/users/name{index}/posts")),
             format!("/users/name{index}/posts")
         );
     }
-    assert_eq!(routes.template("/users/one-more/posts"), "/users/{*}/posts");
-    assert_eq!(routes.template("/users/name0/posts"), "/users/{*}/posts");
-    assert_eq!(routes.template("/users/17/posts"), "/users/{id}/posts");
-    assert_eq!(routes.template("/games/new"), "/games/new");
+    assert_eq!(routes.template(0, "GET", "/users/one-more/posts"), "/users/{*}/posts");
+    assert_eq!(routes.template(0, "GET", "/users/name0/posts"), "/users/{*}/posts");
+    assert_eq!(routes.template(0, "GET", "/users/17/posts"), "/users/{id}/posts");
+    assert_eq!(routes.template(0, "GET", "/games/new"), "/games/new");
 }
 
 #[test]
@@ -102,20 +102,20 @@ fn the_number_of_templates_is_bounded_whatever_is_asked_for() {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             format!("/w{}", (seed >> 33) % 60)
         });
-        templates.insert(routes.template(&words.concat()));
+        templates.insert(routes.template(0, "GET", &words.concat()));
     }
     assert!(routes.nodes <= NODES_LIMIT);
     assert_eq!(routes.root.size(), routes.nodes + 1);
     assert!(templates.len() <= 2 * NODES_LIMIT, "{}", templates.len());
     let deep = "/a".repeat(1000);
-    assert_eq!(Routes::default().template(&deep), format!("{}/{{*}}", "/a".repeat(DEPTH_LIMIT)));
+    assert_eq!(Routes::default().template(0, "GET", &deep), format!("{}/{{*}}", "/a".repeat(DEPTH_LIMIT)));
 }
 
 #[test]
 fn forgotten_positions_are_counted_back() {
     let mut routes = Routes::default();
     for index in 0..10_000 {
-        routes.template(&format!("/x/w{index}/y/z"));
+        routes.template(0, "GET", &format!("/x/w{index}/y/z"));
     }
     assert_eq!(routes.root.size(), routes.nodes + 1);
     assert!(routes.nodes < 10, "{}", routes.nodes);
@@ -125,7 +125,9 @@ fn forgotten_positions_are_counted_back() {
 fn the_same_paths_give_the_same_templates() {
     let run = || {
         let mut routes = Routes::default();
-        (0..200).map(|index| routes.template(&format!("/a/w{}/{index}", index % 70))).collect::<Vec<_>>()
+        (0..200)
+            .map(|index| routes.template(0, "GET", &format!("/a/w{}/{index}", index % 70)))
+            .collect::<Vec<_>>()
     };
     assert_eq!(run(), run());
 }
@@ -134,7 +136,7 @@ fn the_same_paths_give_the_same_templates() {
 fn a_refused_path_has_the_route_that_others_have_shown_and_teaches_none() {
     let mut routes = routes(&["/teams/{team_id}"]);
     for path in ["/games/7", "/games/7/players", "/hit/1", "/hit/best", "/health"] {
-        routes.template(path);
+        routes.template(0, "GET", path);
     }
     let nodes = routes.nodes;
     for (path, strict, lenient) in [
@@ -149,8 +151,8 @@ fn a_refused_path_has_the_route_that_others_have_shown_and_teaches_none() {
         ("/teams/x", Some("/teams/{team_id}"), Some("/teams/{team_id}")),
         ("*", None, None),
     ] {
-        assert_eq!(routes.known(path, false).as_deref(), strict, "{path}");
-        assert_eq!(routes.known(path, true).as_deref(), lenient, "{path}");
+        assert_eq!(routes.known(0, "GET", path, false).as_deref(), strict, "{path}");
+        assert_eq!(routes.known(0, "GET", path, true).as_deref(), lenient, "{path}");
     }
     assert_eq!(routes.nodes, nodes);
 }
