@@ -494,6 +494,7 @@ impl Watcher {
                 watched.proof = None;
                 watched.report.probes.clear();
                 watched.report.service = service;
+                watched.routes = RoutesReader::default();
                 watched.tries = 0;
                 watched.due = Some(Instant::now() + Duration::from_millis(RETRIES[0]));
             }
