@@ -20,8 +20,8 @@ use crate::{
 
 /// First bytes of a recording (inside the gzip stream); the digit is the version of the format.
 const MAGIC: &[u8; 8] = b"adder\0r2";
-/// No fact is longer.
-const FACT_MAX: u32 = 64 * 1024;
+/// No fact is longer. The longest are tables of routes.
+const FACT_MAX: u32 = 1024 * 1024;
 
 /// Why a recording could not be written or read.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Uprobes that cost a thread nothing when it is switched to.
+//! Uprobes that cost a thread next to nothing when it is switched to.
 //!
 //! A perf event on a task is put on and taken off the processor with that task: some 10 µs at every switch for the events
 //! that Adder needs in a process. A uprobe does not need that. Its instruction is armed as soon as the event exists

@@ -291,12 +291,12 @@ impl Codes {
         let Some(version) = VERSIONS.iter().find(|version| version.minor == self.minor) else {
             return frames;
         };
-        let first = self.memory.word(state + u64::from(self.frame));
+        let first = self.memory.word(state + u64::from(self.frame)).and_then(proper);
         let mut next = match version.cframe {
             0 => first,
             at => first.and_then(|cframe| self.memory.word(cframe + u64::from(at) - 1)),
         };
-        while let Some(frame) = next.filter(|frame| *frame != 0 && frames.len() < DEPTH) {
+        while let Some(frame) = next.and_then(proper).filter(|frame| *frame != 0 && frames.len() < DEPTH) {
             let field = |at: u32| self.memory.word(frame + u64::from(version.from + at));
             frames.push((frame, field(version.code).unwrap_or_default() & !7));
             next = field(version.previous);
@@ -304,17 +304,14 @@ impl Codes {
         frames
     }
 
-    /// Whether a code object is that of a function with this last part of its name, in a file whose path ends so.
-    pub(super) fn is(&self, code: u64, file: &str, function: &str) -> bool {
-        let version = VERSIONS.iter().find(|version| version.minor == self.minor);
-        let Some(version) =
-            version.filter(|_| self.memory.word(code + OB_TYPE) == Some(self.objects.code_type))
-        else {
-            return false;
-        };
-        let text = |at| self.text(self.memory.word(code + at)?);
-        let is_named = text(version.name).is_some_and(|name| name.rsplit('.').next() == Some(function));
-        is_named && text(version.file).is_some_and(|path| path.ends_with(file))
+    /// File and name of a function, by its code object.
+    pub(super) fn function(&self, code: u64) -> Option<(String, String)> {
+        let version = VERSIONS.iter().find(|version| version.minor == self.minor)?;
+        let word = |at| self.memory.word(proper(code)? + at);
+        if word(OB_TYPE)? != self.objects.code_type {
+            return None;
+        }
+        Some((self.text(word(version.file)?)?, self.text(word(version.name)?)?))
     }
 
     /// The object that a local variable of a frame refers to.

@@ -79,7 +79,7 @@ impl Memory {
         let mut length = bytes.len();
         while length > 0 && !self.read(address, &mut bytes[..length]) {
             // The range runs out of its mapping: try again up to the page before.
-            let end = (address + length as u64 - 1) & !0xfff;
+            let end = address.wrapping_add(length as u64 - 1) & !0xfff;
             length = end.saturating_sub(address) as usize;
         }
         bytes[..length]

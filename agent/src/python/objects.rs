@@ -27,6 +27,8 @@ const MASK: u64 = 32;
 const TABLE: u64 = 40;
 /// `PyCellObject.ob_ref` (Include/cpython/cellobject.h).
 const CELL: u64 = 16;
+/// `PyLongObject.ob_digit`.
+const DIGITS: u64 = 24;
 /// Where a managed dictionary is, before the object.
 const MANAGED: u64 = 24;
 /// Most items of one object that are looked at.
@@ -34,13 +36,12 @@ const ITEMS_MAX: usize = 4096;
 /// Longest name of a type.
 const TYPE_NAME_MAX: usize = 32;
 
-/// Entries of a dictionary: how many, where, how long each is, and where in it key and value are.
+/// Entries of a dictionary: how many, where, of how many words each, and which of those is the key, before the value.
 struct Entries {
-    count: u64,
+    count: usize,
     start: u64,
-    stride: u64,
-    key: u64,
-    value: u64,
+    words: usize,
+    key: usize,
 }
 
 impl Codes {
@@ -70,15 +71,15 @@ impl Codes {
         let values = match self.minor() {
             11 => memory.word(object.checked_sub(MANAGED + 8)?)?,
             // The lowest bit tells values, of which it is the address less one, from a dictionary.
-            12 if managed & 1 == 1 => managed + 1,
+            12 if managed & 1 == 1 => managed.checked_add(1)?,
             12 => 0,
-            _ if flags & INLINE_VALUES != 0 => object + memory.word(kind + BASIC_SIZE)?,
+            _ if flags & INLINE_VALUES != 0 => object.checked_add(memory.word(kind + BASIC_SIZE)?)?,
             _ => 0,
         };
         if managed != 0 && managed & 1 == 0 {
             return self.in_dict(managed, name);
         }
-        let keys = memory.word(kind + self.cached_keys(kind)?)?;
+        let keys = memory.word(kind.checked_add(self.cached_keys(kind)?)?)?;
         let (index, _) = self.entry(keys, name)?;
         Some(values).filter(|values| *values != 0).and_then(|values| self.value(values, index))
     }
@@ -111,8 +112,8 @@ impl Codes {
             return None;
         }
         let entries = self.entries(memory.word(dict + KEYS)?)?;
-        let value = |index| memory.word(entries.start + index * entries.stride + entries.value);
-        Some((0..entries.count).filter_map(value).filter(|value| *value != 0).collect())
+        let found = self.read_entries(&entries).into_iter();
+        Some(found.map(|(_, value)| value).filter(|value| *value != 0).collect())
     }
 
     fn in_dict(&self, dict: u64, name: &str) -> Option<u64> {
@@ -133,12 +134,19 @@ impl Codes {
 
     /// Place of a key in `PyDictKeysObject`, and the value beside it.
     fn entry(&self, keys: u64, name: &str) -> Option<(u64, u64)> {
-        let Entries { count, start, stride, key, value } = self.entries(keys)?;
-        (0..count).find_map(|index| {
-            let at = start + index * stride;
-            let found = self.memory().word(at + key).filter(|found| *found != 0)?;
-            (self.text(found)? == name).then_some((index, self.memory().word(at + value)?))
-        })
+        let entries = self.read_entries(&self.entries(keys)?);
+        let (index, (_, value)) = (0..).zip(entries).find(|(_, (key, _))| {
+            let length = |key| self.memory().word(proper(key)? + SIZE);
+            length(*key) == Some(name.len() as u64) && self.text(*key).is_some_and(|found| found == name)
+        })?;
+        Some((index, value))
+    }
+
+    /// Keys and values.
+    fn read_entries(&self, entries: &Entries) -> Vec<(u64, u64)> {
+        let Entries { count, start, words, key } = *entries;
+        let read = self.memory().words(start, count * words);
+        read.chunks_exact(words).filter_map(|entry| Some((*entry.get(key)?, *entry.get(key + 1)?))).collect()
     }
 
     /// Where the entries of a `PyDictKeysObject` are.
@@ -161,10 +169,10 @@ impl Codes {
             };
             (word(32)?, 40u64.checked_add(size.checked_mul(width)?)?, true)
         };
-        let (count, start) = (count.min(ITEMS_MAX as u64), proper(keys.checked_add(start)?)?);
+        let count = usize::try_from(count).ok()?.min(ITEMS_MAX);
         // With keys that are all `str` their hashes are left out.
-        let (stride, key) = if general { (24, 8) } else { (16, 0) };
-        Some(Entries { count, start, stride, key, value: key + 8 })
+        let (words, key) = if general { (3, 1) } else { (2, 0) };
+        Some(Entries { count, start: keys.checked_add(start)?, words, key })
     }
 
     /// The items of a list; `None` where it is none.
@@ -192,6 +200,12 @@ impl Codes {
         let mut found: Vec<String> = keys.filter_map(|key| self.string(key)).collect();
         found.sort_unstable();
         found
+    }
+
+    /// Whether an object is `True`: an `int` whose first digit is 1 (Include/cpython/longintrepr.h).
+    pub(super) fn is_true(&self, object: u64) -> bool {
+        self.is_a(object, "bool")
+            && self.memory().word(object + DIGITS).is_some_and(|digits| digits as u32 == 1)
     }
 
     /// What a cell holds, which a variable is (since 3.11) that functions within the function use, too; else the object

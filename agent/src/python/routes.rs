@@ -20,43 +20,31 @@ const SERVERS: [(&str, &str, &str, &[&str]); 6] = [
 const INNER: [&str; 3] = ["app", "application", "wsgi_app"];
 /// How many layers of middleware, and mounts within mounts, are looked through.
 const LAYERS_MAX: usize = 16;
-/// Routes of one process.
-const RULES_MAX: usize = 4096;
+/// Objects looked at, routes and what holds them.
+const OBJECTS_MAX: usize = 4096;
+/// Bytes of a table at most; a fact is shorter than [`crate::record`] takes.
+const TABLE_MAX: usize = 512 * 1024;
 
-/// The routes of a process, given the thread states of its interpreter.
+/// The routes of a process, given the thread states of its interpreter; `None` where they are not found, or in which order
+/// they are tried is not known.
 pub fn routes(codes: &Codes, states: &[u64]) -> Option<RouteTable> {
     let application = states.iter().find_map(|state| {
         codes.frames(*state).into_iter().find_map(|(frame, code)| {
-            let (_, _, variable, path) =
-                SERVERS.iter().find(|(file, function, _, _)| codes.is(code, file, function))?;
+            let (path, name) = codes.function(code)?;
+            let serves = |(file, function, _, _): &&(&str, &str, _, _)| {
+                name.rsplit('.').next() == Some(*function) && path.ends_with(file)
+            };
+            let (_, _, variable, path) = SERVERS.iter().find(serves)?;
             let object = codes.behind_cell(codes.local_value(frame, code, variable)?)?;
             path.iter().try_fold(object, |object, name| codes.attribute(object, name))
         })
     })?;
-    read(codes, application).filter(|table| !table.rules.is_empty())
-}
-
-/// Looks for a framework's router in an application, through what is around it.
-fn read(codes: &Codes, application: u64) -> Option<RouteTable> {
     let mut object = application;
     for _ in 0..LAYERS_MAX {
-        let table = |dialect, rules| Some(RouteTable { dialect, rules });
-        if let Some(routes) = router_routes(codes, object) {
-            let mut rules = Vec::new();
-            starlette(codes, routes, "", LAYERS_MAX, &mut rules);
-            return table(Dialect::Starlette, rules);
-        }
-        let within = |outer, inner| codes.attribute(codes.attribute(object, outer)?, inner);
-        // A list of rules for each endpoint.
-        if let Some(endpoints) = within("url_map", "_rules_by_endpoint").and_then(|map| codes.values(map)) {
-            let rules = endpoints.into_iter().filter_map(|rules| codes.list(rules)).flatten();
-            let rules = rules.take(RULES_MAX).filter_map(|rule| werkzeug(codes, rule));
-            return table(Dialect::Werkzeug, rules.collect());
-        }
-        if let Some(resources) = within("_router", "_resources").and_then(|list| codes.list(list)) {
-            let mut rules = Vec::new();
-            aiohttp(codes, resources, "", LAYERS_MAX, &mut rules);
-            return table(Dialect::Aiohttp, rules);
+        let mut reader = Reader { codes, rules: Vec::new(), left: OBJECTS_MAX, within: 0 };
+        if let Some(dialect) = reader.read(object) {
+            let table = RouteTable { dialect, rules: reader.rules };
+            return Some(table).filter(|table| !table.rules.is_empty() && table.size() <= TABLE_MAX);
         }
         object = inner(codes, object)?;
     }
@@ -80,75 +68,154 @@ fn mounted_routes(codes: &Codes, application: u64) -> Option<Vec<u64>> {
     layers.take(LAYERS_MAX).find_map(|object| router_routes(codes, object))
 }
 
-/// Adds Starlette's routes, those of mounted applications with what is before them; false where something is among them
-/// that is not understood: what lies behind it is not known to be reached.
-fn starlette(codes: &Codes, routes: Vec<u64>, before: &str, depth: usize, rules: &mut Vec<Rule>) -> bool {
-    for route in routes {
-        let Some(depth) = depth.checked_sub(1).filter(|_| rules.len() < RULES_MAX) else { return false };
-        // What `include_router` leaves in newer versions of FastAPI; older ones copy the routes.
-        if let Some(router) = codes.attribute(route, "original_router") {
-            let prefix = codes.attribute(route, "include_context");
-            let prefix = prefix.and_then(|context| codes.string(codes.attribute(context, "prefix")?));
-            let (Some(prefix), Some(inner)) = (prefix, router_routes(codes, router)) else { return false };
-            if !starlette(codes, inner, &format!("{before}{prefix}"), depth, rules) {
-                return false;
-            }
-            continue;
+/// Reads the routes of one application.
+struct Reader<'a> {
+    codes: &'a Codes,
+    rules: Vec<Rule>,
+    /// Objects that may still be looked at.
+    left: usize,
+    /// Applications within the application so far.
+    within: u16,
+}
+
+impl Reader<'_> {
+    /// Reads what a framework's application has, which is nothing where it is not understood. `None` if it is none.
+    fn read(&mut self, object: u64) -> Option<Dialect> {
+        let codes = self.codes;
+        if let Some(routes) = router_routes(codes, object) {
+            // Those before what is not understood are tried first all the same.
+            let _ = self.starlette(routes, "", LAYERS_MAX);
+            return Some(Dialect::Starlette);
         }
-        let path = codes.attribute(route, "path").and_then(|path| codes.string(path));
-        let Some(path) = path else { return false };
-        let template = format!("{before}{path}");
-        // What a mount has, and a route has not.
-        if let Some(mounted) = codes.attribute(route, "_base_app") {
-            match mounted_routes(codes, mounted) {
-                Some(inner) => {
-                    if !starlette(codes, inner, &template, depth, rules) {
-                        return false;
-                    }
-                }
-                None => rules.push(Rule {
-                    pattern: format!("{template}/{{path:path}}"),
-                    template,
-                    methods: Vec::new(),
-                }),
-            }
-            continue;
+        if let Some(map) = codes.attribute(object, "url_map") {
+            let read = self.werkzeug(map);
+            return Some(self.all_or_nothing(read, Dialect::Werkzeug));
         }
-        let methods = codes.attribute(route, "methods").map(|methods| codes.strings(methods));
-        rules.push(Rule { pattern: template.clone(), template, methods: methods.unwrap_or_default() });
+        let router = codes.attribute(object, "_router")?;
+        codes.attribute(router, "_resources")?;
+        // Before 3.9 the order was another.
+        let indexed = codes.attribute(router, "_resource_index");
+        let read = indexed.and_then(|_| self.aiohttp(router, "", 0, LAYERS_MAX));
+        Some(self.all_or_nothing(read, Dialect::Aiohttp))
     }
-    true
-}
 
-fn werkzeug(codes: &Codes, rule: u64) -> Option<Rule> {
-    let template = codes.string(codes.attribute(rule, "rule")?)?;
-    let methods = codes.attribute(rule, "methods").map(|methods| codes.strings(methods));
-    Some(Rule { pattern: template.clone(), template, methods: methods.unwrap_or_default() })
-}
+    fn all_or_nothing(&mut self, read: Option<()>, dialect: Dialect) -> Dialect {
+        if read.is_none() {
+            self.rules.clear();
+        }
+        dialect
+    }
 
-/// Adds the resources of aiohttp: `_path` where there are no placeholders, `_formatter` where there are, `_prefix` where
-/// all that follows is served, and those of applications within. All of them have what is before them in front, only
-/// `_orig_path`, where the expressions are, has not.
-fn aiohttp(codes: &Codes, resources: Vec<u64>, before: &str, depth: usize, rules: &mut Vec<Rule>) {
-    for resource in resources {
-        let text = |name| codes.string(codes.attribute(resource, name)?);
-        let inner = || {
-            let router = codes.attribute(codes.attribute(resource, "_app")?, "_router")?;
-            codes.list(codes.attribute(router, "_resources")?)
-        };
-        if rules.len() >= RULES_MAX {
-            return;
+    fn text(&self, object: u64, name: &str) -> Option<String> {
+        self.codes.string(self.codes.attribute(object, name)?)
+    }
+
+    fn take_one(&mut self) -> Option<()> {
+        self.left = self.left.checked_sub(1)?;
+        Some(())
+    }
+
+    fn add(&mut self, template: String, pattern: String, methods: Vec<String>, within: u16) {
+        self.rules.push(Rule { template, pattern, methods, within });
+    }
+
+    /// Adds Starlette's routes, those of mounted applications with what is before them; `None` where something is among them
+    /// that is not understood: what lies behind it is not known to be reached.
+    fn starlette(&mut self, routes: Vec<u64>, before: &str, depth: usize) -> Option<()> {
+        let codes = self.codes;
+        let depth = depth.checked_sub(1)?;
+        for route in routes {
+            self.take_one()?;
+            // What `include_router` leaves in newer versions of FastAPI; older ones copy the routes.
+            if let Some(router) = codes.attribute(route, "original_router") {
+                let prefix = self.text(codes.attribute(route, "include_context")?, "prefix")?;
+                self.starlette(router_routes(codes, router)?, &format!("{before}{prefix}"), depth)?;
+                continue;
+            }
+            let template = format!("{before}{}", self.text(route, "path")?);
+            if codes.attribute(route, "endpoint").is_some() {
+                // A WebSocket's has no methods, and serves no request; of others they may be `None`.
+                if let Some(methods) = codes.attribute(route, "methods") {
+                    self.add(template, String::new(), codes.strings(methods), 0);
+                }
+                continue;
+            }
+            let mounted = codes.attribute(route, "_base_app").or_else(|| codes.attribute(route, "app"))?;
+            let pattern = format!("{template}/{{path:path}}");
+            let routes = mounted_routes(codes, mounted);
+            let is_opaque = routes.is_none();
+            if let Some(routes) = routes {
+                self.starlette(routes, &template, depth)?;
+            }
+            // Nothing that fits a mount is tried elsewhere.
+            let template = if is_opaque { template } else { String::new() };
+            self.add(template, pattern, Vec::new(), 0);
         }
-        if let (Some(inner), Some(depth)) = (inner(), depth.checked_sub(1)) {
-            aiohttp(codes, inner, &text("_prefix").unwrap_or_default(), depth, rules);
-        } else if let Some(template) = text("_formatter") {
-            let original = text("_orig_path");
-            let pattern = original.map_or_else(|| template.clone(), |original| format!("{before}{original}"));
-            rules.push(Rule { template, pattern, methods: Vec::new() });
-        } else if let Some(template) = text("_path") {
-            rules.push(Rule { pattern: template.clone(), template, methods: Vec::new() });
-        } else if let Some(template) = text("_prefix") {
-            rules.push(Rule { pattern: format!("{template}/{{path:.*}}"), template, methods: Vec::new() });
+        Some(())
+    }
+
+    /// Adds the rules of a werkzeug `Map`, of which it keeps a list for each endpoint.
+    fn werkzeug(&mut self, map: u64) -> Option<()> {
+        let codes = self.codes;
+        // Before 2.2 the order was another.
+        codes.attribute(map, "_matcher")?;
+        for rules in codes.values(codes.attribute(map, "_rules_by_endpoint")?)? {
+            for rule in codes.list(rules)? {
+                self.take_one()?;
+                let is = |name| codes.attribute(rule, name).is_some_and(|object| codes.is_true(object));
+                if is("build_only") || is("websocket") {
+                    continue;
+                }
+                let has = |name| self.text(rule, name).is_some_and(|text| !text.is_empty());
+                if has("host") || has("subdomain") {
+                    return None;
+                }
+                let methods = codes.attribute(rule, "methods").map(|methods| codes.strings(methods));
+                self.add(self.text(rule, "rule")?, String::new(), methods.unwrap_or_default(), 0);
+            }
         }
+        Some(())
+    }
+
+    /// Adds the resources of aiohttp: `_path` where there are no placeholders, `_formatter` where there are, `_prefix` where
+    /// all that follows is served, and those of applications within. All of them have what is before them in front, only
+    /// `_orig_path`, where the expressions are, has not.
+    fn aiohttp(&mut self, router: u64, before: &str, within: u16, depth: usize) -> Option<()> {
+        let codes = self.codes;
+        let depth = depth.checked_sub(1)?;
+        for resource in codes.list(codes.attribute(router, "_resources")?)? {
+            self.take_one()?;
+            if codes.attribute(resource, "_rule").is_some() {
+                // For some hosts only.
+                return None;
+            }
+            if let Some(application) = codes.attribute(resource, "_app") {
+                let prefix = self.text(resource, "_prefix")?;
+                self.within += 1;
+                let within = self.within;
+                self.aiohttp(codes.attribute(application, "_router")?, &prefix, within, depth)?;
+                // Nothing that fits it is tried elsewhere.
+                self.add(String::new(), format!("{prefix}/{{path:.*}}"), Vec::new(), within);
+                continue;
+            }
+            if let Some(prefix) = self.text(resource, "_prefix") {
+                let methods = vec!["GET".to_owned(), "HEAD".to_owned()];
+                self.add(prefix.clone(), format!("{prefix}/{{path:.*}}"), methods, within);
+                continue;
+            }
+            let routes = codes.attribute(resource, "_routes")?;
+            let routes = codes.values(routes).or_else(|| codes.list(routes))?;
+            let methods: Option<Vec<_>> =
+                routes.into_iter().map(|route| self.text(route, "_method")).collect();
+            let methods = methods.filter(|methods| !methods.iter().any(|method| method == "*"));
+            let methods = methods.unwrap_or_default();
+            if let Some(template) = self.text(resource, "_formatter") {
+                let original = self.text(resource, "_orig_path")?;
+                self.add(template, format!("{before}{original}"), methods, within);
+            } else {
+                self.add(self.text(resource, "_path")?, String::new(), methods, within);
+            }
+        }
+        Some(())
     }
 }

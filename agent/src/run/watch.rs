@@ -353,6 +353,10 @@ impl Watcher {
         let same =
             before.is_some_and(|before| before.process == proof.process && before.probes == proof.probes);
         if same {
+            // Threads come and go.
+            if let Some(before) = &mut watched.proof {
+                before.states = proof.states;
+            }
             return;
         }
         let known: Vec<_> = before.map(|before| before.probes.clone()).unwrap_or_default();

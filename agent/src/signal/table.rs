@@ -18,12 +18,15 @@ pub enum Dialect {
 /// One route of a framework.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// As the framework writes it.
+    /// As the framework writes it; empty for a part of the application in which nothing more is known: what fits it goes
+    /// nowhere else.
     pub template: String,
-    /// What is matched: the template, with more behind it where it serves all that follows.
+    /// What is matched, where that is not the template; else empty.
     pub pattern: String,
     /// The methods that it serves; none stands for all.
     pub methods: Vec<String>,
+    /// Number of the application within the application to which it belongs.
+    pub within: u16,
 }
 
 /// The routes of a process.
@@ -35,6 +38,17 @@ pub struct RouteTable {
     pub rules: Vec<Rule>,
 }
 
+impl RouteTable {
+    /// Bytes of text in it.
+    pub fn size(&self) -> usize {
+        let size = |rule: &Rule| {
+            let methods: usize = rule.methods.iter().map(|method| method.len() + 1).sum();
+            rule.template.len() + rule.pattern.len() + methods + 8
+        };
+        self.rules.iter().map(size).sum()
+    }
+}
+
 /// Steps that matching one path against one rule may take. Several placeholders in one segment can be cut in many ways.
 const STEPS_MAX: u32 = 4096;
 
@@ -42,22 +56,28 @@ const STEPS_MAX: u32 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Takes {
     Digits,
-    Float,
-    Uuid,
     /// Anything but a slash.
     Segment,
-    /// Anything.
-    Path,
+    /// Anything, and at least so many bytes.
+    Path(usize),
+    /// It is not known what: at most anything.
+    Unknown,
 }
 
 impl Takes {
-    fn of(name: &str) -> Self {
-        match name {
-            "int" | r"\d+" | "[0-9]+" => Self::Digits,
-            "float" => Self::Float,
-            "uuid" => Self::Uuid,
-            "path" | ".*" | ".+" => Self::Path,
-            _ => Self::Segment,
+    /// By the converter in Starlette and werkzeug, by the expression in aiohttp.
+    fn of(dialect: Dialect, name: &str) -> Self {
+        match (dialect, name) {
+            (Dialect::Werkzeug, "" | "default" | "string") | (_, "") | (Dialect::Starlette, "str") => {
+                Self::Segment
+            }
+            (Dialect::Starlette | Dialect::Werkzeug, "int") | (Dialect::Aiohttp, r"\d+" | "[0-9]+") => {
+                Self::Digits
+            }
+            (Dialect::Aiohttp, "[^/]+" | "[^{}/]+") => Self::Segment,
+            (Dialect::Starlette, "path") | (Dialect::Aiohttp, ".*") => Self::Path(0),
+            (Dialect::Werkzeug, "path") | (Dialect::Aiohttp, ".+") => Self::Path(1),
+            _ => Self::Unknown,
         }
     }
 
@@ -65,12 +85,18 @@ impl Takes {
     fn most(self, text: &str) -> usize {
         let fits = |byte: &u8| match self {
             Self::Digits => byte.is_ascii_digit(),
-            Self::Float => byte.is_ascii_digit() || *byte == b'.',
-            Self::Uuid => byte.is_ascii_hexdigit() || *byte == b'-',
             Self::Segment => *byte != b'/',
-            Self::Path => true,
+            Self::Path(_) | Self::Unknown => true,
         };
         text.bytes().take_while(fits).count()
+    }
+
+    fn least(self) -> usize {
+        match self {
+            Self::Digits | Self::Segment => 1,
+            Self::Path(least) => least,
+            Self::Unknown => 0,
+        }
     }
 }
 
@@ -80,16 +106,29 @@ enum Token {
     Placeholder(Takes),
 }
 
+/// Whether a rule fits a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    No,
+    Yes,
+    /// It depends on what is not known.
+    Maybe,
+}
+
 /// A table in the order in which it is tried.
 #[derive(Debug)]
 pub(crate) struct Matcher {
+    dialect: Dialect,
     rules: Vec<(Vec<Token>, Rule)>,
 }
 
 impl Matcher {
     pub(crate) fn new(table: &RouteTable) -> Self {
         let dialect = table.dialect;
-        let tokens = |rule: &Rule| (tokens(dialect, &rule.pattern), rule.clone());
+        let tokens = |rule: &Rule| {
+            let pattern = if rule.pattern.is_empty() { &rule.template } else { &rule.pattern };
+            (tokens(dialect, pattern), rule.clone())
+        };
         let mut rules: Vec<_> = table.rules.iter().map(tokens).collect();
         match dialect {
             Dialect::Starlette => {}
@@ -103,24 +142,66 @@ impl Matcher {
                 std::cmp::Reverse(words)
             }),
         }
-        Self { rules }
+        Self { dialect, rules }
     }
 
-    /// The template of the route that serves a request, given its path without a query; of one whose method is not served, that of the first route with
-    /// this path.
+    /// The template of the route that serves a request, given its path without a query; of one whose method is not served,
+    /// that of the first route with this path. `None` where there is none, or it is not certain which.
     pub(crate) fn template(&self, method: &str, path: &str) -> Option<&str> {
-        let mut refused = None;
-        for (tokens, rule) in &self.rules {
-            if !fits(tokens, path, &mut { STEPS_MAX }) {
+        // Frameworks match what is decoded.
+        if path.contains('%') {
+            return None;
+        }
+        let mut found: Option<&(Vec<Token>, Rule)> = None;
+        let mut refused: Option<&Rule> = None;
+        for candidate in &self.rules {
+            let (tokens, rule) = candidate;
+            let fit = fits(tokens, path, &mut { STEPS_MAX });
+            if fit == Fit::No {
                 continue;
             }
-            if rule.methods.is_empty() || rule.methods.iter().any(|served| served == method) {
-                return Some(&rule.template);
+            let serves = rule.methods.is_empty() || rule.methods.iter().any(|served| served == method);
+            match found {
+                _ if fit == Fit::Maybe && serves => return None,
+                None if !serves => refused = refused.or(Some(rule)),
+                // The first, and whoever wants to know of the others has to look on.
+                None if self.dialect == Dialect::Starlette => {
+                    return Some(rule.template.as_str()).filter(|template| !template.is_empty());
+                }
+                None => found = Some(candidate),
+                // Of which application it is, and which of two words with placeholders in them comes first, shows
+                // elsewhere.
+                Some((before, first))
+                    if serves
+                        && (first.within != rule.within || !is_before(self.dialect, before, tokens)) =>
+                {
+                    return None;
+                }
+                Some(_) => {}
             }
-            refused = refused.or(Some(rule.template.as_str()));
         }
-        refused
+        let rule = found.map(|(_, rule)| rule).or(refused)?;
+        Some(rule.template.as_str()).filter(|template| !template.is_empty())
     }
+}
+
+/// Whether the first of two rules that both fit, in the order of [`Matcher::new`], is certain to be tried before the other.
+fn is_before(dialect: Dialect, first: &[Token], other: &[Token]) -> bool {
+    if dialect == Dialect::Aiohttp {
+        return true;
+    }
+    // In segments that are words or one placeholder, the order is by their weights; `path` says so at the end only.
+    let is_plain = |tokens: &[Token]| {
+        let last = tokens.len().saturating_sub(1);
+        tokens.iter().enumerate().all(|(index, token)| match token {
+            Token::Text(text) => {
+                (index == 0 || text.starts_with('/')) && (index == last || text.ends_with('/'))
+            }
+            Token::Placeholder(Takes::Path(_)) => index == last,
+            Token::Placeholder(_) => true,
+        })
+    };
+    is_plain(first) && is_plain(other) && weights(first) < weights(other)
 }
 
 /// Of each segment whether it is a word, else how much its placeholder takes.
@@ -149,13 +230,11 @@ fn tokens(dialect: Dialect, pattern: &str) -> Vec<Token> {
             tokens.push(Token::Text(text.to_owned()));
         }
         let takes = match dialect {
-            // `string(length=2):name`.
-            Dialect::Werkzeug => {
-                inside.split_once(':').map_or("", |(kind, _)| kind.split('(').next().unwrap_or_default())
-            }
+            // With arguments, as in `string(length=2):name`, it is none of those that are known.
+            Dialect::Werkzeug => inside.split_once(':').map_or("", |(kind, _)| kind),
             Dialect::Starlette | Dialect::Aiohttp => inside.split_once(':').map_or("", |(_, kind)| kind),
         };
-        tokens.push(Token::Placeholder(Takes::of(takes)));
+        tokens.push(Token::Placeholder(Takes::of(dialect, takes)));
         rest = behind;
     }
     if !rest.is_empty() {
@@ -175,24 +254,26 @@ fn split_balanced(text: &str, open: char, close: char) -> Option<(&str, &str)> {
 }
 
 /// Whether tokens take all of a text. Placeholders take as much as they can first, as those of regular expressions do.
-fn fits(tokens: &[Token], text: &str, steps: &mut u32) -> bool {
-    let Some((first, rest)) = tokens.split_first() else { return text.is_empty() };
-    match first {
+fn fits(tokens: &[Token], text: &str, steps: &mut u32) -> Fit {
+    let Some((first, rest)) = tokens.split_first() else {
+        return if text.is_empty() { Fit::Yes } else { Fit::No };
+    };
+    let takes = match first {
         Token::Text(expected) => {
-            text.strip_prefix(expected.as_str()).is_some_and(|behind| fits(rest, behind, steps))
+            return text.strip_prefix(expected.as_str()).map_or(Fit::No, |behind| fits(rest, behind, steps));
         }
-        Token::Placeholder(takes) => {
-            let least = usize::from(*takes != Takes::Path);
-            for length in (least..=takes.most(text)).rev() {
-                let Some(left) = steps.checked_sub(1) else { return false };
-                *steps = left;
-                if text.get(length..).is_some_and(|behind| fits(rest, behind, steps)) {
-                    return true;
-                }
-            }
-            false
+        Token::Placeholder(takes) => *takes,
+    };
+    for length in (takes.least()..=takes.most(text)).rev() {
+        let Some(left) = steps.checked_sub(1) else { return Fit::Maybe };
+        *steps = left;
+        match text.get(length..).map_or(Fit::No, |behind| fits(rest, behind, steps)) {
+            Fit::No => {}
+            Fit::Yes if takes == Takes::Unknown => return Fit::Maybe,
+            fit => return fit,
         }
     }
+    Fit::No
 }
 
 #[cfg(test)]
@@ -202,8 +283,9 @@ mod tests {
     fn matcher(dialect: Dialect, rules: &[(&str, &[&str])]) -> Matcher {
         let rule = |(template, methods): &(&str, &[&str])| Rule {
             template: (*template).to_owned(),
-            pattern: (*template).to_owned(),
+            pattern: String::new(),
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+            within: 0,
         };
         Matcher::new(&RouteTable { dialect, rules: rules.iter().map(rule).collect() })
     }
@@ -230,6 +312,7 @@ mod tests {
         assert_eq!(table.template("GET", "/files/a/b"), Some("/files/{path:path}"));
         assert_eq!(table.template("GET", "/x-y-z.json"), Some("/{a}-{b}.json"));
         assert_eq!(table.template("GET", "/games/17/players"), None);
+        assert_eq!(table.template("GET", "/files/a%2Fb"), None, "it is matched decoded");
     }
 
     #[test]
@@ -246,19 +329,50 @@ mod tests {
 
     #[test]
     fn aiohttp_takes_the_longest_beginning_of_words() {
-        let table = matcher(
-            Dialect::Aiohttp,
-            &[
-                ("/{what}", &[]),
-                ("/{what}/{id}", &[]),
-                ("/games/{id:\\d{1,4}}", &[]),
-                ("/all/{rest:.*}", &[]),
-            ],
-        );
+        let rules = [
+            ("/{what}", &[][..]),
+            ("/{what}/{id}", &[]),
+            ("/games/{id:\\d+}", &[]),
+            ("/games/{name}", &[]),
+            ("/years/{year:\\d{4}}", &[]),
+            ("/all/{rest:.*}", &[]),
+        ];
+        let table = matcher(Dialect::Aiohttp, &rules);
         assert_eq!(table.template("GET", "/all/of/it"), Some("/all/{rest:.*}"));
-        assert_eq!(table.template("GET", "/games/1"), Some("/games/{id:\\d{1,4}}"));
+        assert_eq!(table.template("GET", "/games/1"), Some("/games/{id:\\d+}"));
+        assert_eq!(table.template("GET", "/games/x"), Some("/games/{name}"));
         assert_eq!(table.template("GET", "/players/1"), Some("/{what}/{id}"));
         assert_eq!(table.template("GET", "/games"), Some("/{what}"));
+        assert_eq!(table.template("GET", "/years/1984"), None, "whether that expression fits is not known");
+    }
+
+    #[test]
+    fn what_is_not_certain_has_no_template() {
+        let table = matcher(Dialect::Starlette, &[("/games/{id:uuid}", &[]), ("/games/{name}", &[])]);
+        assert_eq!(table.template("GET", "/games/17"), None, "it may be a UUID in this convertor's eyes");
+        let table = matcher(Dialect::Werkzeug, &[("/<string(length=2):lang>", &[]), ("/<slug>", &[])]);
+        assert_eq!(table.template("GET", "/about"), None);
+        let table = matcher(Dialect::Werkzeug, &[("/a/x-<b>", &[]), ("/a/<c>", &[])]);
+        assert_eq!(table.template("GET", "/a/b"), Some("/a/<c>"));
+        assert_eq!(table.template("GET", "/a/x-1"), None, "which is tried first shows elsewhere");
+        let (path, edit) = (("/<path:rest>", &[][..]), ("/<path:rest>/edit", &[][..]));
+        assert_eq!(matcher(Dialect::Werkzeug, &[path, edit]).template("GET", "/a/edit"), None);
+    }
+
+    #[test]
+    fn what_a_mount_takes_goes_nowhere_else() {
+        let rule = |template: &str, pattern: &str| Rule {
+            template: template.to_owned(),
+            pattern: pattern.to_owned(),
+            methods: vec!["GET".to_owned()],
+            within: 0,
+        };
+        let barrier = Rule { methods: Vec::new(), ..rule("", "/api/{path:path}") };
+        let rules = vec![rule("/api/items/{id}", ""), barrier, rule("/{path:path}", "")];
+        let table = Matcher::new(&RouteTable { dialect: Dialect::Starlette, rules });
+        assert_eq!(table.template("GET", "/api/items/3"), Some("/api/items/{id}"));
+        assert_eq!(table.template("GET", "/api/typo"), None);
+        assert_eq!(table.template("GET", "/other"), Some("/{path:path}"));
     }
 
     #[test]

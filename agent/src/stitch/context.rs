@@ -165,14 +165,15 @@ impl Contexts {
         self.all.len()
     }
 
-    /// Forgets what can no longer matter; returns how many went only because there were too many.
-    pub(super) fn sweep(&mut self, now: u64) -> u64 {
+    /// Forgets what can no longer matter; returns how many went only because there were too many. `held` are those behind
+    /// work that waits in a queue, or that a thread does.
+    pub(super) fn sweep(&mut self, now: u64, held: &[ContextId]) -> u64 {
         let mut forgotten = 0;
         let matters = |context: &Context| !context.replaced || context.last + REPLACED_KEPT > now;
         // Those out of which one came that still matters: it may live much longer, and work for the same request.
         let mut needed = FxHashSet::default();
-        for (_, context) in self.all.iter().filter(|(_, context)| matters(context)) {
-            let mut parent = context.parent;
+        let living = self.all.values().filter(|context| matters(context)).map(|context| context.parent);
+        for mut parent in living.chain(held.iter().copied()) {
             for _ in 0..DEPTH_MAX {
                 let Some(outer) = self.all.get(&parent).filter(|outer| !matters(outer)) else { break };
                 if !needed.insert(parent) {
@@ -312,13 +313,15 @@ mod tests {
         for address in [16, 32, 64] {
             contexts.renew(PID, address, 2 * SECOND);
         }
-        contexts.sweep(3 * SECOND);
+        contexts.sweep(3 * SECOND, &[]);
         assert!(contexts.find(other).is_some(), "what it has done may not be settled yet");
-        contexts.sweep(3600 * SECOND);
+        contexts.sweep(3600 * SECOND, &[other]);
+        assert!(contexts.find(other).is_some(), "work waits that it has given away");
+        contexts.sweep(3600 * SECOND, &[]);
         assert!(contexts.find(other).is_none());
         assert!(contexts.descends(background, request));
         contexts.renew(PID, 48, 3601 * SECOND);
-        contexts.sweep(7200 * SECOND);
+        contexts.sweep(7200 * SECOND, &[]);
         assert!(contexts.find(request).is_none() && contexts.find(background).is_none());
     }
 }

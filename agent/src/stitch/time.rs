@@ -35,7 +35,11 @@ impl Engine {
     /// Forgets what can no longer matter.
     fn sweep(&mut self) {
         let now = self.now;
-        self.counters.forgotten_contexts += self.contexts.sweep(now);
+        let queued = self.queued.values().map(|cause| cause.context);
+        let working =
+            self.threads.values().filter_map(|thread| thread.work?.cause).map(|cause| cause.context);
+        let held: Vec<_> = queued.chain(working).collect();
+        self.counters.forgotten_contexts += self.contexts.sweep(now, &held);
         self.threads.retain(|_, thread| thread.last + ENDED_KEPT > now);
         self.publishes.sweep(now);
         self.notifiers.sweep(now);
