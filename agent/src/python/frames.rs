@@ -11,16 +11,16 @@ use crate::code::{CodeInfo, Format};
 /// What calls Python from C has no other name, and no file.
 const C: &str = "<C>";
 /// `PyObject.ob_type`.
-const OB_TYPE: u64 = 8;
+pub(super) const OB_TYPE: u64 = 8;
 /// `PyVarObject.ob_size`, which is the length of a `str` and of `bytes`, too.
-const SIZE: u64 = 16;
+pub(super) const SIZE: u64 = 16;
 /// `PyTupleObject.ob_item`, before which 3.14 keeps a hash.
 const ITEMS: u64 = 24;
 const ITEMS_3_14: u64 = 32;
 /// Addresses of user space are below (`Documentation/arch/x86/x86_64/mm.rst`).
 const ADDRESS_MAX: u64 = 1 << 47;
 /// `PyTypeObject.tp_basicsize`, which for code objects is where their instructions begin (Objects/codeobject.c).
-const BASIC_SIZE: u64 = 32;
+pub(super) const BASIC_SIZE: u64 = 32;
 /// `PyBytesObject.ob_sval`.
 const BYTES: u64 = 32;
 /// `PyASCIIObject.state`.

@@ -4,16 +4,12 @@
 //! `Include/internal/pycore_object.h` of each version. What is read is checked by the types of what is found; a process that
 //! changes it meanwhile can at worst make it come to nothing, or to something that is not there any more.
 
-use super::frames::{Codes, proper};
+use super::frames::{BASIC_SIZE, Codes, OB_TYPE, SIZE, proper};
 
-/// `PyObject.ob_type`, `PyVarObject.ob_size`.
-const OB_TYPE: u64 = 8;
-const SIZE: u64 = 16;
 /// `PyListObject.ob_item`; a tuple's items are there themselves.
 const ITEMS: u64 = 24;
 /// In a `PyTypeObject` (Include/cpython/object.h).
 const NAME: u64 = 24;
-const BASIC_SIZE: u64 = 32;
 const FLAGS: u64 = 168;
 const DICT_OFFSET: u64 = 288;
 /// `Py_TPFLAGS_INLINE_VALUES` (3.13) and `Py_TPFLAGS_MANAGED_DICT` (3.11).

@@ -164,11 +164,13 @@ impl Matcher {
             match found {
                 _ if fit == Fit::Maybe && serves => return None,
                 None if !serves => refused = refused.or(Some(rule)),
-                // The first, and whoever wants to know of the others has to look on.
-                None if self.dialect == Dialect::Starlette => {
-                    return Some(rule.template.as_str()).filter(|template| !template.is_empty());
+                None => {
+                    found = Some(candidate);
+                    if self.dialect == Dialect::Starlette {
+                        // Whatever else fits is not tried.
+                        break;
+                    }
                 }
-                None => found = Some(candidate),
                 // Of which application it is, and which of two words with placeholders in them comes first, shows
                 // elsewhere.
                 Some((before, first))
