@@ -133,6 +133,36 @@ fn aiohttp_and_an_application_within() {
     }
 }
 
+/// Django under its own server, under gunicorn with threads where they are that many, or under uvicorn.
+fn django(name: &str, venv: &Path, server: &str) {
+    let (dir, environment) = (folder(name).expect("a folder"), Environment::new(name));
+    let app = match server {
+        "runserver" => App::script(venv, &dir, "web_django.py", EventLoop::Asyncio, &environment),
+        "uvicorn" => App::uvicorn(venv, &dir, "web_django:asgi", EventLoop::Uvloop, 1, &environment),
+        "sync" => App::gunicorn(venv, &dir, "web_django:wsgi", 1, 1, &environment),
+        _ => App::gunicorn(venv, &dir, "web_django:wsgi", 1, 4, &environment),
+    };
+    let more = [
+        ("POST", "/games/17"),
+        ("GET", "/years/1984/"),
+        ("GET", "/shop/"),
+        ("GET", "/shop/items/blue"),
+        ("GET", "/shop/old/17-wheel"),
+    ];
+    let refused =
+        [("/broken/door", Some("broken/<reason>")), ("/nowhere/at/all", None), ("/years/84/", None)];
+    expect_routes(&app.expect("the service"), &dir, &[&COMMON[..], &more].concat(), &refused);
+}
+
+#[test]
+fn django_and_included_patterns() {
+    for (server, python) in
+        [("runserver", "3.11"), ("uvicorn", "3.13"), ("sync", "3.13"), ("gthread", "3.11")]
+    {
+        django(&format!("routes-django-{server}"), &venv(python).expect("an environment"), server);
+    }
+}
+
 #[test]
 #[ignore = "the whole matrix: `cargo xtask test --matrix`"]
 fn routes_are_right_on_every_python() {
@@ -140,5 +170,6 @@ fn routes_are_right_on_every_python() {
         fastapi(&format!("routes-fastapi-{name}"), venv, EventLoop::Uvloop);
         flask(&format!("routes-gthread-{name}"), venv, Some(4));
         aiohttp(&format!("routes-aiohttp-{name}"), venv, EventLoop::Asyncio);
+        django(&format!("routes-django-{name}"), venv, "gthread");
     });
 }

@@ -11,6 +11,8 @@ const ITEMS: u64 = 24;
 /// In a `PyTypeObject` (Include/cpython/object.h).
 const NAME: u64 = 24;
 const FLAGS: u64 = 168;
+const BASE: u64 = 256;
+const DICT: u64 = 264;
 const DICT_OFFSET: u64 = 288;
 /// `Py_TPFLAGS_INLINE_VALUES` (3.13) and `Py_TPFLAGS_MANAGED_DICT` (3.11).
 const INLINE_VALUES: u64 = 1 << 2;
@@ -23,6 +25,15 @@ const MASK: u64 = 32;
 const TABLE: u64 = 40;
 /// `PyCellObject.ob_ref` (Include/cpython/cellobject.h).
 const CELL: u64 = 16;
+/// `PyFunctionObject.func_globals`, behind the code before 3.10 (Include/cpython/funcobject.h).
+const GLOBALS: u64 = 16;
+const GLOBALS_3_9: u64 = 24;
+/// `PyModuleObject.md_dict` (`Include/internal/pycore_moduleobject.h`).
+const MODULE_DICT: u64 = 16;
+/// Words of an `lru_cache_object` (`Modules/_functoolsmodule.c`) among which its dictionary is.
+const CACHE_WORDS: usize = 24;
+/// How many classes up an attribute is looked for.
+const BASES_MAX: usize = 16;
 /// `PyLongObject.ob_digit`.
 const DIGITS: u64 = 24;
 /// Where a managed dictionary is, before the object.
@@ -78,6 +89,37 @@ impl Codes {
         let keys = memory.word(kind.checked_add(self.cached_keys(kind)?)?)?;
         let (index, _) = self.entry(keys, name)?;
         Some(values).filter(|values| *values != 0).and_then(|values| self.value(values, index))
+    }
+
+    /// An attribute of the class of an instance, or of the first of those that it is derived from.
+    pub(super) fn class_attribute(&self, object: u64, name: &str) -> Option<u64> {
+        let base = |kind: &u64| self.memory().word(kind + BASE).and_then(proper).filter(|base| *base != 0);
+        let kinds = std::iter::successors(self.type_of(object), base).take(BASES_MAX);
+        kinds.filter_map(|kind| self.memory().word(kind + DICT)).find_map(|dict| self.in_dict(dict, name))
+    }
+
+    /// What a function's module knows under a name.
+    pub(super) fn global(&self, function: u64, name: &str) -> Option<u64> {
+        if !self.is_a(function, "function") {
+            return None;
+        }
+        let globals = if self.minor() < 10 { GLOBALS_3_9 } else { GLOBALS };
+        self.in_dict(self.memory().word(function + globals)?, name)
+    }
+
+    /// An attribute of a module; `None` where it is none.
+    pub(super) fn module_attribute(&self, object: u64, name: &str) -> Option<u64> {
+        let dict = self.is_a(object, "module").then(|| self.memory().word(object + MODULE_DICT))?;
+        self.in_dict(dict?, name)
+    }
+
+    /// What is in the dictionaries of a `functools.lru_cache`: the results, and attributes of the function.
+    pub(super) fn cached(&self, object: u64) -> Vec<u64> {
+        if !self.is_a(object, "functools._lru_cache_wrapper") {
+            return Vec::new();
+        }
+        let words = self.memory().words(object, CACHE_WORDS).into_iter();
+        words.filter_map(|word| self.values(word)).flatten().collect()
     }
 
     /// Offset of `PyHeapTypeObject.ht_cached_keys`, by what follows it.

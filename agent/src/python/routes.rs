@@ -4,20 +4,23 @@
 //! the application among its local variables.
 
 use super::frames::Codes;
-use crate::signal::{Dialect, RouteTable, Rule};
+use crate::signal::{Dialect, PART, RouteTable, Rule};
 
 /// Functions that serve an application: file, last part of the name, the local variable, and the attributes that lead from
 /// it to the application.
-const SERVERS: [(&str, &str, &str, &[&str]); 6] = [
+const SERVERS: [(&str, &str, &str, &[&str]); 7] = [
     ("uvicorn/server.py", "run", "self", &["config", "loaded_app"]),
     ("gunicorn/workers/sync.py", "run", "self", &["wsgi"]),
     ("gunicorn/workers/gthread.py", "run", "self", &["wsgi"]),
     ("gunicorn/workers/base.py", "init_process", "self", &["wsgi"]),
     ("werkzeug/serving.py", "run_simple", "application", &[]),
     ("aiohttp/web.py", "run_app", "app", &[]),
+    ("django/core/servers/basehttp.py", "run", "wsgi_handler", &[]),
 ];
 /// Attributes in which middleware keeps what it is around.
 const INNER: [&str; 3] = ["app", "application", "wsgi_app"];
+/// What a resolver of Django at the root takes.
+const ROOT: &str = "^/";
 /// How many layers of middleware, and mounts within mounts, are looked through.
 const LAYERS_MAX: usize = 16;
 /// Objects looked at, routes and what holds them.
@@ -26,7 +29,7 @@ const OBJECTS_MAX: usize = 4096;
 const TABLE_MAX: usize = 512 * 1024;
 
 /// The routes of a process, given the thread states of its interpreter; `None` where they are not found, or in which order
-/// they are tried is not known.
+/// they are tried is not known. The table is empty where the application is found, but nothing is known of its routes (yet).
 pub fn routes(codes: &Codes, states: &[u64]) -> Option<RouteTable> {
     let application = states.iter().find_map(|state| {
         codes.frames(*state).into_iter().find_map(|(frame, code)| {
@@ -44,7 +47,7 @@ pub fn routes(codes: &Codes, states: &[u64]) -> Option<RouteTable> {
         let mut reader = Reader { codes, rules: Vec::new(), left: OBJECTS_MAX, within: 0 };
         if let Some(dialect) = reader.read(object) {
             let table = RouteTable { dialect, rules: reader.rules };
-            return Some(table).filter(|table| !table.rules.is_empty() && table.size() <= TABLE_MAX);
+            return Some(table).filter(|table| table.size() <= TABLE_MAX);
         }
         object = inner(codes, object)?;
     }
@@ -66,6 +69,17 @@ fn router_routes(codes: &Codes, object: u64) -> Option<Vec<u64>> {
 fn mounted_routes(codes: &Codes, application: u64) -> Option<Vec<u64>> {
     let layers = std::iter::successors(Some(application), |object| inner(codes, *object));
     layers.take(LAYERS_MAX).find_map(|object| router_routes(codes, object))
+}
+
+/// The resolver at the root of a Django application: the function that keeps it is known to the module of its handler's
+/// class. It is made for the first request.
+fn django_resolver(codes: &Codes, handler: u64) -> Option<u64> {
+    let method = codes.class_attribute(handler, "resolve_request")?;
+    let keeper = codes.global(codes.global(method, "get_resolver")?, "_get_cached_resolver")?;
+    let mut resolvers =
+        codes.cached(keeper).into_iter().filter(|object| codes.attribute(*object, "urlconf_name").is_some());
+    // Of several it shows elsewhere which is asked.
+    resolvers.next().filter(|_| resolvers.next().is_none())
 }
 
 /// Reads the routes of one application.
@@ -90,6 +104,13 @@ impl Reader<'_> {
         if let Some(map) = codes.attribute(object, "url_map") {
             let read = self.werkzeug(map);
             return Some(self.all_or_nothing(read, Dialect::Werkzeug));
+        }
+        if codes.attribute(object, "_middleware_chain").is_some() {
+            if let Some(resolver) = django_resolver(codes, object) {
+                // As with Starlette.
+                let _ = self.django(resolver, "", ROOT, LAYERS_MAX);
+            }
+            return Some(Dialect::Django);
         }
         let router = codes.attribute(object, "_router")?;
         codes.attribute(router, "_resources")?;
@@ -214,6 +235,36 @@ impl Reader<'_> {
                 self.add(template, format!("{before}{original}"), methods, within);
             } else {
                 self.add(self.text(resource, "_path")?, String::new(), methods, within);
+            }
+        }
+        Some(())
+    }
+
+    /// Adds the patterns of Django (`django/urls/resolvers.py`), those of included ones with what is before them; `None` where
+    /// something is among them that is not understood.
+    fn django(&mut self, resolver: u64, before: &str, parts: &str, depth: usize) -> Option<()> {
+        let codes = self.codes;
+        let depth = depth.checked_sub(1)?;
+        let patterns = codes.attribute(resolver, "url_patterns").or_else(|| {
+            let named = codes.attribute(resolver, "urlconf_name")?;
+            codes.module_attribute(named, "urlpatterns").or(Some(named))
+        });
+        for route in codes.list(patterns?)? {
+            self.take_one()?;
+            let pattern = codes.attribute(route, "pattern")?;
+            let text = match self.text(pattern, "_route") {
+                Some(text) => text,
+                None => {
+                    self.text(pattern, "_regex").filter(|text| text.is_empty() || text.starts_with('^'))?
+                }
+            };
+            // `_join_route`.
+            let joined = if before.is_empty() { &text } else { text.strip_prefix('^').unwrap_or(&text) };
+            let (template, parts) = (format!("{before}{joined}"), format!("{parts}{PART}{text}"));
+            if codes.attribute(route, "urlconf_name").is_some() {
+                self.django(route, &template, &parts, depth)?;
+            } else {
+                self.add(template, parts, Vec::new(), 0);
             }
         }
         Some(())

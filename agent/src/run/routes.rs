@@ -6,13 +6,15 @@ use super::{Facts, watch::head};
 use crate::{
     fact::Fact,
     python::{self, Codes},
-    signal::RouteTable,
+    signal::{Dialect, RouteTable},
 };
 
 /// First pause, where a look has shown none: a server loads its application after it has started.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Pauses grow to this, and are this long once routes were found: an application may add some.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// Longest pause where the application is there, but not its routes: Django makes them for its first request.
+const PAUSE_EMPTY: Duration = Duration::from_secs(2);
 
 /// The routes of one process.
 pub(super) struct RoutesReader {
@@ -41,7 +43,12 @@ impl RoutesReader {
             return;
         }
         let found = python::routes(codes, states);
-        self.pause = if found.is_some() { PAUSE_MAX } else { (self.pause * 2).min(PAUSE_MAX) };
+        let longest = match &found {
+            Some(table) if table.rules.is_empty() && table.dialect == Dialect::Django => PAUSE_EMPTY,
+            _ => PAUSE_MAX,
+        };
+        let found = found.filter(|table| !table.rules.is_empty());
+        self.pause = if found.is_some() { PAUSE_MAX } else { (self.pause * 2).min(longest) };
         self.due = now + self.pause;
         if let Some(table) = found.filter(|table| self.found.as_ref() != Some(table)) {
             tracing::debug!(pid, rules = table.rules.len(), dialect = ?table.dialect, "routes found");

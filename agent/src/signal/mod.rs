@@ -6,7 +6,7 @@ mod table;
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
-pub use table::{Dialect, RouteTable, Rule};
+pub use table::{Dialect, PART, RouteTable, Rule};
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,10 @@
 //! Routes as a framework has them: its own templates, in the order in which it tries them.
 
+mod django;
+
 use serde::{Deserialize, Serialize};
+
+pub use django::PART;
 
 /// How a framework writes templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +17,9 @@ pub enum Dialect {
     /// `{name}` or `{name:expression}`; those with the longest beginning of words are tried first (aiohttp,
     /// `UrlDispatcher.resolve`).
     Aiohttp,
+    /// `<name>` or `<converter:name>` or a regular expression, several of them in a row; the first that fits wins (Django,
+    /// `urls/resolvers.py`).
+    Django,
 }
 
 /// One route of a framework.
@@ -119,7 +126,36 @@ enum Fit {
 #[derive(Debug)]
 pub(crate) struct Matcher {
     dialect: Dialect,
-    rules: Vec<(Vec<Token>, Rule)>,
+    rules: Vec<(Pattern, Rule)>,
+}
+
+#[derive(Debug)]
+enum Pattern {
+    Tokens(Vec<Token>),
+    Parts(Vec<django::Part>),
+}
+
+impl Pattern {
+    fn new(dialect: Dialect, text: &str) -> Self {
+        match dialect {
+            Dialect::Django => Self::Parts(django::parts(text)),
+            Dialect::Starlette | Dialect::Werkzeug | Dialect::Aiohttp => Self::Tokens(tokens(dialect, text)),
+        }
+    }
+
+    fn tokens(&self) -> &[Token] {
+        match self {
+            Self::Tokens(tokens) => tokens,
+            Self::Parts(_) => &[],
+        }
+    }
+
+    fn fits(&self, path: &str) -> Fit {
+        match self {
+            Self::Tokens(tokens) => fits(tokens, path, &mut { STEPS_MAX }),
+            Self::Parts(parts) => django::fits(parts, path),
+        }
+    }
 }
 
 impl Matcher {
@@ -127,16 +163,16 @@ impl Matcher {
         let dialect = table.dialect;
         let tokens = |rule: &Rule| {
             let pattern = if rule.pattern.is_empty() { &rule.template } else { &rule.pattern };
-            (tokens(dialect, pattern), rule.clone())
+            (Pattern::new(dialect, pattern), rule.clone())
         };
         let mut rules: Vec<_> = table.rules.iter().map(tokens).collect();
         match dialect {
-            Dialect::Starlette => {}
-            Dialect::Werkzeug => rules.sort_by_cached_key(|(tokens, _)| weights(tokens)),
-            Dialect::Aiohttp => rules.sort_by_key(|(tokens, _)| {
-                let words = match tokens.first() {
-                    Some(Token::Text(text)) if tokens.len() == 1 => text.len(),
-                    Some(Token::Text(text)) => text.rfind('/').unwrap_or(0),
+            Dialect::Starlette | Dialect::Django => {}
+            Dialect::Werkzeug => rules.sort_by_cached_key(|(pattern, _)| weights(pattern.tokens())),
+            Dialect::Aiohttp => rules.sort_by_key(|(pattern, _)| {
+                let words = match pattern.tokens() {
+                    [Token::Text(text)] => text.len(),
+                    [Token::Text(text), ..] => text.rfind('/').unwrap_or(0),
                     _ => 0,
                 };
                 std::cmp::Reverse(words)
@@ -152,11 +188,11 @@ impl Matcher {
         if path.contains('%') {
             return None;
         }
-        let mut found: Option<&(Vec<Token>, Rule)> = None;
+        let mut found: Option<&(Pattern, Rule)> = None;
         let mut refused: Option<&Rule> = None;
         for candidate in &self.rules {
-            let (tokens, rule) = candidate;
-            let fit = fits(tokens, path, &mut { STEPS_MAX });
+            let (pattern, rule) = candidate;
+            let fit = pattern.fits(path);
             if fit == Fit::No {
                 continue;
             }
@@ -166,7 +202,7 @@ impl Matcher {
                 None if !serves => refused = refused.or(Some(rule)),
                 None => {
                     found = Some(candidate);
-                    if self.dialect == Dialect::Starlette {
+                    if matches!(self.dialect, Dialect::Starlette | Dialect::Django) {
                         // Whatever else fits is not tried.
                         break;
                     }
@@ -175,7 +211,8 @@ impl Matcher {
                 // elsewhere.
                 Some((before, first))
                     if serves
-                        && (first.within != rule.within || !is_before(self.dialect, before, tokens)) =>
+                        && (first.within != rule.within
+                            || !is_before(self.dialect, before.tokens(), pattern.tokens())) =>
                 {
                     return None;
                 }
@@ -231,11 +268,11 @@ fn tokens(dialect: Dialect, pattern: &str) -> Vec<Token> {
         if !text.is_empty() {
             tokens.push(Token::Text(text.to_owned()));
         }
-        let takes = match dialect {
+        let takes = inside.split_once(':').map_or("", |(first, second)| match dialect {
             // With arguments, as in `string(length=2):name`, it is none of those that are known.
-            Dialect::Werkzeug => inside.split_once(':').map_or("", |(kind, _)| kind),
-            Dialect::Starlette | Dialect::Aiohttp => inside.split_once(':').map_or("", |(_, kind)| kind),
-        };
+            Dialect::Werkzeug => first,
+            _ => second,
+        });
         tokens.push(Token::Placeholder(Takes::of(dialect, takes)));
         rest = behind;
     }
