@@ -17,6 +17,7 @@ use crate::{
     export::Settings,
     logs,
     signal::{LogRecord, Span, TextMode},
+    stitch::JobOptions,
 };
 
 mod env;
@@ -40,6 +41,8 @@ pub struct Config {
     pub http: Http,
     /// Messages.
     pub messaging: Messaging,
+    /// `[jobs]`: what is made of the jobs of daemons.
+    pub jobs: JobOptions,
     /// Which processes are watched.
     pub discover: Discover,
     /// How services are named.
@@ -205,6 +208,7 @@ impl Config {
             code: draft.code,
             http: draft.http,
             messaging: draft.messaging,
+            jobs: draft.jobs,
             discover: draft.discover,
             service: draft.service,
             log: draft.log,
@@ -226,6 +230,7 @@ struct Draft {
     code: Code,
     http: Http,
     messaging: Messaging,
+    jobs: JobOptions,
     discover: Discover,
     service: Service,
     log: Log,

@@ -13,6 +13,7 @@ use crate::{
     logs::{self, lines::Buffering},
     python::Attribution,
     signal::RouteTable,
+    stitch::JobOptions,
 };
 
 /// Kinds of the agent's own facts, above those of the kernel side. Never reuse a number.
@@ -29,6 +30,7 @@ mod own {
     pub(super) const CODE_OPTIONS: u16 = 0x800a;
     pub(super) const TEXT: u16 = 0x800b;
     pub(super) const ROUTES: u16 = 0x800c;
+    pub(super) const JOB_OPTIONS: u16 = 0x800d;
 }
 
 /// A watched process, as far as its resource goes.
@@ -153,6 +155,8 @@ pub enum Fact<'a> {
     Routes(Header, RouteTable),
     /// Which code is the application's own.
     CodeOptions(Header, code::Options),
+    /// What is made of jobs.
+    JobOptions(Header, JobOptions),
     /// Time.
     Clock(Header, Clock),
     /// So many facts of a process found no room, in all.
@@ -275,6 +279,7 @@ impl<'a> Fact<'a> {
             own::TEXT => Self::Text(header, body_of(kind, body)?),
             own::ROUTES => Self::Routes(header, body_of(kind, body)?),
             own::CODE_OPTIONS => Self::CodeOptions(header, body_of(kind, body)?),
+            own::JOB_OPTIONS => Self::JobOptions(header, body_of(kind, body)?),
             own::CLOCK => Self::Clock(header, body_of(kind, body)?),
             own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
             own::END => Self::End(header),
@@ -309,6 +314,7 @@ impl<'a> Fact<'a> {
             | Self::Routes(header, _)
             | Self::Text(header, _)
             | Self::CodeOptions(header, _)
+            | Self::JobOptions(header, _)
             | Self::Clock(header, _)
             | Self::Dropped(header, _)
             | Self::End(header) => header,
@@ -357,6 +363,7 @@ impl<'a> Fact<'a> {
             Self::Text(header, text) => write_own(own::TEXT, header, text, into),
             Self::Routes(header, table) => write_own(own::ROUTES, header, table, into),
             Self::CodeOptions(header, options) => write_own(own::CODE_OPTIONS, header, options, into),
+            Self::JobOptions(header, options) => write_own(own::JOB_OPTIONS, header, options, into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
             Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),
             Self::End(header) => write_own(own::END, header, &(), into),

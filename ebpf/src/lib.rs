@@ -38,7 +38,7 @@ pub mod kind {
     pub const TLS_FREE: u16 = 15;
     /// [`Item`](super::Item): a TLS library goes on with the handshake of an `SSL` object.
     pub const TLS_HANDSHAKE: u16 = 16;
-    /// [`Item`](super::Item): a system call has waited until its time was up; the item is its number.
+    /// [`Item`](super::Item): a system call has waited until its time was up, or a signal came; the item is its number.
     pub const TIMER: u16 = 17;
     /// [`Stack`](super::Stack), followed by its frames: where in the code the thread is.
     pub const STACK: u16 = 18;
@@ -68,6 +68,8 @@ pub mod flag {
     /// [`Data`](super::Data), [`Tls`](super::Tls), [`Lineage`](super::Lineage), [`Item`](super::Item): the last
     /// [`Stack`](super::Stack) of the thread is where it was made.
     pub const STACKED: u16 = 256;
+    /// [`Item`](super::Item) of a wait: a signal has interrupted it.
+    pub const INTERRUPTED: u16 = 512;
 }
 
 /// Bits of [`Process::stacks`]: a stack is reported with each wait that ran out, and with what is sent over connections that

@@ -33,6 +33,7 @@ mod number {
     pub const READV: u64 = 19;
     pub const WRITEV: u64 = 20;
     pub const SELECT: u64 = 23;
+    pub const PAUSE: u64 = 34;
     pub const NANOSLEEP: u64 = 35;
     pub const SENDFILE: u64 = 40;
     pub const CONNECT: u64 = 42;
@@ -41,6 +42,7 @@ mod number {
     pub const RECVFROM: u64 = 45;
     pub const SENDMSG: u64 = 46;
     pub const RECVMSG: u64 = 47;
+    pub const RT_SIGTIMEDWAIT: u64 = 128;
     pub const FUTEX: u64 = 202;
     pub const CLOCK_NANOSLEEP: u64 = 230;
     pub const EPOLL_WAIT: u64 = 232;
@@ -71,6 +73,11 @@ const STDOUT: u64 = 1;
 const STDERR: u64 = 2;
 const EINPROGRESS: i64 = -115;
 const ETIMEDOUT: i64 = -110;
+const EINTR: i64 = -4;
+/// `ERESTARTSYS` to `ERESTART_RESTARTBLOCK` (include/linux/errno.h): what a call that a signal has interrupted returns
+/// before that is delivered.
+const RESTART_FIRST: i64 = -512;
+const RESTART_LAST: i64 = -516;
 const MSG_OOB: u64 = 1;
 const MSG_PEEK: u64 = 2;
 const PROT_EXEC: u64 = 4;
@@ -117,6 +124,7 @@ const LOW: u64 = 1 << number::READ
     | 1 << number::CLOSE
     | 1 << number::POLL
     | 1 << number::SELECT
+    | 1 << number::PAUSE
     | 1 << number::NANOSLEEP
     | 1 << number::MMAP
     | 1 << number::READV
@@ -135,10 +143,11 @@ fn matters(number: u64) -> bool {
     if number < 64 {
         return LOW >> number & 1 != 0;
     }
-    number >= number::FUTEX
+    number >= number::RT_SIGTIMEDWAIT
         && matches!(
             number,
-            number::FUTEX
+            number::RT_SIGTIMEDWAIT
+                | number::FUTEX
                 | number::CLOCK_NANOSLEEP
                 | number::EPOLL_WAIT
                 | number::PSELECT6
@@ -192,7 +201,7 @@ fn on_exit<C: EbpfContext, R: Registers>(
     body: fn(R, i64, &Process),
 ) {
     let result = argument(ctx, 1) as i64;
-    if result < 0 && result != EINPROGRESS && result != ETIMEDOUT {
+    if result < 0 && result != EINPROGRESS && result != ETIMEDOUT && !is_interrupted(result) {
         return;
     }
     let registers = registers(ctx);
@@ -364,7 +373,9 @@ fn is_wait(number: u64) -> bool {
         number,
         number::POLL
             | number::SELECT
+            | number::PAUSE
             | number::NANOSLEEP
+            | number::RT_SIGTIMEDWAIT
             | number::FUTEX
             | number::CLOCK_NANOSLEEP
             | number::EPOLL_WAIT
@@ -374,23 +385,38 @@ fn is_wait(number: u64) -> bool {
     )
 }
 
+/// Whether a signal has ended a call.
+#[inline(always)]
+fn is_interrupted(result: i64) -> bool {
+    result == EINTR || (result <= RESTART_FIRST && result >= RESTART_LAST)
+}
+
 /// A call that waits is over. What has come before its time was up is seen when it is read.
 #[inline(always)]
 fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Process) {
+    let has_come = number == number::RT_SIGTIMEDWAIT && result > 0;
+    let interrupted = is_interrupted(result) || has_come;
     let is_up = match number {
         // With a time of 0 or less they only look, or wait for ever.
+        _ if interrupted && number != number::FUTEX => true,
+        // That its time is up is an error like any other call's that had nothing to do yet.
+        number::RT_SIGTIMEDWAIT => false,
         number::POLL => result == 0 && registers.get(register::RDX) as i32 > 0,
         number::EPOLL_WAIT | number::EPOLL_PWAIT => result == 0 && registers.get(register::R10) as i32 > 0,
         number::FUTEX => {
             let word = registers.get(register::RDI);
-            result == ETIMEDOUT && !(word >= process.runtime && word < process.runtime_end)
+            let is_over = result == ETIMEDOUT || interrupted;
+            is_over && !(word >= process.runtime && word < process.runtime_end)
         }
         _ => result == 0,
     };
     if is_up && process.context_type != 0 {
         flush_pending(process);
         let context = current_context(process);
-        let flags = report_stack(process, context);
+        let mut flags = report_stack(process, context);
+        if interrupted {
+            flags |= flag::INTERRUPTED;
+        }
         report_flagged(kind::TIMER, flags, context, number);
     }
 }
@@ -472,6 +498,8 @@ fexit_programs! {
     fexit_close "__x64_sys_close"
     fexit_poll "__x64_sys_poll"
     fexit_select "__x64_sys_select"
+    fexit_pause "__x64_sys_pause"
+    fexit_rt_sigtimedwait "__x64_sys_rt_sigtimedwait"
     fexit_nanosleep "__x64_sys_nanosleep"
     fexit_futex "__x64_sys_futex"
     fexit_clock_nanosleep "__x64_sys_clock_nanosleep"

@@ -4,17 +4,28 @@
     select     psycopg2 that listens to `jobs` with a time-out, and works when it runs out or a notification comes
     event      a thread that waits with `Event.wait`, and `threading.Timer`
     scheduler  APScheduler's background scheduler, its jobs in a pool of threads
+    sched      the standard library's `sched`
+    schedule   the package `schedule`
+    signal     a main thread that waits in `signal.pause`, and one that works in the handler while it sleeps
     asyncio    two periodic tasks, asyncpg and redis.asyncio
     uvloop     the same on uvloop
+    coroutines APScheduler's asyncio scheduler, its jobs coroutines
+    beat       Celery beat, which publishes over RabbitMQ
     notifier   sends a notification to `select` now and then
+    launch     starts `daemons.py WAY` a while later
 
 Each piece of work has an id of its own, which is in its statements and keys. When it is done its id and what it has done are
-written to standard output: `did ID SQL REDIS`. Every third time there is nothing to do.
+written to standard output: `did ID SQL REDIS`. Every third time there is nothing to do. With IDLE in the environment there never is,
+but it is looked for: a statement without rows, a key that does not exist.
 """
 
 import asyncio
 import itertools
+import os
+import sched
 import select
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,13 +34,17 @@ import asyncpg
 import psycopg2
 import redis
 import redis.asyncio
+import schedule
 import uvloop
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.schedulers.background import BackgroundScheduler
 from common import PG_DSN, REDIS_URL, Rid
 
 DUE = "SELECT id, name FROM games WHERE id = 13"
 COUNT = "SELECT count(*) FROM players WHERE game_id = 13"
+NOTHING = "SELECT id FROM games WHERE id < 0"
 PERIOD = 0.15
+IDLE = "IDLE" in os.environ
 numbers = itertools.count(1)
 
 
@@ -53,9 +68,14 @@ class Threads:
 
     def work(self, name):
         number = next(numbers)
+        request = Rid(f"{name}x{number}")
+        if IDLE:
+            with self.cursor as cursor:
+                cursor.execute(request.sql(NOTHING))
+                self.redis.get(request.key("none"))
+            return
         if number % 3 == 0:
             return
-        request = Rid(f"{name}x{number}")
         with self.cursor as cursor:
             cursor.execute(request.sql(DUE))
             self.redis.set(request.key("due"), "1")
@@ -133,6 +153,97 @@ def scheduler():
     threading.Event().wait()
 
 
+def sched_events():
+    threads = Threads()
+    events = sched.scheduler()
+
+    def again():
+        threads.work("sched")
+        events.enter(PERIOD, 1, again)
+
+    events.enter(PERIOD, 1, again)
+    print("ready", flush=True)
+    events.run()
+
+
+def schedule_jobs():
+    threads = Threads()
+    for name in ("one", "two", "three"):
+        schedule.every(1).seconds.do(threads.work, name)
+    print("ready", flush=True)
+    while True:
+        schedule.run_pending()
+        time.sleep(0.05)
+
+
+def signals():
+    threads = Threads()
+    main = threading.main_thread().ident
+
+    def send():
+        while True:
+            time.sleep(PERIOD)
+            signal.pthread_kill(main, signal.SIGUSR1)
+            time.sleep(PERIOD)
+            signal.pthread_kill(main, signal.SIGUSR2)
+
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.signal(signal.SIGUSR2, lambda *_: threads.work("handler"))
+    threading.Thread(target=send, daemon=True).start()
+    print("ready", flush=True)
+    while True:
+        signal.pause()
+        threads.work("pause")
+        # The handler of the other signal works in between.
+        time.sleep(PERIOD * 1.5)
+
+
+def beat():
+    import celery
+    import celery.beat
+
+    class Beat(celery.beat.Scheduler):
+        def apply_async(self, entry, *arguments, **named):
+            request = Rid(f"beatx{next(numbers)}")
+            entry.options["routing_key"] = request.routing_key("beat")
+            super().apply_async(entry, *arguments, **named)
+            did(request, 1, 0)
+
+    app = celery.Celery(broker=os.environ["AMQP_URL"])
+    app.conf.beat_schedule = {name: {"task": name, "schedule": PERIOD * 4} for name in ("one", "two")}
+    print("ready", flush=True)
+    celery.beat.Service(app, scheduler_cls=Beat).start()
+
+
+async def coroutines():
+    pool = await asyncpg.create_pool(PG_DSN, min_size=4, max_size=8)
+    client = redis.asyncio.from_url(REDIS_URL)
+
+    async def job(name):
+        number = next(numbers)
+        request = Rid(f"{name}x{number}")
+        if IDLE:
+            await pool.fetch(request.sql(NOTHING))
+            await client.get(request.key("none"))
+        elif number % 3:
+            await pool.fetch(request.sql(DUE))
+            await client.set(request.key("due"), "1")
+            did(request, 1, 1)
+
+    scheduler = AsyncIOScheduler()
+    scheduler.add_job(job, "interval", args=["one"], seconds=PERIOD * 2, max_instances=4)
+    scheduler.add_job(job, "interval", args=["two"], seconds=PERIOD * 3, max_instances=4)
+    scheduler.start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+def launch(way):
+    print("ready", flush=True)
+    time.sleep(7)
+    sys.exit(subprocess.call([sys.executable, __file__, way]))
+
+
 async def tasks():
     pool = await asyncpg.create_pool(PG_DSN, min_size=4, max_size=8)
     client = redis.asyncio.from_url(REDIS_URL)
@@ -144,14 +255,23 @@ async def tasks():
         while True:
             await asyncio.sleep(period)
             number = next(numbers)
+            request = Rid(f"{name}x{number}")
+            if IDLE:
+                await pool.fetch(request.sql(NOTHING))
+                await client.get(request.key("none"))
+                continue
             if number % 3 == 0:
                 continue
-            request = Rid(f"{name}x{number}")
             await pool.fetch(request.sql(DUE))
             await client.set(request.key("due"), "1")
             await asyncio.gather(half(request), half(request))
             did(request, 3, 1)
 
+    if not IDLE:
+        request = Rid("firstx0")
+        await pool.fetch(request.sql(DUE))
+        await client.set(request.key("due"), "1")
+        did(request, 1, 1)
     both = [asyncio.create_task(periodic("one", PERIOD)), asyncio.create_task(periodic("two", PERIOD * 0.7))]
     print("ready", flush=True)
     await asyncio.gather(*both)
@@ -164,8 +284,22 @@ def main():
     elif way == "uvloop":
         uvloop.install()
         asyncio.run(tasks())
+    elif way == "coroutines":
+        asyncio.run(coroutines())
+    elif way == "launch":
+        launch(sys.argv[2])
     else:
-        ways = {"sleep": sleep, "select": listen, "event": event, "scheduler": scheduler, "notifier": notifier}
+        ways = {
+            "beat": beat,
+            "event": event,
+            "notifier": notifier,
+            "sched": sched_events,
+            "schedule": schedule_jobs,
+            "scheduler": scheduler,
+            "select": listen,
+            "signal": signals,
+            "sleep": sleep,
+        }
         ways[way]()
 
 

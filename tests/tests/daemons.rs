@@ -1,5 +1,5 @@
-//! Daemons: one root span for each piece of work that began with a timer, all that it did below it, and none for what does
-//! nothing. The daemons say themselves what they did (`tests/apps/daemons.py`).
+//! Daemons: one root span for each piece of work that began with a timer or a signal, and for what they do first, all that it
+//! did below it, and none for what does nothing. The daemons say themselves what they did (`tests/apps/daemons.py`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,12 +23,13 @@ const LEARNING: Duration = Duration::from_secs(5);
 
 /// Id of the work that a span is part of.
 fn rid(span: &CollectedSpan) -> Option<String> {
-    let texts = ["db.query.text", "db.operation.name"].map(|key| span.attribute(key).unwrap_or_default());
+    let keys = ["db.query.text", "db.operation.name", "messaging.rabbitmq.destination.routing_key"];
+    let texts = keys.map(|key| span.attribute(key).unwrap_or_default());
     find_rid(&texts.concat()).map(str::to_owned)
 }
 
 fn run(way: &str, python: &str, handlers: &[&str]) {
-    let rig = Rig::start(&format!("daemons-{way}"), "daemon", python, false).expect("servers");
+    let rig = Rig::start(&format!("daemons-{way}"), "daemon", python, way == "beat").expect("servers");
     let daemon = App::worker(&rig.venv, &rig.dir, "daemons.py", &[way], &rig.environment).expect("a daemon");
     let collector = Collector::start().expect("a collector");
     let notifier = (way == "select").then(|| {
@@ -53,7 +54,8 @@ fn run(way: &str, python: &str, handlers: &[&str]) {
     assert!(works.len() > 20, "{} pieces of work", works.len());
     let (notified, works): (BTreeMap<_, _>, _) =
         works.into_iter().partition(|(rid, _)| rid.starts_with("note"));
-    expect_jobs(&spans, &works, handlers);
+    let trigger = if way == "signal" { "signal" } else { "timer" };
+    expect_jobs(&spans, &works, trigger, handlers);
     if notifier.is_some() {
         expect_notified(&spans, &notified);
     }
@@ -70,7 +72,7 @@ fn works(log: &str) -> BTreeMap<String, usize> {
     log.lines().filter_map(work).collect()
 }
 
-fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>, handlers: &[&str]) {
+fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>, trigger: &str, handlers: &[&str]) {
     let jobs: BTreeMap<&[u8], &CollectedSpan> = spans
         .iter()
         .filter(|span| span.span.kind == SpanKind::Internal as i32)
@@ -103,7 +105,7 @@ fn expect_jobs(spans: &[CollectedSpan], works: &BTreeMap<String, usize>, handler
     assert!(wrong.is_empty(), "{wrong:#?}");
     for job in jobs.values() {
         assert!(job.span.parent_span_id.is_empty(), "a job is a root");
-        assert_eq!(job.attribute("adder.trigger").as_deref(), Some("timer"));
+        assert_eq!(job.attribute("adder.trigger").as_deref(), Some(trigger));
         assert!(handlers.contains(&job.span.name.as_str()), "{}", job.span.name);
         assert_eq!(job.attribute("code.function.name").as_ref(), Some(&job.span.name));
         assert!(of_jobs.contains_key(job.span.span_id.as_slice()), "no job is empty");
@@ -151,4 +153,102 @@ fn periodic_tasks_of_asyncio() {
 #[test]
 fn periodic_tasks_of_uvloop() {
     run("uvloop", "3.11", &["tasks.<locals>.periodic"]);
+}
+
+#[test]
+fn schedulers_of_the_standard_library_and_beside_it() {
+    run("sched", "3.11", &["sched_events.<locals>.again"]);
+    run("schedule", "3.13", &["Threads.work"]);
+}
+
+#[test]
+fn signals() {
+    run("signal", "3.13", &["Threads.work", "signals.<locals>.<lambda>"]);
+}
+
+#[test]
+fn apscheduler_on_an_event_loop() {
+    run("coroutines", "3.11", &["coroutines.<locals>.job"]);
+}
+
+#[test]
+fn celery_beat() {
+    run("beat", "3.13", &["beat.<locals>.Beat.apply_async"]);
+}
+
+/// What a daemon does before its first wait is one span, `start`.
+fn start(way: &str, python: &str) {
+    let rig = Rig::start(&format!("daemons-start-{way}"), "daemon", python, false).expect("servers");
+    let launcher = App::worker(&rig.venv, &rig.dir, "daemons.py", &["launch", way], &rig.environment);
+    let launcher = launcher.expect("a process that starts the daemon");
+    let collector = Collector::start().expect("a collector");
+    let (agent, recorder) = attach(&rig.dir, &[launcher.pid()], &collector).expect("the agent");
+    thread::sleep(Duration::from_secs(15));
+    let (status, lines) = agent.stop().expect("the agent ends");
+    if let Some(recorder) = recorder {
+        recorder.stop().expect("the recorder ends");
+    }
+    assert!(status.success(), "{lines:#?}");
+    let told = works(&fs::read_to_string(launcher.process().log()).unwrap_or_default());
+    let (first, count) = told.iter().find(|(rid, _)| rid.starts_with("first")).expect("it has worked");
+    let spans = collector.spans();
+    let is_start = |span: &&CollectedSpan| span.attribute("adder.trigger").as_deref() == Some("start");
+    let starts: Vec<_> = spans.iter().filter(is_start).collect();
+    assert_eq!(starts.len(), 1, "one span of the start");
+    assert_eq!((starts[0].span.name.as_str(), starts[0].span.kind()), ("start", SpanKind::Internal));
+    assert!(starts[0].span.parent_span_id.is_empty(), "it is a root");
+    let parents: Vec<_> = spans
+        .iter()
+        .filter(|span| rid(span).as_ref() == Some(first))
+        .map(|span| span.span.parent_span_id.clone())
+        .collect();
+    println!("{way}: {} of {count} operations below the start", parents.len());
+    assert_eq!(parents, vec![starts[0].span.span_id.clone(); *count]);
+    let others = spans
+        .iter()
+        .filter(|span| span.span.parent_span_id == starts[0].span.span_id)
+        .filter_map(rid)
+        .filter(|rid| rid != first);
+    assert_eq!(others.collect::<Vec<_>>(), [""; 0], "nothing else is below it");
+}
+
+#[test]
+fn what_a_daemon_does_first() {
+    start("sleep", "3.11");
+    start("asyncio", "3.13");
+    start("uvloop", "3.11");
+}
+
+/// Daemons that look for work and find none, for as many seconds as `ADDER_IDLE_SECONDS` says.
+#[test]
+fn polling_that_finds_nothing_is_no_span() {
+    let seconds = std::env::var("ADDER_IDLE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let rig = Rig::start("daemons-idle", "daemon", "3.11", false).expect("servers");
+    let environment = rig.environment.clone().set("IDLE", "1");
+    let ways =
+        ["sleep", "select", "event", "scheduler", "sched", "schedule", "asyncio", "uvloop", "coroutines"];
+    let daemons = ways.map(|way| {
+        App::worker(&rig.venv, &rig.dir, "daemons.py", &[way], &environment.clone().named(way)).expect(way)
+    });
+    let collector = Collector::start().expect("a collector");
+    let pids = daemons.each_ref().map(App::pid);
+    let (agent, recorder) = attach(&rig.dir, &pids, &collector).expect("the agent");
+    thread::sleep(LEARNING);
+    let learned = collector.spans().len();
+    thread::sleep(Duration::from_secs(seconds));
+    let spans = collector.spans();
+    let (status, lines) = agent.stop().expect("the agent ends");
+    if let Some(recorder) = recorder {
+        recorder.stop().expect("the recorder ends");
+    }
+    assert!(status.success(), "{lines:#?}");
+    println!(
+        "{learned} spans while it learned, {} in {seconds} s; {}",
+        spans.len() - learned,
+        lines.join("\n")
+    );
+    for span in &spans[learned..] {
+        println!("{} {:?}", span.span.name, span.service());
+    }
+    assert_eq!(spans.len(), learned);
 }

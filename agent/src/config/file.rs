@@ -15,7 +15,7 @@ use super::{
 use crate::{logs, signal::Severity};
 
 /// The sections and their keys.
-pub(super) const KEYS: [(&str, &[&str]); 10] = [
+pub(super) const KEYS: [(&str, &[&str]); 11] = [
     ("capture", &["sql", "redis", "max_bytes"]),
     (
         "otlp",
@@ -32,6 +32,7 @@ pub(super) const KEYS: [(&str, &[&str]); 10] = [
     ),
     ("http", &["routes"]),
     ("messaging", &["declarations", "link_after"]),
+    ("jobs", &["idle"]),
     ("logs", &["enabled", "exclude", "level", "max_bytes", "per_second", "redact", "redact_email"]),
     ("code", &["application", "enabled", "libraries"]),
     ("discover", &["exec", "pids"]),
@@ -164,6 +165,7 @@ impl Path<'_> {
                 let seconds = self.number(value, 0..=MAX_LINK_AFTER)?.unsigned_abs();
                 draft.messaging.link_after = Duration::from_secs(seconds);
             }
+            "jobs.idle" => draft.jobs.idle = self.truth(value)?,
             "logs.enabled" => draft.logs.enabled = self.truth(value)?,
             "logs.exclude" => {
                 draft.logs.exclude = self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;

@@ -88,6 +88,8 @@ fn everything_in_the_file_is_read() {
         [messaging]
         declarations = true
         link_after = 60
+        [jobs]
+        idle = true
         [logs]
         exclude = ["chatty"]
         level = "warning"
@@ -117,6 +119,7 @@ fn everything_in_the_file_is_read() {
     assert_eq!(settings.certificates.authority, Some("/etc/adder/ca.pem".into()));
     assert_eq!(config.http.routes, ["/games/{game_id}", "/files/{name}.json"]);
     assert_eq!((config.messaging.declarations, config.messaging.link_after), (true, Duration::from_mins(1)));
+    assert!(config.jobs.idle);
     assert!(config.logs.enabled && config.logs.exclude == ["chatty"]);
     let options = logs::Options {
         level: Severity::WARN,

@@ -164,6 +164,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     facts.own(&clock());
     facts.own(&Fact::Logs(now(), config.logs.options.clone()));
     facts.own(&Fact::CodeOptions(now(), config.code.options.clone()));
+    facts.own(&Fact::JobOptions(now(), config.jobs));
     for pid in task.pids.iter().chain(&config.discover.pids) {
         watcher.adopt_family(*pid, &mut facts);
     }

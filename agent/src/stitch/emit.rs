@@ -56,6 +56,7 @@ impl Engine {
                 Finished::Unit(id) if self.leaves_no_span(id) => {}
                 Finished::Unit(id) if self.is_job(id) => self.emit_job(id),
                 Finished::Unit(id) => self.emit_unit(id),
+                Finished::Operation(id) if self.hold_back(id) => {}
                 Finished::Operation(id) => self.emit_operation(id),
             }
         }
@@ -262,7 +263,7 @@ impl Engine {
         }
     }
 
-    fn emit_operation(&mut self, id: OperationId) {
+    pub(super) fn emit_operation(&mut self, id: OperationId) {
         if let Some(unit) = self.operations.get(&id).and_then(|operation| operation.joined) {
             self.check_join(unit);
         }
@@ -271,6 +272,7 @@ impl Engine {
         let owner_id = owner;
         let act = operation.act.clone();
         if let Some(owner) = owner {
+            self.release(owner);
             self.note_handler(owner, &act, false);
         }
         let Some(operation) = self.operations.get(&id) else { return };
@@ -361,7 +363,7 @@ impl Engine {
     }
 
     /// Forgets an operation whose span is made; one that is a request in another watched process is kept for that.
-    fn retire(&mut self, id: OperationId, trace_id: [u8; 16]) {
+    pub(super) fn retire(&mut self, id: OperationId, trace_id: [u8; 16]) {
         let Some(operation) = self.operations.remove(&id) else { return };
         if let Some(unit) = operation.joined.and_then(|unit| self.units.get_mut(&unit))
             && unit.caller == Some(id)

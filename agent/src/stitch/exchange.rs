@@ -93,6 +93,7 @@ impl Engine {
             context.common = true;
         }
         let peer = self.connections.peer(happened.netns, &happened.endpoints);
+        self.start_is_over(at.pid);
         let mut unit = self.unit(at, first.time, happened.endpoints.clone());
         unit.remote = incoming.as_deref().and_then(RemoteParent::parse);
         unit.may_have_caller = peer.is_some();

@@ -11,13 +11,15 @@
 //!    `gather`) others may have woken it.
 //! 3. *Queue.* A piece of work that was put into a queue because a time had come, by a thread that did nothing itself
 //!    (`APScheduler`).
+//! 4. *Signal.* The system call that waited was interrupted; Python's handler runs before it waits on.
+//! 5. *Start.* The main thread of a process that has begun, until the process first waits so or is asked for something.
 //!
 //! A job is the weakest of all owners: what belongs to a request or a message by any evidence is not its. Its end cannot
 //! be seen before the next wait has run out, so it is the end of what was done last.
 
 use std::sync::Arc;
 
-use adder_ebpf::{Header, Item};
+use adder_ebpf::{Header, Item, flag};
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -41,9 +43,32 @@ const OPEN_MAX: u64 = 600_000_000_000;
 /// Seconds in which something had no owner, after which it is watched who wakes whom in a process.
 const OWNERLESS_MAX: u32 = 3;
 
-/// The time from one wait to the next, of a thread or a context.
+/// What a job began with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Trigger {
+    /// The process has begun.
+    Start,
+    /// A wait has run out.
+    #[default]
+    Timer,
+    /// A wait was interrupted.
+    Signal,
+}
+
+impl Trigger {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Timer => "timer",
+            Self::Signal => "signal",
+        }
+    }
+}
+
+/// The time from one wait to the next, of a thread or a context, or from the beginning of a process to the first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
+    trigger: Trigger,
     /// When the wait ran out.
     start: u64,
     /// The context in which that was.
@@ -58,22 +83,33 @@ pub(super) struct Turn {
 
 impl Turn {
     /// A wait has run out then, in this context.
-    pub(super) fn new(start: u64, context: ContextId, stack: StackId) -> Self {
-        Self { start, context, stack, others: 0, unit: None }
+    pub(super) fn new(trigger: Trigger, start: u64, context: ContextId, stack: StackId) -> Self {
+        Self { trigger, start, context, stack, others: 0, unit: None }
     }
+}
+
+/// Whose a turn is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Process,
+    Thread,
+    Task(ContextId),
 }
 
 /// What only a job has.
 #[derive(Debug, Default)]
 pub(super) struct Job {
-    /// What was begun in it and is not a span yet.
-    open: u32,
+    trigger: Trigger,
+    /// What was begun in it, is not a span yet, and not held back.
+    pub(super) open: u32,
     /// What was begun in it and has not ended.
     running: u32,
     /// When the last of what is its own ended.
-    last: u64,
+    pub(super) last: u64,
     /// When the first of that began, and its name.
-    first: Option<(u64, String)>,
+    pub(super) first: Option<(u64, String)>,
+    /// What has found nothing, as long as nothing else was done.
+    pub(super) held: Vec<OperationId>,
     /// The next wait has run out.
     over: bool,
 }
@@ -86,9 +122,11 @@ impl Job {
 }
 
 impl Engine {
-    /// A thread has waited until its time was up.
+    /// A thread has waited until its time was up, or a signal came.
     pub(super) fn timer(&mut self, item: &Item) {
         let header = &item.header;
+        let trigger = if header.flags & flag::INTERRUPTED != 0 { Trigger::Signal } else { Trigger::Timer };
+        self.start_is_over(header.pid);
         let context = self.contexts.at(header.pid, header.context, header.time);
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
         thread.timed = thread.facts;
@@ -97,7 +135,7 @@ impl Engine {
             let waited = thread.silent;
             return self.loop_waited(item, waited);
         }
-        if thread.rested < WAITED {
+        if thread.rested < WAITED && trigger == Trigger::Timer {
             return;
         }
         // psycopg 3 waits for an answer a tenth of a second at a time.
@@ -110,7 +148,7 @@ impl Engine {
         if cause.and_then(|cause| job_in(&self.units, cause.unit?)).is_some() {
             thread.work = None;
         }
-        if let Some(before) = thread.turn.replace(Turn::new(header.time, context, self.stack)) {
+        if let Some(before) = thread.turn.replace(Turn::new(trigger, header.time, context, self.stack)) {
             self.turn_ends(before);
         }
         let received = match self.contexts.find(context) {
@@ -153,7 +191,7 @@ impl Engine {
                 return;
             }
         }
-        let turn = Turn::new(header.time, task, 0);
+        let turn = Turn::new(Trigger::Timer, header.time, task, 0);
         if let Some(before) = found.turn.replace(Box::new(turn)) {
             self.turn_ends(*before);
         }
@@ -170,8 +208,12 @@ impl Engine {
     /// the time had come, it will be a job of its own.
     pub(super) fn job_behind(&self, header: &Header, context: ContextId) -> (Option<UnitId>, bool) {
         let act = Act { pid: header.pid, tid: header.tid, start: header.time, context, ..Act::default() };
-        let Some((turn, _)) = self.turn_of(&act) else { return (None, false) };
-        let has_worked = |job: &Job| job.open > 0 || job.first.is_some();
+        let Some((turn, holder)) = self.turn_of(&act) else { return (None, false) };
+        if holder == Holder::Process {
+            // A thread that is started may live as long as the process.
+            return (None, false);
+        }
+        let has_worked = |job: &Job| job.open > 0 || job.first.is_some() || !job.held.is_empty();
         let job = turn.unit.filter(|unit| job_in(&self.units, *unit).is_some_and(has_worked));
         (job, job.is_none())
     }
@@ -181,11 +223,11 @@ impl Engine {
         self.turn_is_over((header.pid, header.tid));
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
         if cause.is_some_and(|cause| cause.by_timer) {
-            thread.turn = Some(Turn::new(header.time, context, 0));
+            thread.turn = Some(Turn::new(Trigger::Timer, header.time, context, 0));
         }
     }
 
-    fn turn_ends(&mut self, turn: Turn) {
+    pub(super) fn turn_ends(&mut self, turn: Turn) {
         if let Some(job) = turn.unit.and_then(|unit| self.job_mut(unit)) {
             job.over = true;
         }
@@ -210,14 +252,19 @@ impl Engine {
         let unit = Unit {
             replied: Some(turn.start),
             end: Some(turn.start),
-            job: Some(Box::new(Job { last: turn.start, ..Job::default() })),
+            job: Some(Box::new(Job { trigger: turn.trigger, last: turn.start, ..Job::default() })),
             ..self.unit(&at, turn.start, Arc::new(Endpoints::default()))
         };
         self.units.insert(id, unit);
         self.finished.push_back(Finished::Unit(id));
         let turn = match holder {
-            Some(context) => self.contexts.find_mut(context).and_then(|context| context.turn.as_deref_mut()),
-            None => self.threads.get_mut(&(act.pid, act.tid)).and_then(|thread| thread.turn.as_mut()),
+            Holder::Task(context) => {
+                self.contexts.find_mut(context).and_then(|context| context.turn.as_deref_mut())
+            }
+            Holder::Thread => {
+                self.threads.get_mut(&(act.pid, act.tid)).and_then(|thread| thread.turn.as_mut())
+            }
+            Holder::Process => self.processes.get_mut(&act.pid).and_then(|process| process.starting.as_mut()),
         };
         if let Some(turn) = turn {
             turn.unit = Some(id);
@@ -225,8 +272,8 @@ impl Engine {
         Some(id)
     }
 
-    /// The turn in which something is done, and the context whose it is, if it is a task's.
-    fn turn_of(&self, act: &Act) -> Option<(Turn, Option<ContextId>)> {
+    /// The turn in which something is done, and whose that is.
+    fn turn_of(&self, act: &Act) -> Option<(Turn, Holder)> {
         for (id, context, time) in self.contexts.line(act.context, act.start) {
             let received = context.received.as_ref().is_some_and(|received| received.is_at_one(time));
             if context.consumer.is_some() || received || context.serves.is_some() {
@@ -234,10 +281,14 @@ impl Engine {
                 return None;
             }
             if let Some(turn) = context.turn.as_deref().copied().filter(|turn| turn.start <= time) {
-                return Some((turn, Some(id)));
+                return Some((turn, Holder::Task(id)));
             }
         }
         let thread = self.threads.get(&(act.pid, act.tid))?;
+        let starting = self.processes.get(&act.pid).and_then(|process| process.starting);
+        if let Some(turn) = starting.filter(|turn| act.tid == act.pid && turn.start <= act.start) {
+            return Some((turn, Holder::Process));
+        }
         let turn = thread.turn.filter(|_| thread.consumer.is_none())?;
         // A thread may get its context only when it needs one.
         let new = || {
@@ -245,7 +296,7 @@ impl Engine {
             turn.context == 0
                 && found.is_none_or(|context| !context.announced && context.created >= turn.start)
         };
-        (!thread.is_loop && (turn.context == act.context || new())).then_some((turn, None))
+        (!thread.is_loop && (turn.context == act.context || new())).then_some((turn, Holder::Thread))
     }
 
     /// Something was begun in a job.
@@ -352,14 +403,21 @@ impl Engine {
     /// Makes the span of a job.
     pub(super) fn emit_job(&mut self, id: UnitId) {
         let Some(unit) = self.units.get_mut(&id) else { return };
-        let Some((_, first)) = unit.job.as_ref().and_then(|job| job.first.as_ref()) else {
+        let found = unit.job.as_ref().and_then(|job| Some((job.trigger, job.first.as_ref()?)));
+        let Some((trigger, (_, first))) = found else {
             // What may yet be done in its turn needs a unit that is shown.
+            self.drop_idle(id);
             self.units.remove(&id);
             return;
         };
         let handler = unit.handler.take().filter(|handler| handler.is_one());
-        let name = handler.as_ref().map_or_else(|| format!("timer {first}"), |handler| handler.name.clone());
-        let mut attributes = vec![Attribute::new("adder.trigger", "timer")];
+        let name = match (&handler, trigger) {
+            // Several functions may have a part in it.
+            (_, Trigger::Start) => trigger.name().to_owned(),
+            (Some(handler), _) => handler.name.clone(),
+            (None, _) => format!("{} {first}", trigger.name()),
+        };
+        let mut attributes = vec![Attribute::new("adder.trigger", trigger.name())];
         attributes.extend(handler.iter().flat_map(|handler| handler.attributes()));
         let (pid, start, end) = (unit.pid, unit.start, unit.end.unwrap_or(unit.start));
         let (trace_id, span_id) = (unit.trace_id, unit.span_id);

@@ -179,6 +179,7 @@ impl Engine {
         if message.no_ack.is_none() {
             self.unsettled.push_back(id);
         }
+        self.start_is_over(at.pid);
         let mut unit = self.unit(&at, first.time, happened.endpoints);
         unit.remote = message.incoming.as_deref().and_then(super::RemoteParent::parse);
         unit.delivery = Some(Box::new(Delivery {

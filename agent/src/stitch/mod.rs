@@ -29,6 +29,7 @@ mod context;
 mod emit;
 mod evidence;
 mod exchange;
+mod idle;
 mod interaction;
 mod job;
 mod message;
@@ -37,6 +38,7 @@ mod notifiers;
 mod origin;
 mod output;
 mod pool;
+mod process;
 mod publishes;
 mod received;
 mod stacks;
@@ -49,22 +51,23 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-pub use self::output::LogCounters;
 use self::{
     blocked::Blocked,
     context::{Cause, Contexts, Thread, Work},
     exchange::Exchanges,
-    job::Turn,
+    job::{Trigger, Turn},
     notice::Waiting,
     notifiers::Notifiers,
     output::Outputs,
+    process::ProcessState,
     publishes::Publishes,
     stacks::{StackId, Stacks},
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
+pub use self::{idle::JobOptions, output::LogCounters};
 use crate::{
     conn::{ConnectionId, Connections, Happened},
-    fact::{Fact, ProcessInfo, PythonInfo},
+    fact::Fact,
     protocol::{Event, Mark, postgres::Texts},
     signal::{Resource, Role, Span, TextMode, route::Routes},
 };
@@ -136,6 +139,8 @@ pub struct Counters {
     pub pushed: u64,
     /// Messages of channels, lists and notifications for which nothing was done.
     pub idle: u64,
+    /// Jobs that asked whether there is something to do, and found nothing.
+    pub idle_jobs: u64,
     /// Commands that waited for an element of a list, outside any unit of work.
     pub waits: u64,
     /// Work items whose origin was not kept because too many lay in queues, or tasks in pools.
@@ -150,24 +155,6 @@ pub struct Counters {
     pub forgotten_contexts: u64,
     /// Log records.
     pub logs: LogCounters,
-}
-
-struct ProcessState {
-    resource: Arc<Resource>,
-    uvloop: bool,
-    late_writes: bool,
-    /// It has been asked for who wakes whom in it.
-    wakes_wanted: bool,
-    /// Requests that were read and have not been answered yet.
-    open: FxHashMap<UnitId, u64>,
-    /// Where its stacks are wanted besides.
-    stacks_wanted: u32,
-    /// When a statement was last executed whose text is not known.
-    untold: u64,
-    /// The last second in which something had no owner, and how many such there were.
-    ownerless: (u64, u32),
-    /// When it ended.
-    ended: Option<u64>,
 }
 
 /// Something finished that is not yet a span.
@@ -188,6 +175,8 @@ pub struct Engine {
     threads: FxHashMap<(u32, u32), Thread>,
     queued: FxHashMap<(u32, u64), Cause>,
     processes: FxHashMap<u32, ProcessState>,
+    /// When processes that are not known yet have begun.
+    begun: FxHashMap<u32, u64>,
     exchanges: FxHashMap<ConnectionId, Exchanges>,
     units: FxHashMap<UnitId, Unit>,
     operations: FxHashMap<OperationId, Operation>,
@@ -196,6 +185,7 @@ pub struct Engine {
     notifiers: Notifiers,
     outputs: Outputs,
     stacks: Stacks,
+    jobs: JobOptions,
     /// Waits that have kept event loops from running.
     blocked: Vec<Blocked>,
     /// Where the current fact was made.
@@ -236,6 +226,7 @@ impl Engine {
             threads: FxHashMap::default(),
             queued: FxHashMap::default(),
             processes: FxHashMap::default(),
+            begun: FxHashMap::default(),
             exchanges: FxHashMap::default(),
             units: FxHashMap::default(),
             operations: FxHashMap::default(),
@@ -244,6 +235,7 @@ impl Engine {
             notifiers: Notifiers::default(),
             outputs: Outputs::default(),
             stacks: Stacks::default(),
+            jobs: JobOptions::default(),
             blocked: Vec::new(),
             stack: 0,
             tasks: FxHashMap::default(),
@@ -448,7 +440,7 @@ impl Engine {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 let cause = self.cause_of_work(&header, context);
                 let thread = Thread {
-                    turn: cause.by_timer.then(|| Turn::new(header.time, 0, 0)),
+                    turn: cause.by_timer.then(|| Turn::new(Trigger::Timer, header.time, 0, 0)),
                     work: Some(Work { cause: Some(cause), context: 0, time: header.time }),
                     last: header.time,
                     ..Thread::default()
@@ -457,21 +449,12 @@ impl Engine {
             }
             Fact::Fork(child) => {
                 if let Some(parent) = self.processes.get(&header.pid) {
-                    let state = ProcessState {
-                        resource: parent.resource.clone(),
-                        uvloop: parent.uvloop,
-                        late_writes: parent.late_writes,
-                        wakes_wanted: false,
-                        open: FxHashMap::default(),
-                        untold: 0,
-                        stacks_wanted: 0,
-                        ownerless: (0, 0),
-                        ended: None,
-                    };
+                    let state = parent.forked(header.time);
                     self.processes.insert(child.child, state);
                 }
             }
             Fact::Exec(_) => {
+                self.executed(header.pid, header.time);
                 self.outputs_end(header.pid);
                 self.stacks.forget(header.pid);
                 self.routes.forget(header.pid);
@@ -482,6 +465,7 @@ impl Engine {
                 self.connections.exit(mark, &mut self.happened);
                 self.handle(0);
                 self.outputs_end(header.pid);
+                self.start_is_over(header.pid);
                 self.contexts.exit(header.pid);
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.ended = Some(header.time);
@@ -492,6 +476,7 @@ impl Engine {
             Fact::Code(_, code) => self.stacks.code(header.pid, code),
             Fact::Routes(_, table) => self.routes.found(header.pid, table),
             Fact::CodeOptions(_, options) => self.stacks.configure(options),
+            Fact::JobOptions(_, options) => self.jobs = *options,
             Fact::Process(_, info) => self.process(header.pid, info),
             Fact::Python(_, info) => self.python(header.pid, info),
             Fact::Output(_, info) => self.outputs.announce(header.pid, *info),
@@ -532,32 +517,6 @@ impl Engine {
         let thread = self.threads.entry((header.pid, header.tid)).or_default();
         thread.last = header.time;
         thread
-    }
-
-    fn process(&mut self, pid: u32, info: &ProcessInfo) {
-        let resource = Arc::new(emit::resource(info));
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.resource = resource;
-        } else {
-            let state = ProcessState {
-                resource,
-                uvloop: false,
-                late_writes: false,
-                wakes_wanted: false,
-                open: FxHashMap::default(),
-                untold: 0,
-                stacks_wanted: 0,
-                ownerless: (0, 0),
-                ended: None,
-            };
-            self.processes.insert(pid, state);
-        }
-    }
-
-    fn python(&mut self, pid: u32, info: &PythonInfo) {
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.uvloop = info.uvloop;
-        }
     }
 
     /// Works through what the connections have understood from one fact.

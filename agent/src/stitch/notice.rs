@@ -295,6 +295,7 @@ impl Engine {
             Detail::WebSocket(message) => message.interaction().map(|interaction| interaction.id),
             _ => None,
         };
+        self.start_is_over(at.pid);
         let mut unit = self.unit(&at, at.time, endpoints);
         unit.end = Some(at.time);
         unit.replied = Some(at.time);

@@ -29,6 +29,7 @@ impl Engine {
 
     /// A process has read from a pipe.
     pub(super) fn piped(&mut self, header: &Header, head: &[u8]) {
+        self.start_is_over(header.pid);
         let Some(id) = first_uuid(head) else { return };
         let unit = self.tasks.get(id).copied();
         let context = self.contexts.at(header.pid, header.context, header.time);

@@ -50,6 +50,8 @@ pub struct Batch {
     pub error: Option<RedisError>,
     /// What its first blocking command has taken from a list.
     pub popped: Option<Popped>,
+    /// Nothing but null, zero and what is empty was answered.
+    pub nothing: bool,
     /// Index of the database in use when it ended; `None` where neither the beginning of the connection nor a
     /// `SELECT` or `RESET` was seen.
     pub database: Option<u32>,

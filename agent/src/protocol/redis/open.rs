@@ -154,6 +154,7 @@ impl Batch {
             transaction: false,
             error: None,
             popped: None,
+            nothing: true,
             database: None,
             ended: Ended::Complete,
         }

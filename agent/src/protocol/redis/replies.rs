@@ -51,6 +51,8 @@ pub(super) struct Message {
     pub(super) kind: u8,
     /// Whether it is null.
     pub(super) null: bool,
+    /// Whether it is zero, or has no elements.
+    pub(super) empty: bool,
     /// The simple string that it is.
     pub(super) status: Option<Status>,
     /// The error that it is.
@@ -349,6 +351,7 @@ impl Replies {
                 Ok(None)
             }
             (b'*' | b'~' | b'>' | b'%' | b'|', Length::Known(count)) if count <= MAX_ELEMENTS => {
+                self.message.empty |= self.stack.is_empty() && count == 0 && kind != b'|';
                 self.open_aggregate(kind, Some(if matches!(kind, b'%' | b'|') { count * 2 } else { count }))
             }
             (b'*' | b'~' | b'>' | b'%', Length::Streamed) => self.open_aggregate(kind, None),
@@ -446,6 +449,7 @@ impl Replies {
             b'_' => self.message.null |= self.stack.is_empty(),
             // All the others have at least one character.
             b':' | b',' | b'#' | b'(' if self.head.is_empty() => return Err(LossReason::Malformed),
+            b':' => self.message.empty |= self.stack.is_empty() && self.head == b"0",
             _ => {}
         }
         let index = self.index();

@@ -364,10 +364,11 @@ impl Redis {
             Expect::Stream => self.over = ok,
         }
         let error = message.error.or(if expect == Expect::Exec { message.inner_error } else { None });
-        if let Some(open) = self.front_mut()
-            && open.batch.error.is_none()
-        {
-            open.batch.error = error;
+        if let Some(open) = self.front_mut() {
+            open.batch.nothing &= message.null || message.empty;
+            if open.batch.error.is_none() {
+                open.batch.error = error;
+            }
         }
         self.finish_run(mark, out);
         if self.over {

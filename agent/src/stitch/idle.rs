@@ -1,0 +1,117 @@
+//! Jobs that look whether there is something to do, and find nothing.
+//!
+//! A daemon may ask its database every second for what is due. As long as all that a job has asked for was answered with
+//! nothing, its operations are held back; if it ends so, it is counted, and neither it nor they are spans.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Engine, OperationId, UnitId};
+use crate::protocol::{Detail, amqp, postgres};
+
+/// What is made of jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOptions {
+    /// Those that find nothing are spans too.
+    pub idle: bool,
+}
+
+/// Operations of one job that are held back; one with more is shown.
+const HELD_MAX: usize = 256;
+/// Tags of statements that change nothing but the session (*SQL Commands*).
+const BRACKETS: [&str; 14] = [
+    "BEGIN",
+    "START TRANSACTION",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "RELEASE",
+    "SET",
+    "RESET",
+    "DISCARD ALL",
+    "LISTEN",
+    "UNLISTEN",
+    "DEALLOCATE",
+    "DEALLOCATE ALL",
+    "CLOSE CURSOR",
+];
+/// Statements by which libraries see that a connection is alive, or make it like new: asyncpg's pool.
+const HOUSEKEEPING: [&str; 2] = ["SELECT 1", "SELECT pg_advisory_unlock_all()"];
+
+/// Whether something was asked for, and there was nothing; or nothing was asked for at all.
+pub(super) fn found_nothing(detail: &Detail) -> bool {
+    match detail {
+        Detail::Postgres(statement) => {
+            let tag = statement.tag.as_deref().unwrap_or_default();
+            let is_housekeeping = || {
+                let text = statement.text.as_deref().unwrap_or_default().trim();
+                let is = |known: &&str| {
+                    text.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
+                };
+                HOUSEKEEPING.iter().any(is)
+            };
+            let is_empty = statement.rows == Some(0)
+                && ["SELECT", "UPDATE", "DELETE", "INSERT", "MERGE", "FETCH"]
+                    .iter()
+                    .any(|verb| tag.starts_with(verb));
+            statement.error.is_none()
+                && statement.ended == postgres::Ended::Complete
+                && matches!(statement.kind, postgres::Kind::Simple | postgres::Kind::Extended)
+                && (is_empty || BRACKETS.contains(&tag) || is_housekeeping())
+        }
+        Detail::Redis(batch) => batch.error.is_none() && batch.nothing && batch.popped.is_none(),
+        Detail::Amqp(message) => {
+            message.kind == amqp::Kind::Get && message.answer == Some(amqp::Answer::Empty)
+        }
+        Detail::Http(_) | Detail::WebSocket(_) => false,
+    }
+}
+
+impl Engine {
+    /// Holds an operation back that has found nothing, in a job that has found nothing so far. Whether it did.
+    pub(super) fn hold_back(&mut self, id: OperationId) -> bool {
+        if self.jobs.idle {
+            return false;
+        }
+        let Some(operation) = self.operations.get(&id) else { return false };
+        if !operation.detail.as_ref().is_some_and(found_nothing) {
+            return false;
+        }
+        let owner = self.owner_of(&operation.act).map(|(owner, _)| owner);
+        let end = operation.end.unwrap_or(operation.act.start);
+        if owner.is_none() || owner != operation.act.job {
+            return false;
+        }
+        let Some(unit) = owner.and_then(|owner| self.units.get_mut(&owner)) else { return false };
+        let Some(job) = unit.job.as_deref_mut() else { return false };
+        let held = job.first.is_none() && job.held.len() < HELD_MAX;
+        if held {
+            job.held.push(id);
+            job.open = job.open.saturating_sub(1);
+            job.last = job.last.max(end);
+            unit.end = Some(job.last);
+        }
+        held
+    }
+
+    /// A job has done something: what was held back becomes spans.
+    pub(super) fn release(&mut self, unit: UnitId) {
+        let Some(job) = self.units.get_mut(&unit).and_then(|unit| unit.job.as_deref_mut()) else { return };
+        let held = std::mem::take(&mut job.held);
+        job.open += held.len() as u32;
+        for id in held {
+            self.emit_operation(id);
+        }
+    }
+
+    /// A job is over and has found nothing.
+    pub(super) fn drop_idle(&mut self, unit: UnitId) {
+        let Some(job) = self.units.get_mut(&unit).and_then(|unit| unit.job.as_deref_mut()) else { return };
+        let held = std::mem::take(&mut job.held);
+        if !held.is_empty() {
+            self.counters.idle_jobs += 1;
+        }
+        for id in held {
+            self.retire(id, [0; 16]);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What is known of a process.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    Engine, emit,
+    job::{Trigger, Turn},
+    unit::UnitId,
+};
+use crate::{
+    fact::{ProcessInfo, PythonInfo},
+    signal::Resource,
+};
+
+/// How long after its beginning a process is found, nanoseconds; processes that have begun and are remembered until then,
+/// at most.
+const FOUND_WITHIN: u64 = 10_000_000_000;
+const BEGUN_MAX: usize = 4096;
+
+pub(super) struct ProcessState {
+    pub(super) resource: Arc<Resource>,
+    pub(super) uvloop: bool,
+    pub(super) late_writes: bool,
+    /// It has been asked for who wakes whom in it.
+    pub(super) wakes_wanted: bool,
+    /// Requests that were read and have not been answered yet.
+    pub(super) open: FxHashMap<UnitId, u64>,
+    /// Where its stacks are wanted besides.
+    pub(super) stacks_wanted: u32,
+    /// When a statement was last executed whose text is not known.
+    pub(super) untold: u64,
+    /// The last second in which something had no owner, and how many such there were.
+    pub(super) ownerless: (u64, u32),
+    /// What its main thread does before the process waits, or is asked for anything, for the first time.
+    pub(super) starting: Option<Turn>,
+    /// When it ended.
+    pub(super) ended: Option<u64>,
+}
+
+impl ProcessState {
+    pub(super) fn new(resource: Arc<Resource>) -> Self {
+        Self {
+            resource,
+            uvloop: false,
+            late_writes: false,
+            wakes_wanted: false,
+            open: FxHashMap::default(),
+            stacks_wanted: 0,
+            untold: 0,
+            ownerless: (0, 0),
+            starting: None,
+            ended: None,
+        }
+    }
+
+    /// The state of a process that this one has forked: a server's workers start with it.
+    pub(super) fn forked(&self, time: u64) -> Self {
+        Self {
+            uvloop: self.uvloop,
+            late_writes: self.late_writes,
+            starting: self.starting.map(|_| start(time)),
+            ..Self::new(self.resource.clone())
+        }
+    }
+}
+
+fn start(time: u64) -> Turn {
+    Turn::new(Trigger::Start, time, 0, 0)
+}
+
+impl Engine {
+    /// A process has a new program.
+    pub(super) fn executed(&mut self, pid: u32, time: u64) {
+        self.start_is_over(pid);
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.starting = Some(start(time));
+        } else {
+            if self.begun.len() >= BEGUN_MAX {
+                self.begun.retain(|_, begun| *begun + FOUND_WITHIN > time);
+            }
+            if self.begun.len() < BEGUN_MAX {
+                self.begun.insert(pid, time);
+            }
+        }
+    }
+
+    /// A process is watched.
+    pub(super) fn process(&mut self, pid: u32, info: &ProcessInfo) {
+        let resource = Arc::new(emit::resource(info));
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.resource = resource;
+            return;
+        }
+        let begun = self.begun.remove(&pid).filter(|begun| begun + FOUND_WITHIN > self.now);
+        let state = ProcessState { starting: begun.map(start), ..ProcessState::new(resource) };
+        self.processes.insert(pid, state);
+    }
+
+    pub(super) fn python(&mut self, pid: u32, info: &PythonInfo) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.uvloop = info.uvloop;
+        }
+    }
+
+    /// A process has waited, was asked for something, or has ended: what it does from now on is for that.
+    pub(super) fn start_is_over(&mut self, pid: u32) {
+        if let Some(turn) = self.processes.get_mut(&pid).and_then(|process| process.starting.take()) {
+            self.turn_ends(turn);
+        }
+    }
+}
