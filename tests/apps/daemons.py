@@ -9,6 +9,7 @@
     signal     a main thread that waits in `signal.pause`, and one that works in the handler while it sleeps
     asyncio    two periodic tasks, asyncpg and redis.asyncio
     uvloop     the same on uvloop
+    timeouts   asyncio's `wait_for` that runs out
     coroutines APScheduler's asyncio scheduler, its jobs coroutines
     beat       Celery beat, which publishes over RabbitMQ
     notifier   sends a notification to `select` now and then
@@ -170,6 +171,8 @@ def schedule_jobs():
     threads = Threads()
     for name in ("one", "two", "three"):
         schedule.every(1).seconds.do(threads.work, name)
+        # Those that are due together are one piece of work.
+        time.sleep(0.33)
     print("ready", flush=True)
     while True:
         schedule.run_pending()
@@ -205,7 +208,7 @@ def beat():
     class Beat(celery.beat.Scheduler):
         def apply_async(self, entry, *arguments, **named):
             request = Rid(f"beatx{next(numbers)}")
-            entry.options["routing_key"] = request.routing_key("beat")
+            entry.options["task_id"] = request.key("task")
             super().apply_async(entry, *arguments, **named)
             did(request, 1, 0)
 
@@ -213,6 +216,29 @@ def beat():
     app.conf.beat_schedule = {name: {"task": name, "schedule": PERIOD * 4} for name in ("one", "two")}
     print("ready", flush=True)
     celery.beat.Service(app, scheduler_cls=Beat).start()
+
+
+async def timeouts():
+    pool = await asyncpg.create_pool(PG_DSN, min_size=4, max_size=8)
+
+    async def periodic(name, period):
+        never = asyncio.Event()
+        while True:
+            try:
+                await asyncio.wait_for(never.wait(), period)
+            except asyncio.TimeoutError:
+                number = next(numbers)
+                request = Rid(f"{name}x{number}")
+                if IDLE:
+                    await pool.fetch(request.sql(NOTHING))
+                elif number % 3:
+                    await pool.fetch(request.sql(DUE))
+                    await pool.fetch(request.sql(COUNT))
+                    did(request, 2, 0)
+
+    both = [asyncio.create_task(periodic("one", PERIOD)), asyncio.create_task(periodic("two", PERIOD * 0.7))]
+    print("ready", flush=True)
+    await asyncio.gather(*both)
 
 
 async def coroutines():
@@ -286,6 +312,8 @@ def main():
         asyncio.run(tasks())
     elif way == "coroutines":
         asyncio.run(coroutines())
+    elif way == "timeouts":
+        asyncio.run(timeouts())
     elif way == "launch":
         launch(sys.argv[2])
     else:

@@ -39,7 +39,7 @@ impl Messaging {
             worker("bot", "bot", "events")?,
             App::celery(venv, dir, "prefork", &environment.clone().named("celery"))?,
         ];
-        let api = App::uvicorn(venv, dir, "schedule:app", event_loop, 1, &environment)?;
+        let api = App::uvicorn(venv, dir, "schedule_api:app", event_loop, 1, &environment)?;
         Ok(Self { api, workers, _broker: broker })
     }
 

@@ -31,7 +31,7 @@ fn run(case: &Case<'_>) {
         .set("ACKS_LATE", if case.acks_late { "1" } else { "0" });
     let worker = App::celery(venv, dir, case.pool, &environment.clone().named("celery"));
     let worker = worker.expect("a worker starts");
-    let api = App::uvicorn(venv, dir, "schedule:app", EventLoop::Uvloop, 1, &environment);
+    let api = App::uvicorn(venv, dir, "schedule_api:app", EventLoop::Uvloop, 1, &environment);
     let api = api.expect("the publishing service starts");
     let load = Load {
         port: api.port(),

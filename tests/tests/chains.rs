@@ -31,7 +31,7 @@ impl Chain {
         let api = App::uvicorn(
             &self.0.venv,
             &self.0.dir,
-            "schedule:app",
+            "schedule_api:app",
             EventLoop::Uvloop,
             1,
             &self.0.environment,

@@ -38,7 +38,7 @@ fn run(case: &Case<'_>) {
     let kind = "jobs";
     let listener =
         App::worker(venv, dir, "listener.py", &[case.way, kind], &listening).expect("a listener starts");
-    let api = App::uvicorn(venv, dir, "schedule:app", case.event_loop, 1, environment);
+    let api = App::uvicorn(venv, dir, "schedule_api:app", case.event_loop, 1, environment);
     let api = api.expect("the publishing service starts");
     let path = format!("{}/{kind}", case.path);
     let load = Load {

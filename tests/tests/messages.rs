@@ -52,9 +52,15 @@ fn run(case: &Case<'_>) -> Watched {
     let worker = start("worker", servers.environment.clone(), "worker.py", &[case.way, "jobs"]);
     let bot = start("bot", servers.environment.clone().players(&players), "worker.py", &["bot", "events"]);
     let firehose = start("firehose", servers.environment.clone(), "firehose.py", &[]);
-    let api =
-        App::uvicorn(&servers.venv, &servers.dir, "schedule:app", EventLoop::Uvloop, 1, &servers.environment)
-            .expect("the publishing service starts");
+    let api = App::uvicorn(
+        &servers.venv,
+        &servers.dir,
+        "schedule_api:app",
+        EventLoop::Uvloop,
+        1,
+        &servers.environment,
+    )
+    .expect("the publishing service starts");
     let load = Load {
         port: api.port(),
         connections: case.connections,

@@ -39,6 +39,10 @@ pub(super) struct Context {
     pub(super) made_at: StackId,
     /// Its creation was seen.
     pub(super) announced: bool,
+    /// It is a task's.
+    pub(super) is_task: bool,
+    /// When a timer of the loop has called in it.
+    pub(super) called: u64,
     /// The inbound request that it was made for.
     pub(super) claim: Option<UnitId>,
     /// The claim stands against an older owner (see [`super::Engine`]) and wants the response's confirmation.
@@ -119,6 +123,8 @@ impl Contexts {
             made_at: 0,
             created: time,
             announced,
+            is_task: false,
+            called: 0,
             claim: None,
             tentative: false,
             serves: None,
@@ -280,8 +286,9 @@ pub(super) struct Thread {
     pub(super) turn: Option<Turn>,
     /// The context in which somebody was woken right after it has read.
     pub(super) read_for: ContextId,
-    /// [`Thread::facts`] when its last wait ran out.
+    /// [`Thread::facts`] when its last wait ran out, and when that was.
     pub(super) timed: u64,
+    pub(super) timed_at: u64,
     /// Time from the fact before to its last one, nanoseconds.
     pub(super) rested: u64,
     /// When it was last heard of otherwise than by a task that it has made, and the time from the fact before to that one,

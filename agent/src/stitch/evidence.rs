@@ -18,11 +18,16 @@ impl Engine {
         }
         let parent = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.create(header.pid, child, parent, header.time);
+        let is_task = header.kind == kind::TASK;
+        let handle = self.contexts.find(parent).filter(|context| !context.is_task && !is_task);
+        let called = handle.map_or(0, |context| context.called);
         let stack = self.stack;
         if let Some(context) = self.contexts.find_mut(child) {
             context.made_at = stack;
+            context.is_task = is_task;
+            // What a handle of the loop has done later is still called by its timer.
+            context.called = called;
         }
-        let is_task = header.kind == kind::TASK;
         if is_task {
             self.thread(header).is_loop = true;
             self.turn_waits_for_others(parent, 1);
@@ -46,10 +51,12 @@ impl Engine {
             if let Some(unit) = self.units.get_mut(&unit) {
                 unit.claimed_by = child;
             }
-        } else if owner.is_none()
-            && let Some(unit) = self.by_queue(header)
-        {
-            self.claim(child, unit, false);
+        } else if owner.is_none() {
+            match self.by_queue(header) {
+                Some(unit) => self.claim(child, unit, false),
+                None if is_task => self.made_by_timer(header, parent, child),
+                None => {}
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Engine, Finished, OperationId, UnitId,
-    context::{Cause, ContextId},
+    context::{Cause, Context, ContextId},
     stacks::StackId,
     unit::{Act, Unit},
 };
@@ -38,6 +38,8 @@ const QUIET: u64 = 2_000_000_000;
 /// A thread that was busy until then has not waited, nanoseconds: the call only looked.
 const WAITED: u64 = 1_000_000;
 
+/// How long after the wait of a loop has run out it has called its timers, nanoseconds.
+const AT_ONCE: u64 = 10_000_000;
 /// How long the answer to something that was begun in a job is waited for, nanoseconds.
 const OPEN_MAX: u64 = 600_000_000_000;
 /// Seconds in which something had no owner, after which it is watched who wakes whom in a process.
@@ -129,7 +131,7 @@ impl Engine {
         self.start_is_over(header.pid);
         let context = self.contexts.at(header.pid, header.context, header.time);
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        thread.timed = thread.facts;
+        (thread.timed, thread.timed_at) = (thread.facts, header.time);
         thread.read_for = 0;
         if thread.is_loop {
             let waited = thread.silent;
@@ -162,10 +164,28 @@ impl Engine {
         }
     }
 
-    /// A task has been woken: perhaps by its timer. `active` is when something was last heard of what has woken it.
-    pub(super) fn woken_by_loop(&mut self, header: &Header, by: ContextId, task: ContextId, active: u64) {
+    /// A task has been woken: perhaps by its timer. `active` is when something was last heard of what has woken it, `slept` for
+    /// how long nothing was of the task, nanoseconds.
+    pub(super) fn woken_by_loop(
+        &mut self,
+        header: &Header,
+        by: ContextId,
+        task: ContextId,
+        active: u64,
+        slept: u64,
+    ) {
+        if let Some(process) = self.processes.get_mut(&header.pid) {
+            process.wakes_seen = true;
+        }
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        let has_waited = thread.rested >= WAITED || thread.timed + 1 == thread.facts;
+        // What asyncio has called in a copy of the task's own context that it has made a while ago was its timer.
+        let is_timer = |handle: &Context| {
+            handle.called != 0 && handle.called == thread.timed_at
+                || handle.announced && handle.parent == task && slept >= WAITED
+        };
+        let has_waited = thread.rested >= WAITED
+            || thread.timed + 1 == thread.facts
+            || self.contexts.find(by).filter(|by| !by.is_task).is_some_and(is_timer);
         if thread.read_at + 1 == thread.facts {
             thread.read_for = by;
         }
@@ -177,9 +197,16 @@ impl Engine {
             && active + WAITED > header.time
             && self.contexts.find(by).is_some_and(|by| by.announced && by.parent != task);
         if (has_read || by_task) && !has_waited {
+            let Some(found) = self.contexts.find_mut(task) else { return };
+            found.is_task |= !found.announced;
+            if let Some(turn) = found.turn.as_deref_mut().filter(|_| by_task) {
+                turn.others = turn.others.saturating_sub(1);
+            }
             return;
         }
         let Some(found) = self.contexts.find_mut(task) else { return };
+        // One that is older than the agent.
+        found.is_task |= !found.announced;
         if let Some(turn) = &mut found.turn {
             let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
             if job.is_some_and(|job| job.running > 0) {
@@ -192,6 +219,54 @@ impl Engine {
             }
         }
         let turn = Turn::new(Trigger::Timer, header.time, task, 0);
+        if let Some(before) = found.turn.replace(Box::new(turn)) {
+            self.turn_ends(*before);
+        }
+    }
+
+    /// A context is heard of, for the first time since the wait of its loop has run out, and nobody has woken it. If the loop
+    /// has read and accepted nothing since, a timer has called there. A task was then cancelled in its wait: the time that
+    /// `wait_for` has given it was up.
+    pub(super) fn called_by_timer(&mut self, header: &Header) {
+        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
+        let ran_out = thread.timed_at;
+        if !thread.is_loop || self.contexts.active(header.pid, header.context) >= ran_out {
+            return;
+        }
+        let at_once = thread.read_at < thread.timed && ran_out + AT_ONCE > header.time;
+        let context = self.contexts.at(header.pid, header.context, header.time);
+        if let Some(context) = self.contexts.find_mut(context).filter(|context| at_once || context.is_task) {
+            context.called = if at_once { ran_out } else { header.time };
+        }
+    }
+
+    /// A task was made that is for no request: perhaps by a timer of its loop, as that of `APScheduler` does. What a task
+    /// makes is its own.
+    pub(super) fn made_by_timer(&mut self, header: &Header, parent: ContextId, task: ContextId) {
+        let is_task = self.contexts.find(parent).is_some_and(|parent| parent.is_task);
+        let turning = if is_task { parent } else { task };
+        self.turn_by_timer((header.pid, header.tid), parent, turning, header.time);
+    }
+
+    /// A new turn of a context, if a timer has called in another, or in itself.
+    fn turn_by_timer(&mut self, thread: (u32, u32), called: ContextId, turning: ContextId, now: u64) {
+        let Some(start) = self.contexts.find(called).map(|context| context.called) else { return };
+        // A task that sleeps is woken, which shows only where it is watched.
+        let wakes_are_seen = || self.processes.get(&thread.0).is_some_and(|process| process.wakes_seen);
+        if start == 0 || start + AT_ONCE < now || !wakes_are_seen() {
+            return;
+        }
+        let Some(found) = self.contexts.find_mut(turning) else { return };
+        if found.consumer.is_some() || found.received.is_some() || found.serves.is_some() {
+            return;
+        }
+        if let Some(turn) = &mut found.turn {
+            let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
+            if turn.start >= start || turn.others > 0 || job.is_some_and(|job| job.running > 0) {
+                return;
+            }
+        }
+        let turn = Turn::new(Trigger::Timer, start, turning, 0);
         if let Some(before) = found.turn.replace(Box::new(turn)) {
             self.turn_ends(*before);
         }
@@ -242,6 +317,7 @@ impl Engine {
 
     /// The job in which something is done, if nothing else is behind it.
     pub(super) fn job_of(&mut self, act: &Act) -> Option<UnitId> {
+        self.turn_by_timer((act.pid, act.tid), act.context, act.context, act.start);
         let (turn, holder) = self.turn_of(act)?;
         if let Some(unit) = turn.unit.filter(|unit| self.units.contains_key(unit)) {
             return Some(unit);

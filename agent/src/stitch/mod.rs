@@ -358,6 +358,9 @@ impl Engine {
         {
             thread.flush = (0, 0);
         }
+        if header.context != 0 && header.flags & flag::RECEIVED == 0 && !matches!(fact, Fact::Timer(_)) {
+            self.called_by_timer(&header);
+        }
         match fact {
             Fact::Data { head, .. } if header.flags & flag::PIPE != 0 => self.piped(&header, head),
             Fact::Data { data, head, tail } => {
@@ -393,7 +396,8 @@ impl Engine {
                 let mark = self.mark(&header);
                 if header.flags & flag::ACCEPTED != 0 {
                     // What the thread has read before is not what it does next.
-                    self.thread(&header).inbound = None;
+                    let thread = self.thread(&header);
+                    (thread.inbound, thread.timed) = (None, 0);
                 }
                 if header.flags & flag::CONNECTED != 0 {
                     // asyncio wakes it when the connection stands, and again when its protocol has been told.

@@ -25,6 +25,8 @@ pub(super) struct ProcessState {
     pub(super) late_writes: bool,
     /// It has been asked for who wakes whom in it.
     pub(super) wakes_wanted: bool,
+    /// It is seen.
+    pub(super) wakes_seen: bool,
     /// Requests that were read and have not been answered yet.
     pub(super) open: FxHashMap<UnitId, u64>,
     /// Where its stacks are wanted besides.
@@ -46,6 +48,7 @@ impl ProcessState {
             uvloop: false,
             late_writes: false,
             wakes_wanted: false,
+            wakes_seen: false,
             open: FxHashMap::default(),
             stacks_wanted: 0,
             untold: 0,
