@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Engine, OperationId, UnitId};
-use crate::protocol::{Detail, amqp, postgres};
+use crate::protocol::{Detail, amqp, postgres, redis};
 
 /// What is made of jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,9 @@ pub(super) fn found_nothing(detail: &Detail) -> bool {
                 && matches!(statement.kind, postgres::Kind::Simple | postgres::Kind::Extended)
                 && (is_empty || BRACKETS.contains(&tag) || is_housekeeping())
         }
-        Detail::Redis(batch) => batch.error.is_none() && batch.nothing && batch.popped.is_none(),
+        Detail::Redis(batch) => {
+            batch.error.is_none() && batch.ended == redis::Ended::Complete && batch.nothing
+        }
         Detail::Amqp(message) => {
             message.kind == amqp::Kind::Get && message.answer == Some(amqp::Answer::Empty)
         }
@@ -113,5 +115,60 @@ impl Engine {
         for id in held {
             self.retire(id, [0; 16]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::postgres::{Ended, Kind, PgError, Statement};
+
+    fn statement(text: &str, tag: &str, rows: Option<u64>) -> Statement {
+        Statement {
+            kind: Kind::Extended,
+            text: Some(text.into()),
+            truncated: false,
+            name: None,
+            tag: Some(tag.to_owned()),
+            rows,
+            returns_rows: tag.starts_with("SELECT"),
+            error: None,
+            session: None,
+            ended: Ended::Complete,
+            batch: None,
+            statements: None,
+            transaction: None,
+        }
+    }
+
+    fn nothing(statement: Statement) -> bool {
+        found_nothing(&Detail::Postgres(Box::new(statement)))
+    }
+
+    #[test]
+    fn a_statement_finds_nothing_without_rows() {
+        assert!(nothing(statement("SELECT id FROM jobs WHERE due", "SELECT 0", Some(0))));
+        assert!(!nothing(statement("SELECT id FROM jobs WHERE due", "SELECT 3", Some(3))));
+        assert!(!nothing(statement("SELECT id FROM jobs WHERE due", "SELECT 0", None)), "not all was seen");
+        assert!(nothing(statement("UPDATE jobs SET taken = true", "UPDATE 0", Some(0))));
+        assert!(!nothing(statement("UPDATE jobs SET taken = true", "UPDATE 1", Some(1))));
+        assert!(!nothing(statement("CREATE TABLE jobs ()", "CREATE TABLE", Some(0))));
+        assert!(!nothing(statement("NOTIFY jobs", "NOTIFY", Some(0))));
+    }
+
+    #[test]
+    fn what_only_keeps_a_connection_in_order_finds_nothing() {
+        assert!(nothing(statement("BEGIN", "BEGIN", None)));
+        assert!(nothing(statement("SELECT 1", "SELECT 1", Some(1))), "a ping");
+        assert!(!nothing(statement("SELECT 1 FROM jobs", "SELECT 1", Some(1))));
+        let reset = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+        assert!(nothing(statement(reset, "RESET", Some(1))));
+    }
+
+    #[test]
+    fn what_has_failed_has_found_something() {
+        let error = Some(PgError { sqlstate: "42P01".into(), severity: "ERROR".into() });
+        assert!(!nothing(Statement { error, ..statement("SELECT 1", "", None) }));
+        assert!(!nothing(Statement { ended: Ended::Gap, ..statement("SELECT 1", "SELECT 1", Some(1)) }));
     }
 }

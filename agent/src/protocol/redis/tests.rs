@@ -174,6 +174,24 @@ fn a_command_and_its_reply_are_an_exchange() {
 }
 
 #[test]
+fn null_zero_and_what_is_empty_is_nothing() {
+    let nothing = |reply: &str| {
+        let events = play(&[sent(command("GET a")), got(reply)]);
+        batches(&events).iter().map(|batch| batch.nothing).collect::<Vec<_>>()
+    };
+    for reply in ["$-1\r\n", "*-1\r\n", "_\r\n", "*0\r\n", "%0\r\n", ":0\r\n"] {
+        assert_eq!(nothing(reply), [true], "{reply:?}");
+    }
+    for reply in
+        ["$1\r\na\r\n", "$0\r\n\r\n", "*1\r\n$-1\r\n", ":1\r\n", ":-10\r\n", "+OK\r\n", "*1\r\n*0\r\n"]
+    {
+        assert_eq!(nothing(reply), [false], "{reply:?}");
+    }
+    let both = [sent(commands(&["GET a", "GET b"])), got("$-1\r\n$1\r\nb\r\n")];
+    assert!(!batches(&play(&both))[0].nothing, "one of them was there");
+}
+
+#[test]
 fn a_command_sent_in_several_calls_begins_with_the_first_of_them() {
     check(
         &[sent("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\n"), sent("hello"), sent("\r\n"), got("+OK"), got("\r\n")],
