@@ -252,15 +252,18 @@ impl Reader<'_> {
         for route in codes.list(patterns?)? {
             self.take_one()?;
             let pattern = codes.attribute(route, "pattern")?;
-            let text = match self.text(pattern, "_route") {
-                Some(text) => text,
-                None => {
-                    self.text(pattern, "_regex").filter(|text| text.is_empty() || text.starts_with('^'))?
-                }
+            let (text, is_route) = match self.text(pattern, "_route") {
+                Some(text) => (text, true),
+                None => (self.text(pattern, "_regex")?, false),
             };
+            // An expression that fits anywhere fits at once if it is empty.
+            let part = if is_route || text.starts_with('^') { text.as_str() } else { "^" };
+            if part != text && !text.is_empty() {
+                return None;
+            }
             // `_join_route`.
             let joined = if before.is_empty() { &text } else { text.strip_prefix('^').unwrap_or(&text) };
-            let (template, parts) = (format!("{before}{joined}"), format!("{parts}{PART}{text}"));
+            let (template, parts) = (format!("{before}{joined}"), format!("{parts}{PART}{part}"));
             if codes.attribute(route, "urlconf_name").is_some() {
                 self.django(route, &template, &parts, depth)?;
             } else {

@@ -47,7 +47,8 @@ impl RoutesReader {
             Some(table) if table.rules.is_empty() && table.dialect == Dialect::Django => PAUSE_EMPTY,
             _ => PAUSE_MAX,
         };
-        let found = found.filter(|table| !table.rules.is_empty());
+        // What was found before may not hold any more: Django has a second resolver.
+        let found = found.filter(|table| !table.rules.is_empty() || self.found.is_some());
         self.pause = if found.is_some() { PAUSE_MAX } else { (self.pause * 2).min(longest) };
         self.due = now + self.pause;
         if let Some(table) = found.filter(|table| self.found.as_ref() != Some(table)) {

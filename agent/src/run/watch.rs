@@ -81,7 +81,7 @@ pub(super) struct Watcher {
 /// What the kernel side has said of processes in one turn.
 enum Life {
     Fork(u32, u32),
-    Exec(u32),
+    Exec(Header),
     Exit(u32),
     Map(u32),
 }
@@ -167,7 +167,7 @@ impl Watcher {
                 _ => {}
             }
             match life(bytes) {
-                Some(life @ Life::Exec(pid)) => {
+                Some(life @ Life::Exec(Header { pid, .. })) => {
                     lives.push(life);
                     // With patterns the kernel reports everybody's, which is nobody's business in a recording.
                     if !patterns || watched.contains_key(&pid) {
@@ -183,7 +183,7 @@ impl Watcher {
         for life in lives {
             match life {
                 Life::Fork(parent, child) => self.forked(parent, child, facts),
-                Life::Exec(pid) => self.executed(pid, facts),
+                Life::Exec(begun) => self.executed(begun, facts),
                 Life::Exit(pid) => self.exited(pid),
                 Life::Map(pid) => {
                     if let Some(watched) = self.watched.get_mut(&pid) {
@@ -488,7 +488,8 @@ impl Watcher {
         self.look(child, facts);
     }
 
-    fn executed(&mut self, pid: u32, facts: &mut Facts<'_>) {
+    fn executed(&mut self, begun: Header, facts: &mut Facts<'_>) {
+        let pid = begun.pid;
         if self.watched.contains_key(&pid) {
             self.codes.forget(pid);
             self.forget_marks(pid);
@@ -505,6 +506,7 @@ impl Watcher {
         } else if let Some(patterns) = &self.patterns
             && discover::wanted(pid, patterns)
         {
+            facts.own(&Fact::Exec(begun));
             self.adopt(pid, facts);
         }
     }
@@ -541,7 +543,7 @@ fn life(bytes: &[u8]) -> Option<Life> {
     }
     match Fact::parse(bytes).ok()? {
         Fact::Fork(Child { header, child, .. }) => Some(Life::Fork(header.pid, child)),
-        Fact::Exec(header) => Some(Life::Exec(header.pid)),
+        Fact::Exec(header) => Some(Life::Exec(header)),
         Fact::Exit(header) => Some(Life::Exit(header.pid)),
         Fact::Map(header) => Some(Life::Map(header.pid)),
         _ => None,

@@ -136,9 +136,9 @@ enum Pattern {
 }
 
 impl Pattern {
-    fn new(dialect: Dialect, text: &str) -> Self {
+    fn new(dialect: Dialect, text: &str, known: &mut django::Known) -> Self {
         match dialect {
-            Dialect::Django => Self::Parts(django::parts(text)),
+            Dialect::Django => Self::Parts(django::parts(text, known)),
             Dialect::Starlette | Dialect::Werkzeug | Dialect::Aiohttp => Self::Tokens(tokens(dialect, text)),
         }
     }
@@ -161,9 +161,10 @@ impl Pattern {
 impl Matcher {
     pub(crate) fn new(table: &RouteTable) -> Self {
         let dialect = table.dialect;
+        let mut known = django::Known::default();
         let tokens = |rule: &Rule| {
             let pattern = if rule.pattern.is_empty() { &rule.template } else { &rule.pattern };
-            (Pattern::new(dialect, pattern), rule.clone())
+            (Pattern::new(dialect, pattern, &mut known), rule.clone())
         };
         let mut rules: Vec<_> = table.rules.iter().map(tokens).collect();
         match dialect {

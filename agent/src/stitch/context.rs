@@ -92,6 +92,12 @@ impl Contexts {
         self.insert(pid, address, 0, time, false)
     }
 
+    /// The context at this address now, of which nothing is heard by that.
+    pub(super) fn known_at(&mut self, pid: u32, address: u64, time: u64) -> ContextId {
+        let known = self.by_address.get(&(pid, address)).filter(|id| self.all.contains_key(id)).copied();
+        known.unwrap_or_else(|| self.at(pid, address, time))
+    }
+
     /// When the context at this address was last heard of.
     pub(super) fn active(&self, pid: u32, address: u64) -> u64 {
         let found = self.by_address.get(&(pid, address)).and_then(|id| self.all.get(id));

@@ -36,6 +36,11 @@ impl Engine {
     /// Makes spans of what has finished and is settled, or of everything.
     pub(super) fn emit_settled(&mut self, all: bool) {
         let mut waiting = std::mem::take(&mut self.finished);
+        if all {
+            // What was done in a job says whether it has found something.
+            let is_job = |finished: &Finished| matches!(finished, Finished::Unit(id) if self.is_job(*id));
+            waiting.make_contiguous().sort_by_key(is_job);
+        }
         let mut kept = std::collections::VecDeque::with_capacity(waiting.len());
         for finished in waiting.drain(..) {
             let settled = match finished {
@@ -272,7 +277,6 @@ impl Engine {
         let owner_id = owner;
         let act = operation.act.clone();
         if let Some(owner) = owner {
-            self.release(owner);
             self.note_handler(owner, &act, false);
         }
         let Some(operation) = self.operations.get(&id) else { return };
@@ -314,6 +318,9 @@ impl Engine {
             self.counters.roots += u64::from(root);
             if root {
                 self.notice_ownerless(frame.pid, context);
+            }
+            if let Some(owner) = owner_id {
+                self.release(owner);
             }
             self.push_span(frame, Role::Client, &detail);
             let site = self.site_of(&act, owner_id);

@@ -34,32 +34,95 @@ const BRACKETS: [&str; 14] = [
     "DEALLOCATE ALL",
     "CLOSE CURSOR",
 ];
-/// Statements by which libraries see that a connection is alive, or make it like new: asyncpg's pool.
-const HOUSEKEEPING: [&str; 2] = ["SELECT 1", "SELECT pg_advisory_unlock_all()"];
+/// Statements by which libraries see that a connection is alive, or make it like new (asyncpg's `Connection.reset`).
+const HOUSEKEEPING: [&str; 3] =
+    ["SELECT 1", ";", "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"];
+/// Statements that look for rows, or change those that they find, and their tags.
+const VERBS: [&str; 6] = ["SELECT", "UPDATE", "DELETE", "INSERT", "MERGE", "FETCH"];
+/// Commands of Redis that look for something, or take it.
+const LOOKS: [&str; 56] = [
+    "EXISTS",
+    "GET",
+    "GETDEL",
+    "GETEX",
+    "GETRANGE",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HKEYS",
+    "HLEN",
+    "HMGET",
+    "HSCAN",
+    "HSTRLEN",
+    "HVALS",
+    "KEYS",
+    "LINDEX",
+    "LLEN",
+    "LMOVE",
+    "LMPOP",
+    "LPOP",
+    "LPOS",
+    "LRANGE",
+    "MGET",
+    "RPOP",
+    "RPOPLPUSH",
+    "SCARD",
+    "SDIFF",
+    "SINTER",
+    "SISMEMBER",
+    "SMEMBERS",
+    "SMISMEMBER",
+    "SPOP",
+    "SRANDMEMBER",
+    "SSCAN",
+    "STRLEN",
+    "SUNION",
+    "TTL",
+    "TYPE",
+    "XAUTOCLAIM",
+    "XLEN",
+    "XPENDING",
+    "XRANGE",
+    "XREAD",
+    "XREADGROUP",
+    "XREVRANGE",
+    "ZCARD",
+    "ZCOUNT",
+    "ZMPOP",
+    "ZPOPMAX",
+    "ZPOPMIN",
+    "ZRANGE",
+    "ZRANGEBYSCORE",
+    "ZRANK",
+    "ZREVRANGE",
+    "ZREVRANGEBYSCORE",
+    "ZSCORE",
+];
 
 /// Whether something was asked for, and there was nothing; or nothing was asked for at all.
 pub(super) fn found_nothing(detail: &Detail) -> bool {
     match detail {
         Detail::Postgres(statement) => {
             let tag = statement.tag.as_deref().unwrap_or_default();
-            let is_housekeeping = || {
-                let text = statement.text.as_deref().unwrap_or_default().trim();
-                let is = |known: &&str| {
-                    text.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
-                };
-                HOUSEKEEPING.iter().any(is)
-            };
-            let is_empty = statement.rows == Some(0)
-                && ["SELECT", "UPDATE", "DELETE", "INSERT", "MERGE", "FETCH"]
-                    .iter()
-                    .any(|verb| tag.starts_with(verb));
+            let text = statement.text.as_deref().unwrap_or_default().trim();
+            let is_housekeeping = || HOUSEKEEPING.contains(&text);
+            // Of several the tag is that of the last one.
+            let is_one = !text.trim_end_matches(';').contains(';');
+            // `CREATE TABLE … AS` has the tag of its query.
+            let first = text.split_ascii_whitespace().next().unwrap_or("SELECT");
+            let is_query = VERBS.iter().chain(&["WITH"]).any(|verb| first.eq_ignore_ascii_case(verb));
+            let is_empty =
+                is_query && statement.rows == Some(0) && VERBS.iter().any(|verb| tag.starts_with(verb));
             statement.error.is_none()
                 && statement.ended == postgres::Ended::Complete
                 && matches!(statement.kind, postgres::Kind::Simple | postgres::Kind::Extended)
-                && (is_empty || BRACKETS.contains(&tag) || is_housekeeping())
+                && (is_one && (is_empty || BRACKETS.contains(&tag)) || is_housekeeping())
         }
         Detail::Redis(batch) => {
-            batch.error.is_none() && batch.ended == redis::Ended::Complete && batch.nothing
+            let looks = batch.commands.iter().all(|command| LOOKS.contains(&command.name.as_str()));
+            let is_whole = batch.commands.len() as u64 == batch.count;
+            let is_nothing = batch.error.is_none() && batch.ended == redis::Ended::Complete && batch.nothing;
+            is_nothing && is_whole && looks
         }
         Detail::Amqp(message) => {
             message.kind == amqp::Kind::Get && message.answer == Some(amqp::Answer::Empty)
@@ -161,6 +224,9 @@ mod tests {
         assert!(nothing(statement("BEGIN", "BEGIN", None)));
         assert!(nothing(statement("SELECT 1", "SELECT 1", Some(1))), "a ping");
         assert!(!nothing(statement("SELECT 1 FROM jobs", "SELECT 1", Some(1))));
+        assert!(!nothing(statement("INSERT INTO jobs VALUES (1); COMMIT", "COMMIT", None)), "of several");
+        assert!(!nothing(statement("UPDATE a SET b = 1; SELECT c", "SELECT 0", Some(0))));
+        assert!(!nothing(statement("CREATE TABLE a AS SELECT b", "SELECT 0", Some(0))));
         let reset = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
         assert!(nothing(statement(reset, "RESET", Some(1))));
     }

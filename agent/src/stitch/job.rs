@@ -35,11 +35,19 @@ use crate::{
 
 /// How long after its last sign of life a job is shown, nanoseconds. What it does later is still below it.
 const QUIET: u64 = 2_000_000_000;
+/// The same for one that has found nothing so far.
+const HELD_QUIET: u64 = 60_000_000_000;
+/// How long a process may take until it does something for the first time, nanoseconds.
+const START_MAX: u64 = 60_000_000_000;
+/// How long after a signal its handler has done something, nanoseconds.
+const HANDLED_WITHIN: u64 = 1_000_000_000;
 /// A thread that was busy until then has not waited, nanoseconds: the call only looked.
 const WAITED: u64 = 1_000_000;
 
 /// How long after the wait of a loop has run out it has called its timers, nanoseconds.
 const AT_ONCE: u64 = 10_000_000;
+/// How long after the last answer nothing more is expected of a job that waits, nanoseconds.
+const AT_REST: u64 = 5_000_000;
 /// How long the answer to something that was begun in a job is waited for, nanoseconds.
 const OPEN_MAX: u64 = 600_000_000_000;
 /// Seconds in which something had no owner, after which it is watched who wakes whom in a process.
@@ -106,6 +114,8 @@ pub(super) struct Job {
     pub(super) open: u32,
     /// What was begun in it and has not ended.
     running: u32,
+    /// When anything that was begun in it last began or was answered.
+    active: u64,
     /// When the last of what is its own ended.
     pub(super) last: u64,
     /// When the first of that began, and its name.
@@ -119,7 +129,12 @@ pub(super) struct Job {
 impl Job {
     /// Whether something that was begun in it is not a span yet.
     pub(super) fn is_open(&self) -> bool {
-        self.open > 0
+        self.open > 0 || !self.held.is_empty()
+    }
+
+    /// How long nothing is heard of it before it is shown. One that has found nothing may think about that.
+    fn patience(&self) -> u64 {
+        if self.held.is_empty() { QUIET } else { HELD_QUIET }
     }
 }
 
@@ -128,10 +143,16 @@ impl Engine {
     pub(super) fn timer(&mut self, item: &Item) {
         let header = &item.header;
         let trigger = if header.flags & flag::INTERRUPTED != 0 { Trigger::Signal } else { Trigger::Timer };
-        self.start_is_over(header.pid);
+        if trigger == Trigger::Signal && header.tid != header.pid {
+            // Python's handlers run in the main thread.
+            return;
+        }
+        self.start_has_waited(header);
         let context = self.contexts.at(header.pid, header.context, header.time);
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        (thread.timed, thread.timed_at) = (thread.facts, header.time);
+        if trigger == Trigger::Timer {
+            (thread.timed, thread.timed_at) = (thread.facts, header.time);
+        }
         thread.read_for = 0;
         if thread.is_loop {
             let waited = thread.silent;
@@ -164,31 +185,37 @@ impl Engine {
         }
     }
 
-    /// A task has been woken: perhaps by its timer. `active` is when something was last heard of what has woken it, `slept` for
-    /// how long nothing was of the task, nanoseconds.
+    /// A task has been woken: perhaps by its timer. `active` is when something was last heard of what has woken it, `heard` when
+    /// of the task.
     pub(super) fn woken_by_loop(
         &mut self,
         header: &Header,
         by: ContextId,
         task: ContextId,
         active: u64,
-        slept: u64,
+        heard: u64,
     ) {
         if let Some(process) = self.processes.get_mut(&header.pid) {
             process.wakes_seen = true;
         }
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        // What asyncio has called in a copy of the task's own context that it has made a while ago was its timer.
+        if thread.read_at + 1 == thread.facts {
+            thread.read_for = by;
+        }
+        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
+        // What asyncio has called in a copy of the task's own context was its timer, if it has waited since.
+        let ran_out = thread.timed_at;
+        let is_at_rest = || {
+            let turn = self.contexts.find(task).and_then(|task| task.turn.as_deref());
+            turn.is_some_and(|turn| self.is_quiet(turn, header.time))
+        };
         let is_timer = |handle: &Context| {
-            handle.called != 0 && handle.called == thread.timed_at
-                || handle.announced && handle.parent == task && slept >= WAITED
+            handle.called != 0 && handle.called == ran_out
+                || handle.announced && handle.parent == task && heard < ran_out && is_at_rest()
         };
         let has_waited = thread.rested >= WAITED
             || thread.timed + 1 == thread.facts
             || self.contexts.find(by).filter(|by| !by.is_task).is_some_and(is_timer);
-        if thread.read_at + 1 == thread.facts {
-            thread.read_for = by;
-        }
         // A protocol wakes whoever waits for what was read, in the context in which it was read, or (uvloop) in its own at once.
         let has_read = thread.answered.0 == by || thread.read_for == by;
         // A timer is called in a copy of the context of the task that waits, which uvloop does not announce: it may stand at the
@@ -234,7 +261,7 @@ impl Engine {
             return;
         }
         let at_once = thread.read_at < thread.timed && ran_out + AT_ONCE > header.time;
-        let context = self.contexts.at(header.pid, header.context, header.time);
+        let context = self.contexts.known_at(header.pid, header.context, header.time);
         if let Some(context) = self.contexts.find_mut(context).filter(|context| at_once || context.is_task) {
             context.called = if at_once { ran_out } else { header.time };
         }
@@ -248,6 +275,18 @@ impl Engine {
         self.turn_by_timer((header.pid, header.tid), parent, turning, header.time);
     }
 
+    /// Whether something is under way in a turn.
+    pub(super) fn is_running(&self, turn: &Turn) -> bool {
+        turn.unit.and_then(|unit| job_in(&self.units, unit)).is_some_and(|job| job.running > 0)
+    }
+
+    /// Whether nothing is under way in a turn, and nothing was a moment ago.
+    fn is_quiet(&self, turn: &Turn, now: u64) -> bool {
+        let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
+        let active = job.map_or(turn.start, |job| job.active);
+        job.is_none_or(|job| job.running == 0) && active + AT_REST < now
+    }
+
     /// A new turn of a context, if a timer has called in another, or in itself.
     fn turn_by_timer(&mut self, thread: (u32, u32), called: ContextId, turning: ContextId, now: u64) {
         let Some(start) = self.contexts.find(called).map(|context| context.called) else { return };
@@ -256,18 +295,18 @@ impl Engine {
         if start == 0 || start + AT_ONCE < now || !wakes_are_seen() {
             return;
         }
-        let Some(found) = self.contexts.find_mut(turning) else { return };
+        let Some(found) = self.contexts.find(turning) else { return };
         if found.consumer.is_some() || found.received.is_some() || found.serves.is_some() {
             return;
         }
-        if let Some(turn) = &mut found.turn {
-            let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
-            if turn.start >= start || turn.others > 0 || job.is_some_and(|job| job.running > 0) {
-                return;
-            }
+        if let Some(turn) = &found.turn
+            && (turn.start >= start || turn.others > 0 || !self.is_quiet(turn, now))
+        {
+            return;
         }
         let turn = Turn::new(Trigger::Timer, start, turning, 0);
-        if let Some(before) = found.turn.replace(Box::new(turn)) {
+        let found = self.contexts.find_mut(turning);
+        if let Some(before) = found.and_then(|found| found.turn.replace(Box::new(turn))) {
             self.turn_ends(*before);
         }
     }
@@ -363,9 +402,20 @@ impl Engine {
         let thread = self.threads.get(&(act.pid, act.tid))?;
         let starting = self.processes.get(&act.pid).and_then(|process| process.starting);
         if let Some(turn) = starting.filter(|turn| act.tid == act.pid && turn.start <= act.start) {
-            return Some((turn, Holder::Process));
+            // It may never wait so: it ends when it is done all the same.
+            let until = match turn.unit {
+                None => turn.start + START_MAX,
+                Some(unit) => job_in(&self.units, unit).map_or(0, |job| {
+                    job.active.max(job.last) + if job.running > 0 { OPEN_MAX } else { QUIET }
+                }),
+            };
+            return (act.start < until).then_some((turn, Holder::Process));
         }
         let turn = thread.turn.filter(|_| thread.consumer.is_none())?;
+        if turn.trigger == Trigger::Signal && turn.unit.is_none() && turn.start + HANDLED_WITHIN < act.start {
+            // There was nothing to do; what it has waited for since has come.
+            return None;
+        }
         // A thread may get its context only when it needs one.
         let new = || {
             let found = self.contexts.find(act.context);
@@ -377,16 +427,20 @@ impl Engine {
 
     /// Something was begun in a job.
     pub(super) fn job_begins(&mut self, unit: UnitId) {
+        let now = self.now;
         if let Some(job) = self.job_mut(unit) {
             job.open += 1;
             job.running += 1;
+            job.active = now;
         }
     }
 
     /// It has ended.
     pub(super) fn job_is_answered(&mut self, unit: UnitId) {
+        let now = self.now;
         if let Some(job) = self.job_mut(unit) {
             job.running = job.running.saturating_sub(1);
+            job.active = now;
         }
     }
 
@@ -401,6 +455,10 @@ impl Engine {
     /// It turns out that something was done for the task in this context.
     pub(super) fn job_moves(&mut self, id: OperationId, context: ContextId) {
         let Some(operation) = self.operations.get(&id) else { return };
+        let is_held = |unit| job_in(&self.units, unit).is_some_and(|job| job.held.contains(&id));
+        if operation.act.job.is_some_and(is_held) {
+            return;
+        }
         let act = Act { context, ..operation.act.clone() };
         let job = self.job_of(&act);
         let Some(operation) = self.operations.get_mut(&id) else { return };
@@ -449,12 +507,12 @@ impl Engine {
 
     /// When a job was last heard of; one in which something is open is waited for.
     pub(super) fn job_end(job: &Job) -> u64 {
-        if job.open > 0 { job.last + OPEN_MAX } else { job.last }
+        if job.open > 0 { job.last + OPEN_MAX } else { job.last + job.patience() - QUIET }
     }
 
     /// Whether a job is over, as far as can be seen.
     pub(super) fn job_is_over(&self, job: &Job) -> bool {
-        job.open == 0 && (job.over || job.last + QUIET < self.now)
+        job.open == 0 && (job.over || job.last + job.patience() < self.now)
     }
 
     /// Whether something is known to be a job's own.

@@ -467,10 +467,10 @@ impl Engine {
     /// A future has its result: the context that waits for it runs because of the current one.
     pub(super) fn woken(&mut self, header: &Header, child: u64) {
         let active = self.contexts.active(header.pid, header.context);
-        let slept = header.time.saturating_sub(self.contexts.active(header.pid, child));
+        let heard = self.contexts.active(header.pid, child);
         let by = self.contexts.at(header.pid, header.context, header.time);
         let child = self.contexts.at(header.pid, child, header.time);
-        self.woken_by_loop(header, by, child, active, slept);
+        self.woken_by_loop(header, by, child, active, heard);
         if by == child {
             return;
         }

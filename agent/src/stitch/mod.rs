@@ -327,6 +327,9 @@ impl Engine {
             // A new socket is told of between a stack and the bytes that were sent there.
             thread.stack = 0;
         }
+        if header.context != 0 && header.flags & flag::RECEIVED == 0 && !matches!(fact, Fact::Timer(_)) {
+            self.called_by_timer(&header);
+        }
         if let Fact::Data { data, head, tail } = fact
             && header.flags & flag::OUTPUT != 0
         {
@@ -357,9 +360,6 @@ impl Engine {
             && let Some(thread) = self.threads.get_mut(&(header.pid, header.tid))
         {
             thread.flush = (0, 0);
-        }
-        if header.context != 0 && header.flags & flag::RECEIVED == 0 && !matches!(fact, Fact::Timer(_)) {
-            self.called_by_timer(&header);
         }
         match fact {
             Fact::Data { head, .. } if header.flags & flag::PIPE != 0 => self.piped(&header, head),
@@ -396,6 +396,7 @@ impl Engine {
                 let mark = self.mark(&header);
                 if header.flags & flag::ACCEPTED != 0 {
                     // What the thread has read before is not what it does next.
+                    self.start_is_over(header.pid);
                     let thread = self.thread(&header);
                     (thread.inbound, thread.timed) = (None, 0);
                 }

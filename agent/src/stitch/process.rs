@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use adder_ebpf::Header;
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -107,7 +108,16 @@ impl Engine {
         }
     }
 
-    /// A process has waited, was asked for something, or has ended: what it does from now on is for that.
+    /// A thread has waited until its time was up. Others than the main one may do so all the time, and so does who waits for
+    /// an answer.
+    pub(super) fn start_has_waited(&mut self, header: &Header) {
+        let starting = self.processes.get(&header.pid).and_then(|process| process.starting);
+        if header.tid == header.pid && starting.is_some_and(|turn| !self.is_running(&turn)) {
+            self.start_is_over(header.pid);
+        }
+    }
+
+    /// A process was asked for something, or has ended: what it does from now on is for that.
     pub(super) fn start_is_over(&mut self, pid: u32) {
         if let Some(turn) = self.processes.get_mut(&pid).and_then(|process| process.starting.take()) {
             self.turn_ends(turn);

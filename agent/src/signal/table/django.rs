@@ -2,25 +2,41 @@
 
 use std::fmt::Write as _;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
+use rustc_hash::FxHashMap;
 
 use super::Fit;
+
+/// Largest expression that is made, bytes of memory.
+const EXPRESSION_MAX: usize = 256 * 1024;
+/// Different ones of one table; what is behind them is not known.
+const EXPRESSIONS_MAX: usize = 4096;
 
 /// Between the patterns of a rule.
 pub const PART: char = '\0';
 
 /// One pattern; `None` where it is not known what fits it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Part(Option<Regex>);
 
+/// The patterns of a table so far, by their text and whether they are the last of a rule.
+pub(super) type Known = FxHashMap<(String, bool), Part>;
+
 /// The patterns of a rule.
-pub(super) fn parts(text: &str) -> Vec<Part> {
+pub(super) fn parts(text: &str, known: &mut Known) -> Vec<Part> {
     let last = text.matches(PART).count();
     let part = |(index, text): (usize, &str)| {
+        let key = (text.to_owned(), index == last);
+        if let Some(part) = known.get(&key) {
+            return part.clone();
+        }
         let expression =
             if text.starts_with('^') { Some(text.to_owned()) } else { route(text, index == last) };
         // What Rust's expressions do not have: looking ahead, references to what was found.
-        Part(expression.and_then(|expression| Regex::new(&expression).ok()))
+        let made = expression
+            .filter(|_| known.len() < EXPRESSIONS_MAX)
+            .and_then(|expression| RegexBuilder::new(&expression).size_limit(EXPRESSION_MAX).build().ok());
+        known.entry(key).or_insert(Part(made)).clone()
     };
     text.split(PART).enumerate().map(part).collect()
 }
