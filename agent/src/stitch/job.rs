@@ -223,7 +223,9 @@ impl Engine {
         let by_task = by != task
             && active + WAITED > header.time
             && self.contexts.find(by).is_some_and(|by| by.announced && by.parent != task);
-        if (has_read || by_task) && !has_waited {
+        // However long it took the machine to go on after the read.
+        let for_read = thread.answered.0 == by && thread.read_at > thread.timed;
+        if for_read || (has_read || by_task) && !has_waited {
             let Some(found) = self.contexts.find_mut(task) else { return };
             found.is_task |= !found.announced;
             if let Some(turn) = found.turn.as_deref_mut().filter(|_| by_task) {
