@@ -25,13 +25,12 @@ const LIFE: [(&str, &str); 3] =
     [("fork", "sched_process_fork"), ("exec", "sched_process_exec"), ("exit", "sched_process_exit")];
 
 /// `fexit` programs and the functions of the system calls they are for.
-const FEXIT: [(&str, &str); 32] = [
+const FEXIT: [(&str, &str); 31] = [
     ("fexit_read", "__x64_sys_read"),
     ("fexit_write", "__x64_sys_write"),
     ("fexit_close", "__x64_sys_close"),
     ("fexit_poll", "__x64_sys_poll"),
     ("fexit_select", "__x64_sys_select"),
-    ("fexit_pause", "__x64_sys_pause"),
     ("fexit_rt_sigtimedwait", "__x64_sys_rt_sigtimedwait"),
     ("fexit_nanosleep", "__x64_sys_nanosleep"),
     ("fexit_futex", "__x64_sys_futex"),
