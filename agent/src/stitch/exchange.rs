@@ -86,14 +86,13 @@ impl Engine {
     pub(super) fn begin_unit(&mut self, happened: &Happened, flags: u16) {
         let Event::Begin { exchange, first, at, incoming } = &happened.event else { return };
         let id = UnitId(self.number());
-        self.turn_is_over((at.pid, at.tid));
+        self.is_asked((at.pid, at.tid));
         let uvloop = self.processes.get(&at.pid).is_some_and(|process| process.uvloop);
         let by_loop = uvloop && flags & (flag::FILE_CALL | flag::DETACHED) != 0;
         if by_loop && let Some(context) = self.contexts.find_mut(at.context) {
             context.common = true;
         }
         let peer = self.connections.peer(happened.netns, &happened.endpoints);
-        self.start_is_over(at.pid);
         let mut unit = self.unit(at, first.time, happened.endpoints.clone());
         unit.remote = incoming.as_deref().and_then(RemoteParent::parse);
         unit.may_have_caller = peer.is_some();

@@ -225,17 +225,15 @@ impl Engine {
             && self.contexts.find(by).is_some_and(|by| by.announced && by.parent != task);
         // However long it took the machine to go on after the read.
         let for_read = thread.answered.0 == by && thread.read_at > thread.timed;
+        let Some(found) = self.contexts.find_mut(task) else { return };
+        // One that is older than the agent.
+        found.is_task |= !found.announced;
         if for_read || (has_read || by_task) && !has_waited {
-            let Some(found) = self.contexts.find_mut(task) else { return };
-            found.is_task |= !found.announced;
             if let Some(turn) = found.turn.as_deref_mut().filter(|_| by_task) {
                 turn.others = turn.others.saturating_sub(1);
             }
             return;
         }
-        let Some(found) = self.contexts.find_mut(task) else { return };
-        // One that is older than the agent.
-        found.is_task |= !found.announced;
         if let Some(turn) = &mut found.turn {
             let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
             if job.is_some_and(|job| job.running > 0) {
@@ -286,7 +284,7 @@ impl Engine {
     fn is_quiet(&self, turn: &Turn, now: u64) -> bool {
         let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
         let active = job.map_or(turn.start, |job| job.active);
-        job.is_none_or(|job| job.running == 0) && active + AT_REST < now
+        !self.is_running(turn) && active + AT_REST < now
     }
 
     /// A new turn of a context, if a timer has called in another, or in itself.
@@ -349,7 +347,13 @@ impl Engine {
         }
     }
 
-    /// A message or request has come to a thread: what it does now is for that.
+    /// A request or a message has come to a thread: what it does now is for that, and its process has started.
+    pub(super) fn is_asked(&mut self, thread: (u32, u32)) {
+        self.turn_is_over(thread);
+        self.start_is_over(thread.0);
+    }
+
+    /// What a thread does now is for something else.
     pub(super) fn turn_is_over(&mut self, thread: (u32, u32)) {
         if let Some(turn) = self.threads.get_mut(&thread).and_then(|thread| thread.turn.take()) {
             self.turn_ends(turn);

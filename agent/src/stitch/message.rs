@@ -169,7 +169,7 @@ impl Engine {
     pub(super) fn begin_delivery(&mut self, happened: Happened) {
         let Event::Delivery { delivery, first, at, detail } = happened.event else { return };
         let Detail::Amqp(message) = &detail else { return };
-        self.turn_is_over((at.pid, at.tid));
+        self.is_asked((at.pid, at.tid));
         let id = UnitId(self.number());
         let channel = message.channel;
         let connection = happened.connection;
@@ -179,7 +179,6 @@ impl Engine {
         if message.no_ack.is_none() {
             self.unsettled.push_back(id);
         }
-        self.start_is_over(at.pid);
         let mut unit = self.unit(&at, first.time, happened.endpoints);
         unit.remote = message.incoming.as_deref().and_then(super::RemoteParent::parse);
         unit.delivery = Some(Box::new(Delivery {

@@ -245,8 +245,7 @@ impl Engine {
             return;
         }
         self.receive(context, thread, start, None);
-        self.turn_is_over(thread);
-        self.start_is_over(thread.0);
+        self.is_asked(thread);
         let Some(popped) = &batch.popped else { return };
         let task = popped.task.as_ref().map(|task| task.id.clone());
         let key = redis_key("list", &popped.list, popped.payload);
