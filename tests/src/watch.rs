@@ -27,24 +27,30 @@ pub struct Watched {
     pub lines: Vec<String>,
 }
 
+/// Texts are shown as they are: the ids are in comments and keys.
+const RAW: [(&str, &str); 2] = [("ADDER_SQL_TEXT", "raw"), ("ADDER_REDIS_TEXT", "raw")];
+
 /// `adder` on these processes with texts shown, so that the judge can read the ids in them.
 ///
 /// `ADDER_RECORD=FOLDER` keeps the facts of each run there, to be looked at with `adder replay`.
 pub fn attach(dir: &Path, pids: &[u32], collector: &Collector) -> Result<(Agent, Option<Agent>)> {
     let pids: Vec<String> = pids.iter().flat_map(|pid| ["--pid".into(), pid.to_string()]).collect();
-    let raw = [("ADDER_SQL_TEXT", "raw"), ("ADDER_REDIS_TEXT", "raw")];
-    let mut variables = collector.env(Protocol::Grpc);
-    variables.extend(raw.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    let mut arguments = vec!["run"];
-    arguments.extend(pids.iter().map(String::as_str));
-    let agent = Agent::start(dir, &arguments, variables)?;
+    let pids: Vec<&str> = pids.iter().map(String::as_str).collect();
+    let agent = run(dir, &pids, collector)?;
     let Some(folder) = std::env::var_os("ADDER_RECORD") else { return Ok((agent, None)) };
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = Path::new(&folder).join(format!("{name}.rec")).display().to_string();
     let mut arguments = vec!["record", &file];
-    arguments.extend(pids.iter().map(String::as_str));
-    let recorder = Agent::start(&crate::folder("record")?, &arguments, raw)?;
+    arguments.extend(pids);
+    let recorder = Agent::start(&crate::folder("record")?, &arguments, RAW)?;
     Ok((agent, Some(recorder)))
+}
+
+/// Lets an agent watch what the arguments of `adder run` say, with all texts as they are.
+pub fn run(dir: &Path, arguments: &[&str], collector: &Collector) -> Result<Agent> {
+    let mut variables = collector.env(Protocol::Grpc);
+    variables.extend(RAW.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    Agent::start(dir, &[&["run"], arguments].concat(), variables)
 }
 
 /// Watches processes during a load.

@@ -8,12 +8,11 @@ use std::{
 };
 
 use adder_tests::{
-    agent::Agent,
-    collector::{CollectedSpan, Collector, Protocol},
+    collector::{CollectedSpan, Collector},
     judge::find_rid,
     python::App,
     rig::Rig,
-    watch::attach,
+    watch::{attach, run as run_agent},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
@@ -207,12 +206,7 @@ fn start(way: &str, python: &str, by_name: bool) {
         let daemons = std::env::current_dir().expect("a folder").join("apps/daemons.py");
         std::os::unix::fs::symlink(daemons, &script).expect("a name of its own");
         let script = script.to_str().expect("a path");
-        let mut variables = collector.env(Protocol::Grpc);
-        variables.extend(
-            [("ADDER_SQL_TEXT", "raw"), ("ADDER_REDIS_TEXT", "raw")]
-                .map(|(name, value)| (name.into(), value.into())),
-        );
-        let agent = Agent::start(&rig.dir, &["run", "--exec", script], variables).expect("the agent");
+        let agent = run_agent(&rig.dir, &["--exec", script], &collector).expect("the agent");
         (worker(script, &[way]), agent, None)
     } else {
         let launcher = worker("daemons.py", &["launch", way]);
