@@ -58,7 +58,7 @@ impl Command {
     }
 
     /// Whether this is what [`Command::operation`] gives.
-    pub(super) fn is_operation(&self, operation: &str) -> bool {
+    pub(crate) fn is_operation(&self, operation: &str) -> bool {
         match (&self.sub, operation.strip_prefix(self.name.as_str())) {
             (None, Some("")) => true,
             (Some(sub), Some(rest)) => rest.strip_prefix(' ') == Some(sub),
