@@ -16,8 +16,8 @@ use crate::{
     code,
     export::Settings,
     logs,
-    signal::{LogRecord, Span, TextMode},
-    stitch::JobOptions,
+    signal::{LogRecord, Metric, Span, TextMode},
+    stitch::{JobOptions, LoopOptions},
 };
 
 mod env;
@@ -33,8 +33,12 @@ pub struct Config {
     pub otlp: Option<Settings>,
     /// Where log records go; `None` without an endpoint.
     pub otlp_logs: Option<Settings>,
+    /// Where metrics go; `None` without an endpoint.
+    pub otlp_metrics: Option<Settings>,
     /// Logs.
     pub logs: Logs,
+    /// Metrics.
+    pub metrics: Metrics,
     /// Where in the code things are done.
     pub code: Code,
     /// HTTP.
@@ -43,6 +47,8 @@ pub struct Config {
     pub messaging: Messaging,
     /// `[jobs]`: what is made of the jobs of daemons.
     pub jobs: JobOptions,
+    /// `[asyncio]`: what is made of event loops.
+    pub asyncio: LoopOptions,
     /// Which processes are watched.
     pub discover: Discover,
     /// How services are named.
@@ -84,6 +90,15 @@ pub struct Logs {
     pub exclude: Vec<String>,
     /// How they are made.
     pub options: logs::Options,
+}
+
+/// `[metrics]`: what is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// It is exported (`OTEL_METRICS_EXPORTER`).
+    pub enabled: bool,
+    /// How often (`OTEL_METRIC_EXPORT_INTERVAL`).
+    pub interval: Duration,
 }
 
 /// `[code]`: where in the code things are done.
@@ -152,6 +167,12 @@ impl Default for Logs {
     }
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { enabled: true, interval: Duration::from_mins(1) }
+    }
+}
+
 impl Default for Code {
     fn default() -> Self {
         Self { enabled: true, options: code::Options::default() }
@@ -197,18 +218,23 @@ impl Config {
         let otlp = draft.otlp.settings::<Span>(&mut warnings)?;
         let otlp_logs =
             if draft.logs.enabled { draft.otlp_logs.settings::<LogRecord>(&mut warnings)? } else { None };
-        // Most settings are the same for both.
+        let otlp_metrics =
+            if draft.metrics.enabled { draft.otlp_metrics.settings::<Metric>(&mut warnings)? } else { None };
+        // Most settings are the same for all.
         let mut said = BTreeSet::new();
         warnings.retain(|warning| said.insert(warning.clone()));
         let config = Self {
             capture: draft.capture,
             otlp,
             otlp_logs,
+            otlp_metrics,
             logs: draft.logs,
+            metrics: draft.metrics,
             code: draft.code,
             http: draft.http,
             messaging: draft.messaging,
             jobs: draft.jobs,
+            asyncio: draft.asyncio,
             discover: draft.discover,
             service: draft.service,
             log: draft.log,
@@ -226,11 +252,14 @@ struct Draft {
     capture: Capture,
     otlp: otlp::Draft,
     otlp_logs: otlp::Draft,
+    otlp_metrics: otlp::Draft,
     logs: Logs,
+    metrics: Metrics,
     code: Code,
     http: Http,
     messaging: Messaging,
     jobs: JobOptions,
+    asyncio: LoopOptions,
     discover: Discover,
     service: Service,
     log: Log,

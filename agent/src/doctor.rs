@@ -1,6 +1,6 @@
 //! `adder doctor`: what this kernel and each Python process allow, in plain lines.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use crate::{
     discover,
@@ -23,9 +23,15 @@ pub fn doctor(pids: &[u32]) -> bool {
     let mut any = false;
     if good {
         for way in AttachWay::ALL {
-            match Bpf::load(Settings { max_bytes: 1024, report_every_exec: false, only: Some(way) }) {
-                Ok(_) => {
-                    println!("{:<11} works", way.name());
+            match Bpf::load(Settings {
+                max_bytes: 1024,
+                report_every_exec: false,
+                step_min: Duration::MAX,
+                only: Some(way),
+            }) {
+                Ok(bpf) => {
+                    let steps = if bpf.sees_steps() { "" } else { ", but for the lag of event loops" };
+                    println!("{:<11} works{steps}", way.name());
                     any = true;
                 }
                 Err(LoadError::Denied(why) | LoadError::Confined(why) | LoadError::Unsupported(why)) => {

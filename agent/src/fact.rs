@@ -13,7 +13,7 @@ use crate::{
     logs::{self, lines::Buffering},
     python::Attribution,
     signal::RouteTable,
-    stitch::JobOptions,
+    stitch::{JobOptions, LoopOptions},
 };
 
 /// Kinds of the agent's own facts, above those of the kernel side. Never reuse a number.
@@ -31,6 +31,9 @@ mod own {
     pub(super) const TEXT: u16 = 0x800b;
     pub(super) const ROUTES: u16 = 0x800c;
     pub(super) const JOB_OPTIONS: u16 = 0x800d;
+    pub(super) const LOOP_SAMPLE: u16 = 0x800e;
+    pub(super) const LAGS: u16 = 0x800f;
+    pub(super) const LOOP_OPTIONS: u16 = 0x8010;
 }
 
 /// A watched process, as far as its resource goes.
@@ -69,6 +72,26 @@ pub struct TextInfo {
     pub text: String,
     /// It goes on.
     pub truncated: bool,
+}
+
+/// Where the thread of an event loop was found, in a step that has lasted for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopSample {
+    /// When the step has begun, `CLOCK_MONOTONIC` in nanoseconds.
+    pub start: u64,
+    /// Its frames, as in a [`Stack`].
+    pub frames: Vec<u64>,
+    /// There are more.
+    pub cut: bool,
+}
+
+/// How long the steps of a process's event loops have lasted, since it is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LagInfo {
+    /// See [`adder_ebpf::Lags`].
+    pub buckets: Vec<u64>,
+    /// All of them together, nanoseconds.
+    pub sum: u64,
 }
 
 /// The relation of the kernel's monotonic clock to the time of day. Facts of this kind come many times a second, so
@@ -157,6 +180,14 @@ pub enum Fact<'a> {
     CodeOptions(Header, code::Options),
     /// What is made of jobs.
     JobOptions(Header, JobOptions),
+    /// A step of an event loop is over that has lasted long.
+    Step(Item),
+    /// Where the thread of an event loop was found in one. The context is the one that was current there.
+    LoopSample(Header, LoopSample),
+    /// How long the steps of a process's event loops have lasted.
+    Lags(Header, LagInfo),
+    /// What is made of event loops.
+    LoopOptions(Header, LoopOptions),
     /// Time.
     Clock(Header, Clock),
     /// So many facts of a process found no room, in all.
@@ -257,6 +288,7 @@ impl<'a> Fact<'a> {
             }
             kind::TLS_HANDSHAKE => Self::TlsHandshake(front(bytes).ok_or(short)?),
             kind::TIMER => Self::Timer(front(bytes).ok_or(short)?),
+            kind::STEP => Self::Step(front(bytes).ok_or(short)?),
             kind::TLS_FREE => Self::TlsFree(front(bytes).ok_or(short)?),
             kind::SOCKET => Self::Socket(Box::new(front(bytes).ok_or(short)?)),
             kind::CLOSE => Self::Close(front(bytes).ok_or(short)?),
@@ -280,6 +312,9 @@ impl<'a> Fact<'a> {
             own::ROUTES => Self::Routes(header, body_of(kind, body)?),
             own::CODE_OPTIONS => Self::CodeOptions(header, body_of(kind, body)?),
             own::JOB_OPTIONS => Self::JobOptions(header, body_of(kind, body)?),
+            own::LOOP_SAMPLE => Self::LoopSample(header, body_of(kind, body)?),
+            own::LAGS => Self::Lags(header, body_of(kind, body)?),
+            own::LOOP_OPTIONS => Self::LoopOptions(header, body_of(kind, body)?),
             own::CLOCK => Self::Clock(header, body_of(kind, body)?),
             own::DROPPED => Self::Dropped(header, body_of(kind, body)?),
             own::END => Self::End(header),
@@ -299,6 +334,7 @@ impl<'a> Fact<'a> {
             Self::Put(item)
             | Self::Get(item)
             | Self::Timer(item)
+            | Self::Step(item)
             | Self::TlsHandshake(item)
             | Self::TlsFree(item) => &item.header,
             Self::Fork(child) | Self::Thread(child) => &child.header,
@@ -315,6 +351,9 @@ impl<'a> Fact<'a> {
             | Self::Text(header, _)
             | Self::CodeOptions(header, _)
             | Self::JobOptions(header, _)
+            | Self::LoopSample(header, _)
+            | Self::Lags(header, _)
+            | Self::LoopOptions(header, _)
             | Self::Clock(header, _)
             | Self::Dropped(header, _)
             | Self::End(header) => header,
@@ -346,6 +385,7 @@ impl<'a> Fact<'a> {
             Self::Put(item)
             | Self::Get(item)
             | Self::Timer(item)
+            | Self::Step(item)
             | Self::TlsHandshake(item)
             | Self::TlsFree(item) => {
                 into.extend_from_slice(as_bytes(item));
@@ -364,6 +404,9 @@ impl<'a> Fact<'a> {
             Self::Routes(header, table) => write_own(own::ROUTES, header, table, into),
             Self::CodeOptions(header, options) => write_own(own::CODE_OPTIONS, header, options, into),
             Self::JobOptions(header, options) => write_own(own::JOB_OPTIONS, header, options, into),
+            Self::LoopSample(header, sample) => write_own(own::LOOP_SAMPLE, header, sample, into),
+            Self::Lags(header, lags) => write_own(own::LAGS, header, lags, into),
+            Self::LoopOptions(header, options) => write_own(own::LOOP_OPTIONS, header, options, into),
             Self::Clock(header, clock) => write_own(own::CLOCK, header, clock, into),
             Self::Dropped(header, count) => write_own(own::DROPPED, header, count, into),
             Self::End(header) => write_own(own::END, header, &(), into),

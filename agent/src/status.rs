@@ -57,6 +57,8 @@ pub struct Report {
     pub export: Vec<(&'static str, u64)>,
     /// Likewise of log records.
     pub export_logs: Vec<(&'static str, u64)>,
+    /// Likewise of metrics.
+    pub export_metrics: Vec<(&'static str, u64)>,
     /// Run counts and times of the BPF programs (counted while `kernel.bpf_stats_enabled` is 1).
     pub programs: Vec<ProgramStat>,
 }

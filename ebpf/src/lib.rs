@@ -44,6 +44,9 @@ pub mod kind {
     pub const STACK: u16 = 18;
     /// [`Text`](super::Text), followed by the string: what a database driver was called with, in the stack before.
     pub const TEXT: u16 = 19;
+    /// [`Item`](super::Item): a step of an event loop is over that has lasted [`Settings::step_min`](super::Settings) or longer;
+    /// the item is how long, in nanoseconds.
+    pub const STEP: u16 = 20;
 }
 
 /// Bits of [`Header::flags`].
@@ -333,9 +336,48 @@ pub struct Process {
     pub stacks: u32,
     /// 1: the texts of statements that frames hold are reported.
     pub texts: u32,
+    /// 1: how long the steps of its event loops last is counted.
+    pub steps: u32,
+}
+
+/// What a thread that waits with `epoll_wait` is at: the step of its event loop from one wait to the next.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// When it has begun, `CLOCK_MONOTONIC` in nanoseconds; 0 while the thread waits.
+    pub start: u64,
+    /// Address of the thread's `PyThreadState`.
+    pub state: u64,
+    /// Kernel `tgid`.
+    pub pid: u32,
     /// No meaning; keeps the structure free of implicit padding.
     pub reserved: u32,
 }
+
+/// How long the steps of the event loops of a process have lasted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lags {
+    /// How many have lasted up to each of [`LAG_BOUNDS`], and longer than the one before; then how many longer than the last.
+    pub buckets: [u64; LAG_BOUNDS.len() + 1],
+    /// All of them together, nanoseconds.
+    pub sum: u64,
+}
+
+/// Bounds of [`Lags::buckets`], nanoseconds.
+pub const LAG_BOUNDS: [u64; 11] = [
+    1_000_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+];
 
 /// Offsets inside kernel structures, read from BTF at start. Names are `structure_field`.
 #[repr(C)]
@@ -381,6 +423,8 @@ pub struct Settings {
     pub tail: u32,
     /// 1: `execve` of processes that are not watched is reported too.
     pub report_every_exec: u32,
+    /// How long a step of an event loop lasts at least that is reported, microseconds.
+    pub step_min: u32,
 }
 
 /// Most bytes that can be captured from the front of one buffer.
@@ -403,6 +447,8 @@ pub const TEXT_HEAD: usize = 72;
 pub const MARKS_MAX: u32 = 16_384;
 /// Most watched processes.
 pub const PROCESSES_MAX: u32 = 8192;
+/// Most threads of event loops.
+pub const LOOPS_MAX: u32 = 16_384;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.
 pub const SOCKETS_MAX: u32 = 65_536;
 /// Most `SSL` objects whose stream positions are kept; the least recently used is forgotten.

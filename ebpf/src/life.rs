@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::kernel,
-    maps::{PENDING, PROCESSES, offset, setting},
+    maps::{LOOPS, PENDING, PROCESSES, offset, setting},
     python::{current_context, flush_pending},
     record::{current, report_head, reserve, wake_flags, watched, write_header},
 };
@@ -51,13 +51,15 @@ fn fork(ctx: &impl EbpfContext) {
 /// nobody's log until it is known to be Python.
 #[inline(always)]
 fn exec() {
-    let (pid, _) = current();
+    let (pid, tid) = current();
     if let Some(process) = PROCESSES.get_ptr_mut(pid) {
         unsafe {
             (&raw mut (*process).context_type).write(0);
             (&raw mut (*process).output).write(0);
             (&raw mut (*process).frame).write(0);
+            (&raw mut (*process).steps).write(0);
         }
+        let _ = LOOPS.remove(tid);
         report_head(kind::EXEC);
     } else if setting!(report_every_exec) != 0 {
         report_head(kind::EXEC);
@@ -72,6 +74,7 @@ fn exit() {
         return;
     }
     let _ = PENDING.remove(tid);
+    let _ = LOOPS.remove(tid);
     if pid == tid {
         report_head(kind::EXIT);
         let _ = PROCESSES.remove(pid);

@@ -17,6 +17,7 @@
 mod frames;
 mod kernel;
 mod life;
+mod loops;
 mod maps;
 mod python;
 mod record;

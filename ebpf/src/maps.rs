@@ -1,9 +1,11 @@
 //! Maps and globals.
 
 use adder_ebpf::{
-    MARKS_MAX, MarkKey, Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings, TLS_MAX,
+    LOOPS_MAX, Lags, MARKS_MAX, MarkKey, Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings,
+    Step, TLS_MAX,
 };
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{HashMap, LruHashMap, RingBuf},
 };
@@ -90,6 +92,14 @@ pub static TLS_STREAMS: LruHashMap<u64, TlsStream> = LruHashMap::with_max_entrie
 /// What is known of functions.
 #[map]
 pub static MARKS: HashMap<MarkKey, u32> = HashMap::with_max_entries(MARKS_MAX, 0);
+
+/// What the threads of event loops are at, by kernel `pid`.
+#[map]
+pub static LOOPS: HashMap<u32, Step> = HashMap::with_max_entries(LOOPS_MAX, BPF_F_NO_PREALLOC);
+
+/// How long their steps have lasted, by `tgid`; user space puts those in that it wants, and takes them out.
+#[map]
+pub static LAGS: HashMap<u32, Lags> = HashMap::with_max_entries(PROCESSES_MAX, BPF_F_NO_PREALLOC);
 
 /// Offsets inside kernel structures; user space writes them before the programs are loaded.
 #[unsafe(no_mangle)]

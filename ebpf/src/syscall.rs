@@ -15,6 +15,7 @@ use crate::{
     frames::report_stack,
     kernel::{inode_behind, kernel, pipe, stream_socket, user},
     life::argument,
+    loops,
     python::{current_context, flush_pending},
     record::{current, report_flagged, report_head, watched},
     socket::{
@@ -394,6 +395,9 @@ fn is_interrupted(result: i64) -> bool {
 /// A call that waits is over. What has come before its time was up is seen when it is read.
 #[inline(always)]
 fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Process) {
+    if process.steps != 0 && (number == number::EPOLL_WAIT || number == number::EPOLL_PWAIT) {
+        loops::begin(process);
+    }
     let has_come = number == number::RT_SIGTIMEDWAIT && result > 0;
     let interrupted = is_interrupted(result) || has_come;
     let is_up = match number {

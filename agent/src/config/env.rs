@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     export::Exported,
-    signal::{LogRecord, Span},
+    signal::{LogRecord, Metric, Span},
 };
 
 /// Reads variables and collects warnings.
@@ -37,12 +37,20 @@ impl<'a> Env<'a> {
             draft.resource = attributes;
         }
         draft.otlp_logs = draft.otlp.clone();
+        draft.otlp_metrics = draft.otlp.clone();
         self.exporter::<Span>(&mut draft.otlp);
         self.batches("OTEL_BSP_", &mut draft.otlp);
         self.exporter::<LogRecord>(&mut draft.otlp_logs);
         self.batches("OTEL_BLRP_", &mut draft.otlp_logs);
-        if let Some(enabled) = self.standard("OTEL_LOGS_EXPORTER", logs_exporter) {
+        self.exporter::<Metric>(&mut draft.otlp_metrics);
+        if let Some(enabled) = self.standard("OTEL_LOGS_EXPORTER", is_exported) {
             draft.logs.enabled = enabled;
+        }
+        if let Some(enabled) = self.standard("OTEL_METRICS_EXPORTER", is_exported) {
+            draft.metrics.enabled = enabled;
+        }
+        if let Some(interval) = self.standard("OTEL_METRIC_EXPORT_INTERVAL", milliseconds) {
+            draft.metrics.interval = interval;
         }
         Ok(())
     }
@@ -164,8 +172,8 @@ impl<'a> Env<'a> {
     }
 }
 
-/// `OTEL_LOGS_EXPORTER`: whether logs are exported.
-fn logs_exporter(value: &str) -> Result<bool, String> {
+/// `OTEL_LOGS_EXPORTER` and its like: whether such telemetry is exported.
+fn is_exported(value: &str) -> Result<bool, String> {
     match value.to_ascii_lowercase().as_str() {
         "otlp" => Ok(true),
         "none" => Ok(false),

@@ -15,7 +15,7 @@ use super::{
 use crate::{logs, signal::Severity};
 
 /// The sections and their keys.
-pub(super) const KEYS: [(&str, &[&str]); 11] = [
+pub(super) const KEYS: [(&str, &[&str]); 13] = [
     ("capture", &["sql", "redis", "max_bytes"]),
     (
         "otlp",
@@ -33,6 +33,8 @@ pub(super) const KEYS: [(&str, &[&str]); 11] = [
     ("http", &["routes"]),
     ("messaging", &["declarations", "link_after"]),
     ("jobs", &["idle"]),
+    ("asyncio", &["blocked_after"]),
+    ("metrics", &["enabled", "interval"]),
     ("logs", &["enabled", "exclude", "level", "max_bytes", "per_second", "redact", "redact_email"]),
     ("code", &["application", "enabled", "libraries"]),
     ("discover", &["exec", "pids"]),
@@ -49,6 +51,12 @@ const LOG_BYTES: std::ops::RangeInclusive<i64> = 256..=262_144;
 
 /// Bounds of `logs.per_second`.
 const PER_SECOND: std::ops::RangeInclusive<i64> = 1..=1_000_000;
+
+/// Bounds of `asyncio.blocked_after`, milliseconds.
+const BLOCKED_AFTER: std::ops::RangeInclusive<i64> = 20..=60_000;
+
+/// Bounds of `metrics.interval`, seconds.
+const METRICS_INTERVAL: std::ops::RangeInclusive<i64> = 1..=3600;
 
 /// Largest `messaging.link_after`: a day, as long as a publish is remembered. Seconds.
 const MAX_LINK_AFTER: i64 = 24 * 3600;
@@ -166,6 +174,15 @@ impl Path<'_> {
                 draft.messaging.link_after = Duration::from_secs(seconds);
             }
             "jobs.idle" => draft.jobs.idle = self.truth(value)?,
+            "asyncio.blocked_after" => {
+                let milliseconds = self.number(value, BLOCKED_AFTER)?.unsigned_abs();
+                draft.asyncio.blocked_after = milliseconds * 1_000_000;
+            }
+            "metrics.enabled" => draft.metrics.enabled = self.truth(value)?,
+            "metrics.interval" => {
+                let seconds = self.number(value, METRICS_INTERVAL)?.unsigned_abs();
+                draft.metrics.interval = Duration::from_secs(seconds);
+            }
             "logs.enabled" => draft.logs.enabled = self.truth(value)?,
             "logs.exclude" => {
                 draft.logs.exclude = self.list(value, |path, value| Ok(path.string(value)?.to_owned()))?;

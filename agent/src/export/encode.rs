@@ -4,6 +4,7 @@
 //! came.
 
 pub mod logs;
+pub mod metrics;
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use opentelemetry_proto::tonic::{
 
 use crate::signal::{Attribute, Kind, Link, Resource, Span, SpanEvent, Status, Value};
 
-/// Name of the instrumentation scope of everything that the agent makes.
+/// Name of [`scope`].
 const SCOPE: &str = "adder";
 
 /// Bit 0 of the W3C trace flags (W3C Trace Context, section 3.2.3.1). What the agent exports is sampled.
@@ -84,15 +85,19 @@ fn attributes_size(attributes: &[Attribute]) -> usize {
 }
 
 fn resource_spans((resource, spans): (Arc<Resource>, Vec<OtlpSpan>)) -> ResourceSpans {
-    let scope = InstrumentationScope {
+    ResourceSpans {
+        resource: Some(otlp_resource(&resource)),
+        scope_spans: vec![ScopeSpans { scope: Some(scope()), spans, schema_url: String::new() }],
+        schema_url: String::new(),
+    }
+}
+
+/// The instrumentation scope of everything that the agent makes.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
         name: SCOPE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
-    };
-    ResourceSpans {
-        resource: Some(otlp_resource(&resource)),
-        scope_spans: vec![ScopeSpans { scope: Some(scope), spans, schema_url: String::new() }],
-        schema_url: String::new(),
     }
 }
 

@@ -4,14 +4,17 @@ use std::future::Future;
 
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse, logs_service_client::LogsServiceClient},
+    metrics::v1::{
+        ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+        metrics_service_client::MetricsServiceClient,
+    },
     trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_client::TraceServiceClient,
     },
 };
 use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::Channel};
 
-use super::encode;
-use crate::signal::{LogRecord, Span};
+use crate::signal::{LogRecord, Metric, Span};
 
 /// A kind of telemetry.
 pub trait Exported: Send + Sized + 'static {
@@ -21,8 +24,8 @@ pub trait Exported: Send + Sized + 'static {
     const PATH: &'static str;
     /// How its variables begin, where they are for it alone.
     const VARIABLES: &'static str;
-    /// The variable that sets how many go into a message.
-    const BATCH_VARIABLE: &'static str;
+    /// What to do where a message is too large for the collector.
+    const SMALLER: &'static str;
     /// A message to the collector.
     type Request: prost::Message + Clone + Default + std::fmt::Debug + Send + Sync;
     /// Its answer.
@@ -46,76 +49,66 @@ pub trait Exported: Send + Sized + 'static {
     fn partial_success(response: Self::Response) -> Option<(i64, String)>;
 }
 
-impl Exported for Span {
-    const NOUN: &'static str = "spans";
-    const PATH: &'static str = "/v1/traces";
-    const VARIABLES: &'static str = "OTEL_EXPORTER_OTLP_TRACES_";
-    const BATCH_VARIABLE: &'static str = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE";
-    type Request = ExportTraceServiceRequest;
-    type Response = ExportTraceServiceResponse;
-    type Service = TraceServiceClient<Channel>;
+/// What is the same for all kinds but for the names that OTLP has for it.
+macro_rules! exported {
+    (
+        $kind:ty, $noun:literal, $path:literal, $variables:literal, $smaller:literal, $encode:path,
+        $request:ty, $response:ty, $client:ident, $rejected:ident
+    ) => {
+        impl Exported for $kind {
+            const NOUN: &'static str = $noun;
+            const PATH: &'static str = $path;
+            const VARIABLES: &'static str = $variables;
+            const SMALLER: &'static str = $smaller;
+            type Request = $request;
+            type Response = $response;
+            type Service = $client<Channel>;
 
-    fn request(items: Vec<Self>) -> Self::Request {
-        encode::request(items)
-    }
+            fn request(items: Vec<Self>) -> Self::Request {
+                use $encode as encode;
+                encode::request(items)
+            }
 
-    fn approximate_size(&self) -> usize {
-        encode::approximate_size(self)
-    }
+            fn approximate_size(&self) -> usize {
+                use $encode as encode;
+                encode::approximate_size(self)
+            }
 
-    fn service(channel: Channel, compression: Option<CompressionEncoding>) -> Self::Service {
-        let service = TraceServiceClient::new(channel);
-        match compression {
-            Some(encoding) => service.send_compressed(encoding),
-            None => service,
+            fn service(channel: Channel, compression: Option<CompressionEncoding>) -> Self::Service {
+                let service = $client::new(channel);
+                match compression {
+                    Some(encoding) => service.send_compressed(encoding),
+                    None => service,
+                }
+            }
+
+            async fn export(
+                mut service: Self::Service,
+                request: Request<Self::Request>,
+            ) -> Result<Response<Self::Response>, Status> {
+                service.export(request).await
+            }
+
+            fn partial_success(response: Self::Response) -> Option<(i64, String)> {
+                response.partial_success.map(|partial| (partial.$rejected, partial.error_message))
+            }
         }
-    }
-
-    async fn export(
-        mut service: Self::Service,
-        request: Request<Self::Request>,
-    ) -> Result<Response<Self::Response>, Status> {
-        service.export(request).await
-    }
-
-    fn partial_success(response: Self::Response) -> Option<(i64, String)> {
-        response.partial_success.map(|partial| (partial.rejected_spans, partial.error_message))
-    }
+    };
 }
 
-impl Exported for LogRecord {
-    const NOUN: &'static str = "log records";
-    const PATH: &'static str = "/v1/logs";
-    const VARIABLES: &'static str = "OTEL_EXPORTER_OTLP_LOGS_";
-    const BATCH_VARIABLE: &'static str = "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE";
-    type Request = ExportLogsServiceRequest;
-    type Response = ExportLogsServiceResponse;
-    type Service = LogsServiceClient<Channel>;
+exported! {
+    Span, "spans", "/v1/traces", "OTEL_EXPORTER_OTLP_TRACES_", "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    super::encode, ExportTraceServiceRequest, ExportTraceServiceResponse, TraceServiceClient, rejected_spans
+}
 
-    fn request(items: Vec<Self>) -> Self::Request {
-        encode::logs::request(items)
-    }
+exported! {
+    LogRecord, "log records", "/v1/logs", "OTEL_EXPORTER_OTLP_LOGS_", "lower OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
+    super::encode::logs, ExportLogsServiceRequest, ExportLogsServiceResponse, LogsServiceClient,
+    rejected_log_records
+}
 
-    fn approximate_size(&self) -> usize {
-        encode::logs::approximate_size(self)
-    }
-
-    fn service(channel: Channel, compression: Option<CompressionEncoding>) -> Self::Service {
-        let service = LogsServiceClient::new(channel);
-        match compression {
-            Some(encoding) => service.send_compressed(encoding),
-            None => service,
-        }
-    }
-
-    async fn export(
-        mut service: Self::Service,
-        request: Request<Self::Request>,
-    ) -> Result<Response<Self::Response>, Status> {
-        service.export(request).await
-    }
-
-    fn partial_success(response: Self::Response) -> Option<(i64, String)> {
-        response.partial_success.map(|partial| (partial.rejected_log_records, partial.error_message))
-    }
+exported! {
+    Metric, "metrics", "/v1/metrics", "OTEL_EXPORTER_OTLP_METRICS_", "raise the collector's limit",
+    super::encode::metrics, ExportMetricsServiceRequest, ExportMetricsServiceResponse, MetricsServiceClient,
+    rejected_data_points
 }

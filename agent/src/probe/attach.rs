@@ -5,17 +5,18 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use adder_ebpf::{Header, MarkKey, Offsets, Process};
+use adder_ebpf::{Header, Lags, MarkKey, Offsets, Process, Step};
 use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{HashMap, MapData, RingBuf},
-    programs::{BtfTracePoint, FExit, Program, RawTracePoint, UProbe},
+    programs::{BtfTracePoint, FEntry, FExit, Program, RawTracePoint, TracePoint, UProbe},
 };
 
-use super::uprobe;
+use super::{perf, tracepoint, uprobe};
 
 /// The compiled programs; `cargo xtask build-ebpf` puts them there.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/adder-programs"));
@@ -58,6 +59,14 @@ const FEXIT: [(&str, &str); 31] = [
     ("fexit_preadv2", "__x64_sys_preadv2"),
     ("fexit_pwritev2", "__x64_sys_pwritev2"),
 ];
+
+/// The calls at whose entry a step of an event loop is over, and the program for their tracepoints.
+const STEP_CALLS: [&str; 2] = ["epoll_wait", "epoll_pwait"];
+const STEP_PROGRAM: &str = "step_is_over";
+
+/// `fentry` programs that see the end of a step of an event loop, likewise.
+const FENTRY: [(&str, &str); 2] =
+    [("fentry_epoll_wait", "__x64_sys_epoll_wait"), ("fentry_epoll_pwait", "__x64_sys_epoll_pwait")];
 
 /// Programs on functions of `CPython` and of TLS libraries.
 const UPROBES: [&str; 13] = [
@@ -134,6 +143,8 @@ pub struct Settings {
     pub max_bytes: u32,
     /// Report `execve` of every process, to find new ones by name.
     pub report_every_exec: bool,
+    /// How long a step of an event loop lasts at least that is reported.
+    pub step_min: Duration,
     /// Use this way only (tests, and `ADDER_ATTACH`).
     pub only: Option<AttachWay>,
 }
@@ -162,9 +173,14 @@ pub struct Bpf {
     processes: HashMap<MapData, u32, Plain<Process>>,
     dropped: HashMap<MapData, u32, u64>,
     marks: HashMap<MapData, Plain<MarkKey>, u32>,
-    uprobes: Table<u32, Vec<uprobe::Link>>,
+    loops: HashMap<MapData, u32, Plain<Step>>,
+    lags: HashMap<MapData, u32, Plain<Lags>>,
+    uprobes: Table<u32, Vec<perf::Link>>,
     released: Vec<JoinHandle<()>>,
     way: AttachWay,
+    /// Steps of event loops are seen.
+    steps: bool,
+    _tracepoints: Vec<perf::Link>,
 }
 
 impl Bpf {
@@ -212,6 +228,7 @@ impl Bpf {
             head_received: settings.max_bytes.min(adder_ebpf::HEAD_MAX as u32),
             tail: adder_ebpf::TAIL_MAX as u32,
             report_every_exec: u32::from(settings.report_every_exec),
+            step_min: u32::try_from(settings.step_min.as_micros()).unwrap_or(u32::MAX),
         };
         let btf = Btf::from_sys_fs()?;
         let mut ebpf = EbpfLoader::new()
@@ -237,6 +254,13 @@ impl Bpf {
             AttachWay::BtfTracepoint => attach_btf(&mut ebpf, "sys_exit_btf", "sys_exit", &btf)?,
             AttachWay::RawTracepoint => attach_raw(&mut ebpf, "sys_exit_raw", "sys_exit")?,
         }
+        let (steps, tracepoints) = match attach_steps(&mut ebpf, way, &btf) {
+            Ok(tracepoints) => (true, tracepoints),
+            Err(error) => {
+                tracing::info!("the lag of event loops is not measured: {}", brief(&error));
+                (false, Vec::new())
+            }
+        };
         for name in UPROBES {
             let program: &mut UProbe = program(&mut ebpf, name)?.try_into()?;
             program.load()?;
@@ -247,7 +271,23 @@ impl Bpf {
         let processes = HashMap::try_from(map(&mut ebpf, "PROCESSES")?)?;
         let dropped = HashMap::try_from(map(&mut ebpf, "DROPPED")?)?;
         let marks = HashMap::try_from(map(&mut ebpf, "MARKS")?)?;
-        Ok(Self { ebpf, facts, processes, dropped, marks, uprobes: Table::new(), released: Vec::new(), way })
+        let loops = HashMap::try_from(map(&mut ebpf, "LOOPS")?)?;
+        let lags = HashMap::try_from(map(&mut ebpf, "LAGS")?)?;
+        let (uprobes, released) = (Table::new(), Vec::new());
+        Ok(Self {
+            ebpf,
+            facts,
+            processes,
+            dropped,
+            marks,
+            loops,
+            lags,
+            uprobes,
+            released,
+            way,
+            steps,
+            _tracepoints: tracepoints,
+        })
     }
 
     /// How the system calls are seen.
@@ -270,10 +310,42 @@ impl Bpf {
         let _ = self.marks.remove(&Plain(MarkKey { code, pid, reserved: 0 }));
     }
 
+    /// Whether steps of event loops are seen.
+    pub fn sees_steps(&self) -> bool {
+        self.steps
+    }
+
+    /// Begins to count how long the steps of a process's event loops last.
+    pub fn count_steps(&mut self, pid: u32) -> anyhow::Result<()> {
+        // One that has forked, or has a new program, may be counted already.
+        if self.lags.get(&pid, 0).is_err() {
+            self.lags.insert(pid, Plain(Lags::default()), 0)?;
+        }
+        Ok(())
+    }
+
+    /// How long they have lasted; `None` where that is not counted.
+    pub fn lags(&self, pid: u32) -> Option<Lags> {
+        self.lags.get(&pid, 0).ok().map(|lags| lags.0)
+    }
+
+    /// What the threads of event loops are at that do not wait, by kernel `pid`.
+    pub fn steps(&self) -> Vec<(u32, Step)> {
+        let steps = self.loops.iter().filter_map(Result::ok);
+        steps.map(|(tid, step)| (tid, step.0)).filter(|(_, step)| step.start != 0).collect()
+    }
+
+    /// What this one is at.
+    pub fn step(&self, tid: u32) -> Option<Step> {
+        self.loops.get(&tid, 0).ok().map(|step| step.0)
+    }
+
     /// Stops watching a process.
     pub fn forget(&mut self, pid: u32) {
         // It may be gone from the map already: the kernel side removes processes that end.
         let _ = self.processes.remove(&pid);
+        // It is there only if it was counted.
+        let _ = self.lags.remove(&pid);
         self.detach(pid);
     }
 
@@ -352,7 +424,7 @@ impl Bpf {
 
 /// Removes uprobes in a thread of its own. For each the kernel waits, under a lock of its own, until no CPU can be in
 /// the probe (`perf_uprobe_destroy`, `uprobe_unregister_sync`): about 0.1 s in which no facts would be read.
-fn release(links: Vec<uprobe::Link>) -> JoinHandle<()> {
+fn release(links: Vec<perf::Link>) -> JoinHandle<()> {
     thread::spawn(|| drop(links))
 }
 
@@ -377,6 +449,26 @@ fn attach_btf(ebpf: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> anyho
     program.load(tracepoint, btf)?;
     program.attach()?;
     Ok(())
+}
+
+/// Attaches what sees the end of a step of an event loop. Where the system calls are seen by a tracepoint, all threads go by it
+/// anyhow, and one at the entry of two calls costs them hardly more.
+fn attach_steps(ebpf: &mut Ebpf, way: AttachWay, btf: &Btf) -> anyhow::Result<Vec<perf::Link>> {
+    if way == AttachWay::Fexit {
+        for (name, function) in FENTRY {
+            let program: &mut FEntry = program(ebpf, name)?.try_into()?;
+            program.load(function, btf)?;
+            program.attach()?;
+        }
+        return Ok(Vec::new());
+    }
+    let program: &mut TracePoint = program(ebpf, STEP_PROGRAM)?.try_into()?;
+    program.load()?;
+    let fd = program.fd()?.as_fd();
+    let attach = |call| {
+        tracepoint::attach_to_call(fd, call).with_context(|| format!("the tracepoint at the entry of {call}"))
+    };
+    STEP_CALLS.into_iter().map(attach).collect()
 }
 
 fn attach_raw(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> anyhow::Result<()> {

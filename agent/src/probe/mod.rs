@@ -2,6 +2,8 @@
 
 mod attach;
 mod offsets;
+mod perf;
+mod tracepoint;
 mod uprobe;
 
 pub use attach::{AttachWay, Bpf, LoadError, ProgramStat, Settings};

@@ -10,12 +10,14 @@ mod memory;
 mod objects;
 mod proof;
 mod routes;
+mod stack;
 mod tls;
 
 pub use frames::{CodeStamp, Codes};
 pub use memory::{Mapping, Memory, read_maps};
 pub use proof::{Attribution, Probe, Proof, ProofError, prove};
 pub use routes::routes;
+pub use stack::{Whereabouts, whereabouts};
 
 /// The minor number of a version such as `3.11`; 0 where there is none.
 pub fn minor(version: &str) -> u32 {

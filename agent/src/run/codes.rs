@@ -56,16 +56,25 @@ impl CodeReader {
     /// Looks at a fact as it lies in the ring buffer.
     pub(super) fn note(&mut self, bytes: &[u8]) {
         let Ok(Fact::Stack { stack, frames }) = Fact::parse(bytes) else { return };
+        let words =
+            frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        self.note_words(stack.header.pid, words);
+    }
+
+    /// Looks at frames.
+    pub(super) fn note_frames(&mut self, pid: u32, frames: &[u64]) {
+        self.note_words(pid, frames.iter().copied());
+    }
+
+    fn note_words(&mut self, pid: u32, words: impl Iterator<Item = u64> + Clone) {
         let mut hasher = FxHasher::default();
-        hasher.write_u32(stack.header.pid);
-        hasher.write(frames);
+        hasher.write_u32(pid);
+        words.clone().for_each(|word| hasher.write_u64(word));
         if self.stacks.len() >= STACKS_MAX {
             self.stacks.clear();
         }
         if self.wanted.len() < WAITING_MAX * adder_ebpf::FRAMES_MAX && self.stacks.insert(hasher.finish()) {
-            let words =
-                frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
-            self.wanted.extend(words.map(|word| (stack.header.pid, code_of(word))));
+            self.wanted.extend(words.map(|word| (pid, code_of(word))));
         }
     }
 

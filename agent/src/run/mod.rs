@@ -1,6 +1,7 @@
 //! A run of the agent: facts out of the kernel, through the engine, to a collector, the terminal or a recording.
 
 mod codes;
+mod loops;
 mod routes;
 mod watch;
 
@@ -20,7 +21,7 @@ use crate::{
     fact::{Clock, Fact},
     probe::{AttachWay, Bpf, LoadError, Settings},
     record::{RecordError, Recorder},
-    signal::{LogRecord, Span},
+    signal::{LogRecord, Metric, Span},
     status,
     stitch::{Engine, Options},
 };
@@ -78,7 +79,11 @@ pub enum RunError {
 
 /// Where spans and log records go.
 enum Sink {
-    Otlp { spans: export::Sender<Span>, logs: Option<export::Sender<LogRecord>> },
+    Otlp {
+        spans: export::Sender<Span>,
+        logs: Option<export::Sender<LogRecord>>,
+        metrics: Option<export::Sender<Metric>>,
+    },
     Console(Box<Console<Stdout>>),
     None,
 }
@@ -103,6 +108,12 @@ impl Sink {
         }
     }
 
+    fn metrics(&mut self, metrics: Vec<Metric>) {
+        if let Self::Otlp { metrics: Some(sender), .. } = self {
+            sender.offer(metrics);
+        }
+    }
+
     fn tick(&mut self, now: u64) -> io::Result<()> {
         match self {
             Self::Console(console) => console.tick(now),
@@ -112,11 +123,14 @@ impl Sink {
 
     fn finish(&mut self) -> io::Result<()> {
         match self {
-            Self::Otlp { spans, logs } => {
-                // Side by side: neither waits for the other's collector.
+            Self::Otlp { spans, logs, metrics } => {
+                // Side by side: none waits for another's collector.
                 std::thread::scope(|scope| {
                     if let Some(logs) = &*logs {
                         scope.spawn(|| logs.shutdown(FLUSH));
+                    }
+                    if let Some(metrics) = &*metrics {
+                        scope.spawn(|| metrics.shutdown(FLUSH));
                     }
                     spans.shutdown(FLUSH);
                 });
@@ -152,6 +166,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let settings = Settings {
         max_bytes: config.capture.max_bytes,
         report_every_exec: by_name,
+        step_min: Duration::from_nanos(config.asyncio.blocked_after),
         only: only.and_then(|name| AttachWay::ALL.into_iter().find(|way| way.name() == name)),
     };
     let bpf = Bpf::load(settings)?;
@@ -165,6 +180,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     facts.own(&Fact::Logs(now(), config.logs.options.clone()));
     facts.own(&Fact::CodeOptions(now(), config.code.options.clone()));
     facts.own(&Fact::JobOptions(now(), config.jobs));
+    facts.own(&Fact::LoopOptions(now(), config.asyncio));
     for pid in task.pids.iter().chain(&config.discover.pids) {
         watcher.adopt_family(*pid, &mut facts);
     }
@@ -186,6 +202,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
 
     let started = Instant::now();
     let mut counted = Instant::now();
+    let mut measured = Instant::now();
     loop {
         watcher.turn(TURN, FACTS_PER_TURN, &mut facts);
         for pid in facts.engine.waiting_for_wakes() {
@@ -208,6 +225,11 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
             if let Some(server) = &server {
                 server.publish(report(&watcher, facts.engine, &sink));
             }
+        }
+        if measured.elapsed() >= config.metrics.interval || over {
+            measured = Instant::now();
+            watcher.tell_lags(&mut facts);
+            sink.metrics(facts.engine.metrics());
         }
         sink.logs(facts.engine.logs());
         let spans = facts.engine.spans();
@@ -291,7 +313,9 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
     let start = |error: export::SetupError| RunError::Export(error.to_string());
     let spans = export::start(settings.clone()).map_err(start)?;
     let logs = match &config.otlp_logs {
-        Some(settings) if takes_logs(settings)? => Some(export::start(settings.clone()).map_err(start)?),
+        Some(settings) if takes::<LogRecord>(settings, "OTEL_LOGS_EXPORTER")? => {
+            Some(export::start(settings.clone()).map_err(start)?)
+        }
         None if config.logs.enabled => {
             tracing::info!(
                 "no logs are taken: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or \
@@ -301,19 +325,26 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
         }
         _ => None,
     };
-    Ok(Sink::Otlp { spans, logs })
+    let metrics = match &config.otlp_metrics {
+        Some(settings) if takes::<Metric>(settings, "OTEL_METRICS_EXPORTER")? => {
+            Some(export::start(settings.clone()).map_err(start)?)
+        }
+        _ => None,
+    };
+    Ok(Sink::Otlp { spans, logs, metrics })
 }
 
-/// Whether log records are to be sent. Many collectors take spans and no logs: traces must not suffer from it.
-fn takes_logs(settings: &export::Settings) -> Result<bool, RunError> {
-    match export::check::<LogRecord>(settings) {
+/// Whether such telemetry is to be sent. Many collectors take spans and nothing else: traces must not suffer from it.
+fn takes<T: Exported>(settings: &export::Settings, variable: &str) -> Result<bool, RunError> {
+    let noun = T::NOUN;
+    match export::check::<T>(settings) {
         Ok(()) => Ok(true),
         Err(error @ CheckError::Unreachable(_)) => {
-            tracing::warn!("{error}; log records are kept in the meantime, up to the bounds of the queue");
+            tracing::warn!("{error}; {noun} are kept in the meantime, up to the bounds of the queue");
             Ok(true)
         }
         Err(error @ (CheckError::Denied(_) | CheckError::Refused(_))) => {
-            tracing::warn!("{error}; no logs are taken (OTEL_LOGS_EXPORTER=none says that this is meant)");
+            tracing::warn!("{error}; no {noun} are sent ({variable}=none says that this is meant)");
             Ok(false)
         }
         Err(error @ CheckError::Setup(_)) => Err(RunError::Refused(error.to_string())),
@@ -336,9 +367,13 @@ fn counters<T: Exported>(sender: &export::Sender<T>) -> Vec<(&'static str, u64)>
 }
 
 fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
-    let (export, export_logs) = match sink {
-        Sink::Otlp { spans, logs } => (counters(spans), logs.as_ref().map(counters).unwrap_or_default()),
-        Sink::Console(_) | Sink::None => (Vec::new(), Vec::new()),
+    let (export, export_logs, export_metrics) = match sink {
+        Sink::Otlp { spans, logs, metrics } => (
+            counters(spans),
+            logs.as_ref().map(counters).unwrap_or_default(),
+            metrics.as_ref().map(counters).unwrap_or_default(),
+        ),
+        Sink::Console(_) | Sink::None => Default::default(),
     };
     status::Report {
         attached_by: watcher.bpf().way().name(),
@@ -349,6 +384,7 @@ fn report(watcher: &Watcher, engine: &Engine, sink: &Sink) -> status::Report {
         tables: engine.sizes().to_vec(),
         export,
         export_logs,
+        export_metrics,
         programs: watcher.bpf().stats(),
     }
 }
@@ -380,10 +416,13 @@ fn summary(watcher: &Watcher, engine: &Engine, sink: &Sink, recorded: Option<u64
         lost_bytes = connections.lost_bytes.iter().sum::<u64>(),
         "the run is over"
     );
-    if let Sink::Otlp { spans, logs } = sink {
+    if let Sink::Otlp { spans, logs, metrics } = sink {
         warn_of_losses(spans);
         if let Some(logs) = logs {
             warn_of_losses(logs);
+        }
+        if let Some(metrics) = metrics {
+            warn_of_losses(metrics);
         }
     }
 }

@@ -11,6 +11,7 @@ use adder_ebpf::{Child, Header, Process, kind, stacks};
 use super::{
     Facts,
     codes::{CodeReader, Wanted},
+    loops::{LoopWatch, tell_lags},
     monotonic,
     routes::RoutesReader,
 };
@@ -30,9 +31,9 @@ const RETRIES: [u64; 10] = [30, 60, 120, 250, 500, 1000, 2000, 5000, 10_000, 30_
 const AFTER_MAP: Duration = Duration::from_millis(20);
 
 /// One process.
-struct Watched {
+pub(super) struct Watched {
     report: AttachReport,
-    proof: Option<Proof>,
+    pub(super) proof: Option<Proof>,
     /// It is to be seen who wakes whom.
     wakes: bool,
     /// Functions of which the kernel side knows something.
@@ -72,6 +73,7 @@ pub(super) struct Watcher {
     /// Where in the code things are done is wanted.
     code: bool,
     codes: CodeReader,
+    loops: LoopWatch,
     /// Dropped facts of the processes there are.
     dropped: BTreeMap<u32, u64>,
     /// Dropped facts of those that have ended.
@@ -106,6 +108,7 @@ impl Watcher {
             silent: config.logs.exclude.clone(),
             code: config.code.enabled,
             codes: CodeReader::default(),
+            loops: LoopWatch::new(config.asyncio),
             dropped: BTreeMap::new(),
             dropped_before: 0,
         }
@@ -184,7 +187,7 @@ impl Watcher {
             match life {
                 Life::Fork(parent, child) => self.forked(parent, child, facts),
                 Life::Exec(begun) => self.executed(begun, facts),
-                Life::Exit(pid) => self.exited(pid),
+                Life::Exit(pid) => self.exited(pid, facts),
                 Life::Map(pid) => {
                     if let Some(watched) = self.watched.get_mut(&pid) {
                         let due = Instant::now() + AFTER_MAP;
@@ -193,6 +196,9 @@ impl Watcher {
                     }
                 }
             }
+        }
+        if self.code {
+            self.loops.look(&self.bpf, &self.watched, &mut self.codes, facts);
         }
         let marks = self.codes.read(
             |pid| match self.watched.get(&pid) {
@@ -221,6 +227,13 @@ impl Watcher {
             .collect();
         for pid in due {
             self.look(pid, facts);
+        }
+    }
+
+    /// Tells the engine how long the steps of event loops have lasted.
+    pub(super) fn tell_lags(&self, facts: &mut Facts<'_>) {
+        for pid in self.watched.keys() {
+            tell_lags(&self.bpf, *pid, facts);
         }
     }
 
@@ -259,7 +272,7 @@ impl Watcher {
         let ended: Vec<u32> = self.watched.keys().copied().filter(|pid| !exists(*pid)).collect();
         for pid in ended {
             facts.own(&Fact::Exit(Header { kind: kind::EXIT, ..head(pid) }));
-            self.exited(pid);
+            self.exited(pid, facts);
         }
     }
 
@@ -315,6 +328,7 @@ impl Watcher {
                 proof.process.pipes = u32::from(started);
                 let silent = self.silent.contains(&watched.report.service);
                 proof.process.output = u32::from(self.logs && !silent);
+                proof.process.steps = u32::from(self.bpf.sees_steps() && (proof.asyncio || proof.uvloop));
                 if !self.code {
                     proof.process.frame = 0;
                 }
@@ -366,6 +380,11 @@ impl Watcher {
                 Ok(()) => watched.report.probes.push(probe.program),
                 Err(error) => notes.push(format!("{} cannot be attached: {error:#}", probe.program)),
             }
+        }
+        if proof.process.steps != 0
+            && let Err(error) = self.bpf.count_steps(pid)
+        {
+            notes.push(format!("the lag of its event loops is not counted: {error:#}"));
         }
         // The probes first: a request whose bytes are seen must have its task seen too.
         if let Err(error) = self.bpf.watch(pid, proof.process) {
@@ -511,7 +530,8 @@ impl Watcher {
         }
     }
 
-    fn exited(&mut self, pid: u32) {
+    fn exited(&mut self, pid: u32, facts: &mut Facts<'_>) {
+        tell_lags(&self.bpf, pid, facts);
         self.forget_marks(pid);
         if self.watched.remove(&pid).is_some() {
             self.codes.forget(pid);

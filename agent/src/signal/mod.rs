@@ -287,6 +287,51 @@ pub struct LogRecord {
     pub resource: Arc<Resource>,
 }
 
+/// What was measured of one process: a metric stream of it, cumulative since `start`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    /// Name.
+    pub name: &'static str,
+    /// Unit, as in the Unified Code for Units of Measure.
+    pub unit: &'static str,
+    /// What it says, for people.
+    pub description: &'static str,
+    /// Since when it is counted, in nanoseconds since the Unix epoch.
+    pub start: u64,
+    /// Until when, likewise.
+    pub time: u64,
+    /// The values.
+    pub points: Points,
+    /// Whose it is.
+    pub resource: Arc<Resource>,
+}
+
+/// The values of a metric.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Points {
+    /// A sum that only grows, for each set of attributes.
+    Sum(Vec<(Vec<Attribute>, u64)>),
+    /// A histogram without attributes.
+    Histogram {
+        /// Upper bounds, each included, of all buckets but the last.
+        bounds: &'static [f64],
+        /// Values in each bucket: one more than there are bounds.
+        buckets: Vec<u64>,
+        /// All values together.
+        sum: f64,
+    },
+}
+
+impl Points {
+    /// How many values there are.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Sum(points) => points.iter().map(|(_, count)| count).sum(),
+            Self::Histogram { buckets, .. } => buckets.iter().sum(),
+        }
+    }
+}
+
 /// The bytes of a trace's or a span's id that is written as lower-case hexadecimal digits, exactly as many as needed (W3C
 /// Trace Context, section 3.2.2).
 pub fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {

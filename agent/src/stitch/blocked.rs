@@ -1,67 +1,382 @@
-//! Event loops that were kept from running: the application has waited inside one of its tasks, and nothing else could.
+//! Event loops that were kept from running: a task, or what a loop has called, has not come back for long, and nothing else could
+//! run meanwhile.
 //!
-//! It shows where a wait runs out ([`adder_ebpf::kind::TIMER`]) on the thread of a loop, with functions of the application
-//! inside of the loop's own: `time.sleep`, or a lock with a time-out, in a coroutine. What keeps it busy by computing makes no
-//! system call, and does not show.
+//! The kernel side tells of each step of a loop that has lasted long, when it is over ([`Fact::Step`]); while it lasts, the agent
+//! looks again and again where in the code the thread is, and in which context ([`Fact::LoopSample`]). From one look to the next a
+//! step is made of *stretches*, each of one context. A stretch that has itself lasted long is an event of the span to which the
+//! context belongs, with the function of the application that was found there most often.
+//!
+//! [`Fact::Step`]: crate::fact::Fact::Step
+//! [`Fact::LoopSample`]: crate::fact::Fact::LoopSample
 
 use adder_ebpf::{Header, Item};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
-use super::{Engine, HOLD_MAX, unit::Act};
-use crate::signal::{Attribute, SpanEvent};
+use super::{
+    Engine, HOLD_MAX, UnitId,
+    context::ContextId,
+    stacks::{Site, StackId},
+    unit::Act,
+};
+use crate::{
+    fact::LoopSample,
+    signal::{Attribute, SpanEvent, Value},
+};
 
-/// From which time on it is told of, nanoseconds.
-const BLOCKED_MIN: u64 = 100_000_000;
-/// Such waits whose unit is not certain yet, and those that one span tells of, at most.
-const BLOCKED_MAX: usize = 256;
+/// Stretches that wait for their unit to be certain, and those that one span tells of, at most.
+const WAITING_MAX: usize = 256;
 const EVENTS_MAX: usize = 8;
-/// `epoll_wait` and `epoll_pwait`: the loop itself waits.
-const LOOP_WAITS: [u64; 2] = [232, 281];
+/// Stretches of one step, and different stacks in one stretch, at most.
+const STRETCHES_MAX: usize = 64;
+const STACKS_MAX: usize = 64;
+/// When a step is over of which nothing is seen any more, nanoseconds: it is looked at many times a second.
+const SILENCE: u64 = 2_000_000_000;
 
-/// One wait.
-pub(super) struct Blocked {
-    act: Act,
-    event: SpanEvent,
+/// What is made of event loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopOptions {
+    /// From which time on a loop that is kept from running is told of, nanoseconds.
+    pub blocked_after: u64,
 }
 
-impl Engine {
-    /// A wait has run out on the thread of a loop, that long after it was last heard of.
-    pub(super) fn loop_waited(&mut self, item: &Item, waited: u64) {
-        let Header { time, pid, tid, context, .. } = item.header;
-        if waited < BLOCKED_MIN || LOOP_WAITS.contains(&item.item) {
+impl Default for LoopOptions {
+    fn default() -> Self {
+        Self { blocked_after: 100_000_000 }
+    }
+}
+
+/// The event loops of all processes.
+#[derive(Default)]
+pub(super) struct Loops {
+    options: LoopOptions,
+    /// Steps that have lasted for a while, by process and thread.
+    steps: FxHashMap<(u32, u32), Step>,
+    waiting: Vec<Blocked>,
+}
+
+/// A stretch that has lasted long, and whose it is.
+struct Blocked {
+    stretch: Stretch,
+    act: Act,
+}
+
+/// A step.
+struct Step {
+    start: u64,
+    stretches: Vec<Stretch>,
+}
+
+/// One context's part of it.
+struct Stretch {
+    /// Its address.
+    address: u64,
+    /// What was there when it was found first.
+    context: ContextId,
+    from: u64,
+    to: u64,
+    /// When it was found first, nanoseconds.
+    seen: u64,
+    /// Where the thread was found, and how often.
+    samples: Vec<(StackId, u32)>,
+}
+
+impl Loops {
+    pub(super) fn configure(&mut self, options: LoopOptions) {
+        self.options = options;
+    }
+
+    /// A thread has done something in a context: as long at least has the last stretch lasted if it is that one's.
+    pub(super) fn heard(&mut self, header: &Header) {
+        if self.steps.is_empty() {
             return;
         }
-        let attributes = vec![Attribute::new("adder.asyncio.blocked.ms", (waited / 1_000_000) as i64)];
-        let event =
-            SpanEvent { time: self.unix(time - waited), name: "adder.asyncio.blocked".into(), attributes };
-        let context = self.contexts.at(pid, context, time);
-        let act = Act { pid, tid, start: time, context, stack: self.stack, ..Act::default() };
-        let act = Act { job: self.job_of(&act), ..act };
-        if self.blocked.len() < BLOCKED_MAX {
-            self.blocked.push(Blocked { act, event });
+        let last = self.steps.get_mut(&(header.pid, header.tid)).and_then(|step| step.stretches.last_mut());
+        if let Some(last) = last.filter(|last| last.address == header.context) {
+            last.to = last.to.max(header.time);
         }
     }
 
-    /// Time has passed: gives the waits to the spans in which they were.
-    pub(super) fn settle_blocked(&mut self, all: bool) {
-        let mut waiting = std::mem::take(&mut self.blocked);
-        waiting.retain_mut(|blocked| {
-            let act = &blocked.act;
-            let settled = all || act.start + HOLD_MAX < self.now || self.act_settled(act, act.start, 0);
-            // Its code may have been read only now.
-            let site = if settled { self.stacks.site(act.stack).here() } else { None };
-            let Some(site) = site else { return !settled };
-            self.counters.blocked_loops += 1;
-            blocked.event.attributes.extend(site);
-            if let Some((owner, _)) = self.owner_of(act) {
-                self.note_handler(owner, act, false);
-                if let Some(unit) = self.units.get_mut(&owner)
-                    && unit.events.len() < EVENTS_MAX
-                {
-                    unit.events.push(blocked.event.clone());
-                }
+    /// Whether something may still be told of the event loops of a process.
+    pub(super) fn is_watching(&self, pid: u32) -> bool {
+        self.steps.keys().any(|(of, _)| *of == pid)
+            || self.waiting.iter().any(|blocked| blocked.act.pid == pid)
+    }
+
+    /// Steps of which this is so, in order.
+    fn steps_that(&self, is_so: impl Fn(u32, &Step) -> bool) -> Vec<(u32, u32)> {
+        let found = self.steps.iter().filter(|((pid, _), step)| is_so(*pid, step)).map(|(key, _)| *key);
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable();
+        found
+    }
+}
+
+impl Engine {
+    /// The thread of a loop was found somewhere, in a step that has lasted for a while.
+    pub(super) fn loop_sampled(&mut self, header: &Header, sample: &LoopSample) {
+        let key = (header.pid, header.tid);
+        if self.loops.steps.get(&key).is_some_and(|step| step.start != sample.start) {
+            // It was shorter than is told, or that it was over was lost.
+            self.finish_step(key);
+        }
+        let frames: Vec<u8> = sample.frames.iter().flat_map(|frame| frame.to_le_bytes()).collect();
+        let stack = self.stacks.take(header.pid, &frames, sample.cut);
+        let context = self.contexts.known_at(header.pid, header.context, header.time);
+        let step = self.loops.steps.entry(key).or_insert(Step { start: sample.start, stretches: Vec::new() });
+        let from = step.stretches.last().map_or(sample.start, |last| last.to);
+        let time = header.time.max(from);
+        let address = header.context;
+        if step.stretches.last().is_none_or(|last| last.address != address) {
+            if step.stretches.len() >= STRETCHES_MAX {
+                return;
             }
-            !settled
+            let samples = Vec::new();
+            step.stretches.push(Stretch { address, context, from, to: time, seen: time, samples });
+        }
+        let Some(last) = step.stretches.last_mut() else { return };
+        last.to = time;
+        if let Some((_, count)) = last.samples.iter_mut().find(|(known, _)| *known == stack) {
+            *count += 1;
+        } else if last.samples.len() < STACKS_MAX {
+            last.samples.push((stack, 1));
+        }
+    }
+
+    /// A step that has lasted long is over.
+    pub(super) fn loop_stepped(&mut self, item: &Item) {
+        self.counters.blocked_loops += 1;
+        let key = (item.header.pid, item.header.tid);
+        match self.loops.steps.get_mut(&key) {
+            Some(step) => {
+                if let Some(last) = step.stretches.last_mut() {
+                    last.to = last.to.max(item.header.time);
+                }
+                self.finish_step(key);
+            }
+            None => self.counters.unseen_steps += 1,
+        }
+    }
+
+    /// A process is no more, or has a new program.
+    pub(super) fn steps_end(&mut self, pid: u32) {
+        for key in self.loops.steps_that(|of, _| of == pid) {
+            self.finish_step(key);
+        }
+    }
+
+    /// A step is over. Those of its stretches that have lasted long wait for their unit.
+    fn finish_step(&mut self, key: (u32, u32)) {
+        let Some(step) = self.loops.steps.remove(&key) else { return };
+        let (pid, tid) = key;
+        for stretch in step.stretches {
+            if stretch.to - stretch.from < self.loops.options.blocked_after {
+                continue;
+            }
+            if self.loops.waiting.len() >= WAITING_MAX {
+                self.counters.unseen_steps += 1;
+                continue;
+            }
+            let (mut context, mut start) = (stretch.context, stretch.seen);
+            // That a task was made is told with what its thread does next, which may have been this.
+            let now = self.contexts.known_at(pid, stretch.address, stretch.to);
+            if let Some(task) =
+                self.contexts.find(now).filter(|task| task.is_task && task.created >= step.start)
+            {
+                (context, start) = (now, start.max(task.created));
+            }
+            let stack = stretch.samples.first().map_or(0, |(stack, _)| *stack);
+            let act = Act { pid, tid, start, context, stack, ..Act::default() };
+            let act = Act { job: self.job_of(&act), ..act };
+            self.loops.waiting.push(Blocked { stretch, act });
+        }
+    }
+
+    /// Whether a loop that has kept a unit may still be told of with it.
+    pub(super) fn awaits_step(&self, id: UnitId) -> bool {
+        self.units.get(&id).is_some_and(|unit| self.loops.is_watching(unit.pid))
+    }
+
+    /// Time has passed: gives stretches to the spans to which they belong.
+    pub(super) fn settle_blocked(&mut self, all: bool) {
+        let now = self.now;
+        let over = self.loops.steps_that(|_, step| {
+            let seen = step.stretches.last().map_or(step.start, |last| last.to);
+            all || seen + SILENCE < now
         });
-        self.blocked = waiting;
+        for key in over {
+            self.finish_step(key);
+        }
+        let mut waiting = std::mem::take(&mut self.loops.waiting);
+        waiting.retain(|Blocked { stretch, act }| {
+            let late = all || stretch.to + HOLD_MAX < now;
+            let place = self.place_of(stretch);
+            let is_known = place != Site::Unknown && self.act_settled(act, act.start, 0);
+            if !(late || is_known) {
+                return true;
+            }
+            if let Site::Here(place) = place {
+                self.tell_of(stretch, act, place);
+            }
+            false
+        });
+        self.loops.waiting = waiting;
+    }
+
+    /// The function of the application in which a thread was found most often, and there the line.
+    fn place_of(&self, stretch: &Stretch) -> Site {
+        let mut places: Vec<([Attribute; 3], u32)> = Vec::new();
+        for (stack, count) in &stretch.samples {
+            match self.stacks.site(*stack) {
+                Site::Here(place) => match places.iter_mut().find(|(known, _)| *known == place) {
+                    Some((_, times)) => *times += count,
+                    None => places.push((place, *count)),
+                },
+                // Its code is being read.
+                Site::Unknown => return Site::Unknown,
+                Site::Nowhere => {}
+            }
+        }
+        let is_same = |one: &[Attribute; 3], other: &[Attribute; 3]| one[..2] == other[..2];
+        let times = |place: &[Attribute; 3]| -> u32 {
+            places.iter().filter(|(other, _)| is_same(place, other)).map(|(_, times)| times).sum()
+        };
+        // Of several the one that was found first.
+        let best = places.iter().rev().max_by_key(|(place, at)| (times(place), *at));
+        best.map_or(Site::Nowhere, |(place, _)| Site::Here(place.clone()))
+    }
+
+    fn tell_of(&mut self, stretch: &Stretch, act: &Act, place: [Attribute; 3]) {
+        if let Value::Str(function) = &place[0].value {
+            self.measures.blocked(act.pid, function);
+        }
+        let Some((owner, _)) = self.owner_of(act) else { return };
+        self.note_handler(owner, act, false);
+        let time = self.unix(stretch.from);
+        let Some(unit) = self.units.get_mut(&owner) else { return };
+        if unit.events.len() < EVENTS_MAX {
+            let lasted = (stretch.to - stretch.from) / 1_000_000;
+            let mut attributes = vec![Attribute::new("adder.asyncio.blocked.ms", lasted as i64)];
+            attributes.extend(place);
+            unit.events.push(SpanEvent { time, name: "adder.asyncio.blocked".into(), attributes });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adder_ebpf::kind;
+
+    use super::*;
+    use crate::{
+        code::CodeInfo,
+        fact::{Clock, Fact, ProcessInfo},
+        signal::{Metric, Points},
+        stitch::Options,
+    };
+
+    const MS: u64 = 1_000_000;
+    const LIBRARY: u64 = 0x1000;
+
+    fn header(time: u64, context: u64) -> Header {
+        Header { time: time * MS, context, pid: 7, tid: 7, ..Header::default() }
+    }
+
+    /// An engine that knows a process, two functions of it and one of a library.
+    fn engine() -> Engine {
+        let mut engine = Engine::new(Options { seed: 1, ..Options::default() });
+        engine.fact(&Fact::Process(header(1, 0), ProcessInfo::default()));
+        engine.fact(&Fact::Clock(header(1, 0), Clock { offset: 0 }));
+        let files =
+            [("f", "/app/a.py", 0x2000), ("g", "/app/a.py", 0x3000), ("l", "/x/site-packages/l.py", LIBRARY)];
+        for (name, file, address) in files {
+            let code = CodeInfo {
+                address,
+                name: name.into(),
+                file: file.into(),
+                first_line: 3,
+                ..CodeInfo::default()
+            };
+            engine.fact(&Fact::Code(header(1, 0), code));
+        }
+        engine
+    }
+
+    fn sample(engine: &mut Engine, time: u64, context: u64, start: u64, frames: &[u64]) {
+        let sample = LoopSample { start: start * MS, frames: frames.to_vec(), cut: false };
+        engine.fact(&Fact::LoopSample(header(time, context), sample));
+    }
+
+    fn step(engine: &mut Engine, time: u64, lasted: u64) {
+        let header = Header { kind: kind::STEP, ..header(time, 0) };
+        engine.fact(&Fact::Step(Item { header, item: lasted * MS }));
+        engine.fact(&Fact::Clock(Header { time: (time + 6000) * MS, ..header }, Clock { offset: 0 }));
+    }
+
+    /// How often each function has held a loop.
+    fn told(engine: &Engine) -> Vec<(String, u64)> {
+        let sums = engine.metrics().into_iter().filter_map(|metric| match metric {
+            Metric { name: "adder.asyncio.loop.blocked", points: Points::Sum(points), .. } => Some(points),
+            _ => None,
+        });
+        let name = |attributes: &[Attribute]| match &attributes[0].value {
+            Value::Str(name) => name.to_string(),
+            other => panic!("a name: {other:?}"),
+        };
+        sums.flatten().map(|(attributes, count)| (name(&attributes), count)).collect()
+    }
+
+    #[test]
+    fn the_function_found_most_often_has_held_the_loop() {
+        let mut engine = engine();
+        sample(&mut engine, 1060, 9, 1000, &[0x3000, 0x2000]);
+        sample(&mut engine, 1080, 9, 1000, &[LIBRARY, 0x2000]);
+        sample(&mut engine, 1100, 9, 1000, &[0x2000]);
+        step(&mut engine, 1110, 110);
+        assert_eq!(told(&engine), [("f".to_owned(), 1)]);
+        assert_eq!((engine.counters().blocked_loops, engine.counters().unseen_steps), (1, 0));
+    }
+
+    #[test]
+    fn each_context_is_judged_by_its_own_time() {
+        let mut engine = engine();
+        // 70 ms of one context, 110 of another.
+        sample(&mut engine, 1060, 9, 1000, &[0x3000]);
+        sample(&mut engine, 1070, 9, 1000, &[0x3000]);
+        sample(&mut engine, 1090, 10, 1000, &[0x2000]);
+        step(&mut engine, 1180, 180);
+        assert_eq!(told(&engine), [("f".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_step_that_is_short_in_the_end_is_not_told_of() {
+        let mut engine = engine();
+        sample(&mut engine, 1060, 9, 1000, &[0x2000]);
+        // Another step: that this one was over is not told, for it was short.
+        sample(&mut engine, 1200, 9, 1150, &[0x3000]);
+        step(&mut engine, 1260, 110);
+        assert_eq!(told(&engine), [("g".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_only_a_library_does_is_nobodys() {
+        let mut engine = engine();
+        sample(&mut engine, 1060, 9, 1000, &[LIBRARY]);
+        step(&mut engine, 1200, 200);
+        assert_eq!(told(&engine), []);
+        step(&mut engine, 1900, 200);
+        assert_eq!((engine.counters().blocked_loops, engine.counters().unseen_steps), (2, 1));
+    }
+
+    #[test]
+    fn a_step_whose_end_is_lost_ends() {
+        let mut engine = engine();
+        sample(&mut engine, 1060, 9, 1000, &[0x2000]);
+        sample(&mut engine, 1160, 9, 1000, &[0x2000]);
+        engine.fact(&Fact::Clock(header(3000, 0), Clock { offset: 0 }));
+        assert!(engine.loops.is_watching(7));
+        engine.fact(&Fact::Clock(header(9000, 0), Clock { offset: 0 }));
+        assert!(!engine.loops.is_watching(7));
+        assert_eq!(told(&engine), [("f".to_owned(), 1)]);
     }
 }

@@ -297,10 +297,6 @@ pub(super) struct Thread {
     pub(super) timed_at: u64,
     /// Time from the fact before to its last one, nanoseconds.
     pub(super) rested: u64,
-    /// When it was last heard of otherwise than by a task that it has made, and the time from the fact before to that one,
-    /// nanoseconds.
-    pub(super) spoke: u64,
-    pub(super) silent: u64,
     /// Where it makes its next fact.
     pub(super) stack: StackId,
     /// How many facts came from it.

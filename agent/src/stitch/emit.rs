@@ -45,7 +45,10 @@ impl Engine {
         for finished in waiting.drain(..) {
             let settled = match finished {
                 Finished::Unit(id) => {
-                    self.unit_settled(id, 0) && self.unit_is_over(id) && !self.awaits_traceback(id)
+                    self.unit_settled(id, 0)
+                        && self.unit_is_over(id)
+                        && !self.awaits_traceback(id)
+                        && !self.awaits_step(id)
                 }
                 Finished::Operation(id) => self.operation_settled(id, 0),
             };

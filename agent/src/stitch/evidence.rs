@@ -30,6 +30,9 @@ impl Engine {
         }
         if is_task {
             self.thread(header).is_loop = true;
+            if let Some(process) = self.processes.get_mut(&header.pid) {
+                process.has_tasks = true;
+            }
             self.turn_waits_for_others(parent, 1);
             self.wakes_for_notice(header, parent, child, true);
         }

@@ -181,12 +181,20 @@ impl Engine {
     pub(super) fn drop_idle(&mut self, unit: UnitId) {
         let Some(job) = self.units.get_mut(&unit).and_then(|unit| unit.job.as_deref_mut()) else { return };
         let held = std::mem::take(&mut job.held);
-        if !held.is_empty() {
-            self.counters.idle_jobs += 1;
+        if held.is_empty() {
+            return;
         }
+        self.counters.idle_jobs += 1;
         for id in held {
+            if let Some(operation) = self.operations.get(&id) {
+                let act = operation.act.clone();
+                self.note_handler(unit, &act, false);
+            }
             self.retire(id, [0; 16]);
         }
+        let Some(unit) = self.units.get(&unit) else { return };
+        let function = unit.handler.as_ref().map(|handler| handler.name.as_str());
+        self.measures.idle(unit.pid, function.unwrap_or_default());
     }
 }
 

@@ -155,8 +155,7 @@ impl Engine {
         }
         thread.read_for = 0;
         if thread.is_loop {
-            let waited = thread.silent;
-            return self.loop_waited(item, waited);
+            return;
         }
         if thread.rested < WAITED && trigger == Trigger::Timer {
             return;

@@ -32,6 +32,7 @@ mod exchange;
 mod idle;
 mod interaction;
 mod job;
+mod measure;
 mod message;
 mod notice;
 mod notifiers;
@@ -51,11 +52,13 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+pub use self::{blocked::LoopOptions, idle::JobOptions, output::LogCounters};
 use self::{
-    blocked::Blocked,
+    blocked::Loops,
     context::{Cause, Contexts, Thread, Work},
     exchange::Exchanges,
     job::{Trigger, Turn},
+    measure::Measures,
     notice::Waiting,
     notifiers::Notifiers,
     output::Outputs,
@@ -64,7 +67,6 @@ use self::{
     stacks::{StackId, Stacks},
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
-pub use self::{idle::JobOptions, output::LogCounters};
 use crate::{
     conn::{ConnectionId, Connections, Happened},
     fact::Fact,
@@ -145,8 +147,10 @@ pub struct Counters {
     pub waits: u64,
     /// Work items whose origin was not kept because too many lay in queues, or tasks in pools.
     pub unqueued: u64,
-    /// Waits of the application that have kept an event loop from running for 100 ms or more.
+    /// Steps of event loops that have lasted long (`asyncio.blocked_after`).
     pub blocked_loops: u64,
+    /// Of these, those in which the agent has not seen where the thread was; and what was too much to be told of.
+    pub unseen_steps: u64,
     /// Stacks that were forgotten because there were too many: what was done there has no `code.*`.
     pub forgotten_stacks: u64,
     /// Code objects that were not looked at because there were too many, likewise.
@@ -186,8 +190,8 @@ pub struct Engine {
     outputs: Outputs,
     stacks: Stacks,
     jobs: JobOptions,
-    /// Waits that have kept event loops from running.
-    blocked: Vec<Blocked>,
+    loops: Loops,
+    measures: Measures,
     /// Where the current fact was made.
     stack: StackId,
     /// Messages whose publish has not been looked for.
@@ -236,7 +240,8 @@ impl Engine {
             outputs: Outputs::default(),
             stacks: Stacks::default(),
             jobs: JobOptions::default(),
-            blocked: Vec::new(),
+            loops: Loops::default(),
+            measures: Measures::default(),
             stack: 0,
             tasks: FxHashMap::default(),
             interactions: FxHashMap::default(),
@@ -315,6 +320,12 @@ impl Engine {
             }
             return;
         }
+        match fact {
+            // Nor what was seen of the thread from outside.
+            Fact::LoopSample(_, sample) => return self.loop_sampled(&header, sample),
+            Fact::Step(item) => return self.loop_stepped(item),
+            _ => self.loops.heard(&header),
+        }
         self.stack = 0;
         if header.flags & flag::STACKED != 0
             && let Some(thread) = self.threads.get(&(header.pid, header.tid))
@@ -347,12 +358,6 @@ impl Engine {
             let last = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.last);
             let thread = self.thread(&header);
             thread.rested = header.time.saturating_sub(last);
-            // That a task was made is told with what the thread does next.
-            if !matches!(fact, Fact::Task(_)) {
-                let before = std::mem::replace(&mut thread.spoke, header.time);
-                // Of a thread that has not been heard of nothing is known.
-                thread.silent = if before == 0 { 0 } else { header.time.saturating_sub(before) };
-            }
             thread.facts += 1;
             thread.facts - 1
         });
@@ -464,6 +469,8 @@ impl Engine {
                 self.stacks.forget(header.pid);
                 self.routes.forget(header.pid);
                 self.contexts.exit(header.pid);
+                self.steps_end(header.pid);
+                self.measures.retain(|pid| pid != header.pid);
             }
             Fact::Exit(_) => {
                 let mark = self.mark(&header);
@@ -472,16 +479,19 @@ impl Engine {
                 self.outputs_end(header.pid);
                 self.start_is_over(header.pid);
                 self.contexts.exit(header.pid);
+                self.steps_end(header.pid);
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.ended = Some(header.time);
                 }
             }
-            // Stacks and texts have been dealt with above.
-            Fact::Map(_) | Fact::Stack { .. } | Fact::Text(..) => {}
+            // Some have been dealt with above.
+            Fact::Map(_) | Fact::Stack { .. } | Fact::Text(..) | Fact::Step(_) | Fact::LoopSample(..) => {}
             Fact::Code(_, code) => self.stacks.code(header.pid, code),
             Fact::Routes(_, table) => self.routes.found(header.pid, table),
             Fact::CodeOptions(_, options) => self.stacks.configure(options),
             Fact::JobOptions(_, options) => self.jobs = *options,
+            Fact::LoopOptions(_, options) => self.loops.configure(*options),
+            Fact::Lags(_, lags) => self.measures.lags(header.pid, lags),
             Fact::Process(_, info) => self.process(header.pid, info),
             Fact::Python(_, info) => self.python(header.pid, info),
             Fact::Output(_, info) => self.outputs.announce(header.pid, *info),

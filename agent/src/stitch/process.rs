@@ -38,6 +38,8 @@ pub(super) struct ProcessState {
     pub(super) ownerless: (u64, u32),
     /// What its main thread does before the process waits, or is asked for anything, for the first time.
     pub(super) starting: Option<Turn>,
+    /// It has made tasks of an event loop.
+    pub(super) has_tasks: bool,
     /// When it ended.
     pub(super) ended: Option<u64>,
 }
@@ -55,6 +57,7 @@ impl ProcessState {
             untold: 0,
             ownerless: (0, 0),
             starting: None,
+            has_tasks: false,
             ended: None,
         }
     }

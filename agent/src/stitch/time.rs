@@ -9,6 +9,7 @@ impl Engine {
         self.clock = clock.offset;
         self.counters.forgotten_stacks = self.stacks.forgotten;
         self.counters.unread_codes = self.stacks.unread;
+        self.measures.tick(self.now);
         self.settle_unsettled();
         self.settle_all_untaken(false);
         self.find_origins(false);
@@ -49,6 +50,7 @@ impl Engine {
         let processes = &self.processes;
         self.stacks.retain(|pid| processes.contains_key(&pid));
         self.routes.retain(|pid| processes.contains_key(&pid));
+        self.measures.retain(|pid| processes.contains_key(&pid));
         let kept = if self.units.len() > UNITS_MAX { HOLD_MAX * 2 } else { ENDED_KEPT };
         self.units.retain(|_, unit| {
             unit.detail.is_some() || unit.is_busy() || unit.end.is_none_or(|end| end + kept > now)

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::{
     logs::v1::{LogRecord as OtlpRecord, ResourceLogs, ScopeLogs},
 };
 
-use super::{ATTRIBUTE_OVERHEAD, SAMPLED, SCOPE, SPAN_OVERHEAD, attributes_size, key_value, otlp_resource};
+use super::{ATTRIBUTE_OVERHEAD, SAMPLED, SPAN_OVERHEAD, attributes_size, key_value, otlp_resource, scope};
 use crate::signal::{LogRecord, Resource};
 
 /// Records of one resource, by their logger.
@@ -57,11 +57,7 @@ pub fn approximate_size(record: &LogRecord) -> usize {
 fn scope_logs((logger, log_records): (Option<String>, Vec<OtlpRecord>)) -> ScopeLogs {
     let scope = match logger {
         Some(name) => InstrumentationScope { name, ..InstrumentationScope::default() },
-        None => InstrumentationScope {
-            name: SCOPE.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..InstrumentationScope::default()
-        },
+        None => scope(),
     };
     ScopeLogs { scope: Some(scope), log_records, schema_url: String::new() }
 }

@@ -43,7 +43,7 @@ impl<T: Exported> Client<T> {
         // Clones share the connection.
         match tokio::time::timeout(self.timeout, T::export(self.service.clone(), request)).await {
             Ok(Ok(response)) => Ok(accepted::<T>(response.into_inner())),
-            Ok(Err(status)) => Err(failure(&status, T::BATCH_VARIABLE)),
+            Ok(Err(status)) => Err(failure(&status, T::SMALLER)),
             Err(_) => Err(timed_out(self.timeout)),
         }
     }

@@ -125,7 +125,7 @@ fn failure<T: Exported>(status: StatusCode, headers: &HeaderMap, body: &[u8]) ->
                 )
                 .into(),
                 407 => "the proxy wants a login: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY".into(),
-                413 => format!("lower {}", T::BATCH_VARIABLE).into(),
+                413 => T::SMALLER.into(),
                 415 => "does that port speak http/protobuf? See OTEL_EXPORTER_OTLP_PROTOCOL".into(),
                 _ => "".into(),
             };

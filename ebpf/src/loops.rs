@@ -1,0 +1,82 @@
+//! How long event loops run between two waits.
+//!
+//! A step begins when `epoll_wait` returns, and is over when it is called again. That it is under way, and whose thread state to
+//! look at, user space finds in a map: it looks itself at what lasts long (`agent/src/run/loops.rs`).
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use adder_ebpf::{LAG_BOUNDS, Process, Step, kind};
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{fentry, tracepoint},
+    programs::{FEntryContext, TracePointContext},
+};
+
+use crate::{
+    maps::{LAGS, LOOPS, setting},
+    python::{flush_pending, thread_state},
+    record::{current, report_number, watched},
+};
+
+/// The wait of this thread is over.
+#[inline(always)]
+pub fn begin(process: &Process) {
+    let (pid, tid) = current();
+    let start = unsafe { bpf_ktime_get_ns() };
+    if let Some(step) = LOOPS.get_ptr_mut(tid) {
+        unsafe { (&raw mut (*step).start).write(start) };
+        return;
+    }
+    let step = Step { start, state: thread_state(process), pid, reserved: 0 };
+    let _ = LOOPS.insert(tid, step, 0);
+}
+
+/// It waits again.
+#[inline(always)]
+fn end() {
+    let (pid, tid) = current();
+    let Some(step) = LOOPS.get_ptr_mut(tid) else { return };
+    let start = unsafe { (*step).start };
+    if start == 0 {
+        return;
+    }
+    unsafe { (&raw mut (*step).start).write(0) };
+    let lasted = unsafe { bpf_ktime_get_ns() }.saturating_sub(start);
+    if let Some(lags) = LAGS.get_ptr_mut(pid) {
+        let mut bucket = 0;
+        while bucket < LAG_BOUNDS.len() && lasted > LAG_BOUNDS[bucket] {
+            bucket += 1;
+        }
+        // Two threads of a process may have loops.
+        unsafe {
+            let count = (&raw mut (*lags).buckets).cast::<u64>().add(bucket);
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*lags).sum, lasted);
+        }
+    }
+    if lasted >= u64::from(setting!(step_min)) * 1000
+        && let Some(process) = watched(pid)
+    {
+        flush_pending(process);
+        report_number(kind::STEP, 0, lasted);
+    }
+}
+
+#[fentry(function = "__x64_sys_epoll_wait")]
+pub fn fentry_epoll_wait(_: FEntryContext) -> i32 {
+    end();
+    0
+}
+
+#[fentry(function = "__x64_sys_epoll_pwait")]
+pub fn fentry_epoll_pwait(_: FEntryContext) -> i32 {
+    end();
+    0
+}
+
+/// At the entry of either call, where there is no `fentry`.
+#[tracepoint]
+pub fn step_is_over(_: TracePointContext) -> u32 {
+    end();
+    0
+}
