@@ -9,7 +9,6 @@ import contextlib
 import logging
 import sys
 import threading
-import time
 
 import asyncpg
 import psycopg
@@ -109,12 +108,6 @@ async def pool():
 async def methods():
     await Games().counts()
     return await state.redis.get("places:" + at())
-
-
-@app.get("/blocks")
-async def blocks():
-    time.sleep(0.3)
-    return sys._getframe().f_lineno - 1
 
 
 @app.get("/gathered")

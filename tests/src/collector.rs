@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
     logs::v1::ResourceLogs,
-    metrics::v1::ResourceMetrics,
+    metrics::v1::{ResourceMetrics, metric, number_data_point},
     trace::v1::{ResourceSpans, Span},
 };
 use tokio::sync::oneshot;
@@ -183,6 +183,30 @@ impl Collector {
     /// The metrics accepted so far.
     pub fn metrics(&self) -> Vec<ResourceMetrics> {
         self.state.lock().metrics.clone()
+    }
+
+    /// The latest values of a metric that counts functions, of all processes together.
+    pub fn counts(&self, name: &str) -> BTreeMap<String, u64> {
+        let mut latest = BTreeMap::new();
+        for batch in self.metrics() {
+            let resource = batch.resource.unwrap_or_default();
+            let instance = attribute(&resource.attributes, "service.instance.id").unwrap_or_default();
+            let metrics = batch.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+            for metric in metrics.filter(|metric| metric.name == name) {
+                let Some(metric::Data::Sum(sum)) = metric.data else { continue };
+                for point in sum.data_points {
+                    let function = attribute(&point.attributes, "code.function.name").unwrap_or_default();
+                    if let Some(number_data_point::Value::AsInt(count)) = point.value {
+                        latest.insert((instance.clone(), function), count.unsigned_abs());
+                    }
+                }
+            }
+        }
+        let mut counts = BTreeMap::new();
+        for ((_, function), count) in latest {
+            *counts.entry(function).or_default() += count;
+        }
+        counts
     }
 
     /// The logs accepted so far.

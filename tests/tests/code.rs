@@ -76,8 +76,6 @@ fn run(case: &Case<'_>) {
     thread::sleep(Duration::from_secs(7));
     collector.clear();
     load(case.connections, case.requests);
-    let blocked =
-        if case.event_loop.is_some() { app.get("/blocks").expect("an answer").1 } else { String::new() };
     thread::sleep(AFTERWARDS);
     let (status, said) = agent.stop().expect("the agent ends");
     assert!(status.success(), "{said:#?}");
@@ -86,7 +84,6 @@ fn run(case: &Case<'_>) {
     }
     println!("{}: {}", case.name, said.join("\n"));
     if case.event_loop.is_some() {
-        expect_blocked(&collector.spans(), &blocked);
         assert!(expect_lines(&collector) > 50, "lines of a log were written");
     }
     expect_places(&collector.spans());
@@ -129,21 +126,6 @@ fn expect_handlers(spans: &[CollectedSpan]) {
     println!("{right} handlers right, {} wrong, {none} without", wrong.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(none * 1000 <= right, "{none} without a handler");
-}
-
-/// A handler that keeps the loop from running is named, with its line.
-fn expect_blocked(spans: &[CollectedSpan], line: &str) {
-    let events: Vec<_> =
-        spans.iter().flat_map(|span| span.span.events.iter().map(move |event| (span, event))).collect();
-    assert_eq!(events.len(), 1, "{events:#?}");
-    let (span, event) = events[0];
-    assert_eq!(span.attribute("url.path").as_deref(), Some("/blocks"));
-    assert_eq!(event.name, "adder.asyncio.blocked");
-    let attribute = |key| attribute(&event.attributes, key);
-    assert_eq!(attribute("code.function.name").as_deref(), Some("blocks"));
-    assert_eq!(attribute("code.line.number").as_deref(), Some(line.trim()));
-    let waited: u32 = attribute("adder.asyncio.blocked.ms").expect("a time").parse().expect("a number");
-    assert!((300..350).contains(&waited), "{waited} ms");
 }
 
 /// A line of a log says where it was written. How many have a mark.

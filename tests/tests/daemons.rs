@@ -289,4 +289,9 @@ fn polling_that_finds_nothing_is_no_span() {
         println!("{} {:?}", span.span.name, span.service());
     }
     assert_eq!(after.len(), 0);
+    // They are counted: each looks at least once in two seconds.
+    let idle = collector.counts("adder.job.idle");
+    println!("idle: {idle:?}");
+    assert!(idle.values().sum::<u64>() > ways.len() as u64 * seconds / 2, "{idle:?}");
+    assert!(idle.contains_key("Threads.work") && idle.contains_key("tasks.<locals>.periodic"), "{idle:?}");
 }

@@ -11,7 +11,7 @@ use adder_tests::{
     watch::attach,
 };
 use opentelemetry_proto::tonic::{
-    metrics::v1::{HistogramDataPoint, metric, number_data_point},
+    metrics::v1::{HistogramDataPoint, metric},
     trace::v1::span::{Event, SpanKind},
 };
 
@@ -65,7 +65,7 @@ fn run(python: &str, event_loop: EventLoop) {
     assert_eq!(servers.count(), answers.len() + 2, "each request has a span, and so have /start and /stop");
 
     let counts: BTreeMap<String, u64> = serde_json::from_str(&counts).expect("counts");
-    let measured = functions(&collector);
+    let measured = collector.counts("adder.asyncio.loop.blocked");
     println!("held the loop: {counts:?}, by the agent: {measured:?}");
     assert_eq!(measured, counts);
     let lag = histogram(&collector);
@@ -137,30 +137,13 @@ fn judge_event(event: &Event, told: &Told) -> Option<String> {
     (!is_right).then(|| format!("{function} {lines:?} {lasted} ms: {:?}", event.attributes))
 }
 
-/// How often each function has held the loop, by the last that was told of each process.
-fn functions(collector: &Collector) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for metric in metrics(collector, "adder.asyncio.loop.blocked") {
-        let metric::Data::Sum(sum) = metric else { panic!("a sum: {metric:?}") };
-        for point in sum.data_points {
-            let name = attribute(&point.attributes, "code.function.name").expect("a name");
-            let Some(number_data_point::Value::AsInt(count)) = point.value else { panic!("a count") };
-            counts.insert(name, count as u64);
-        }
-    }
-    counts
-}
-
 fn histogram(collector: &Collector) -> HistogramDataPoint {
-    let last = metrics(collector, "adder.asyncio.loop.lag").pop().expect("it was measured");
+    let scopes = collector.metrics().into_iter().flat_map(|resource| resource.scope_metrics);
+    let mut lags =
+        scopes.flat_map(|scope| scope.metrics).filter(|metric| metric.name == "adder.asyncio.loop.lag");
+    let last = lags.next_back().and_then(|metric| metric.data).expect("it was measured");
     let metric::Data::Histogram(mut histogram) = last else { panic!("a histogram: {last:?}") };
     histogram.data_points.pop().expect("a point")
-}
-
-fn metrics(collector: &Collector, name: &str) -> Vec<metric::Data> {
-    let scopes = collector.metrics().into_iter().flat_map(|resource| resource.scope_metrics);
-    let metrics = scopes.flat_map(|scope| scope.metrics).filter(|metric| metric.name == name);
-    metrics.filter_map(|metric| metric.data).collect()
 }
 
 #[test]

@@ -383,7 +383,7 @@ fn batches_follow_the_standard_variables() {
 }
 
 #[test]
-fn logs_have_variables_of_their_own() {
+fn logs_and_metrics_have_variables_of_their_own() {
     let url = |settings: Option<Settings>| settings.map(|settings| settings.endpoint.to_string());
     let (config, _) = env(&[ENDPOINT, ("OTEL_BLRP_MAX_QUEUE_SIZE", "700")]);
     assert_eq!(url(config.otlp).as_deref(), Some("http://localhost:4318/v1/traces"));
@@ -412,7 +412,16 @@ fn logs_have_variables_of_their_own() {
     assert_eq!(config.otlp_logs.as_ref().unwrap().headers.len(), 1);
     assert_eq!(url(config.otlp_logs).as_deref(), Some("http://b/records"));
     assert!(config.otlp.unwrap().headers.is_empty() && config.logs.enabled);
-    // What both complain of is said once.
+    let (config, _) = env(&[
+        ENDPOINT,
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://b/values"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1500"),
+    ]);
+    assert_eq!(url(config.otlp_metrics).as_deref(), Some("http://b/values"));
+    assert_eq!(config.metrics.interval, Duration::from_millis(1500));
+    let (config, _) = env(&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "none")]);
+    assert!(config.otlp_metrics.is_none() && config.otlp_logs.is_some());
+    // What all complain of is said once.
     let (_, warnings) = env(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")]);
     assert_eq!(warnings.len(), 1);
 }

@@ -22,10 +22,10 @@ struct Attributes {
     config2: u64,
 }
 
-/// Which event it is: the fields of `struct perf_event_attr` of the same names.
+/// Which event it is: the fields of `struct perf_event_attr` of the same names, and its `type`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Event {
-    pub(super) event_type: u32,
+    pub(super) of: u32,
     pub(super) config: u64,
     pub(super) config1: u64,
     pub(super) config2: u64,
@@ -46,7 +46,7 @@ pub(super) type Link = OwnedFd;
 ///
 /// Where the kernel refuses the event, or does not know it.
 pub(super) fn run_at(program: BorrowedFd<'_>, event: Event, pid: i32) -> io::Result<Link> {
-    let Event { event_type, config, config1, config2 } = event;
+    let Event { of: event_type, config, config1, config2 } = event;
     let attributes = Attributes {
         event_type,
         size: size_of::<Attributes>() as u32,

@@ -29,7 +29,7 @@ pub(super) fn attach_to_call(program: BorrowedFd<'_>, call: &str) -> io::Result<
     let mounted = MOUNTED.iter().find_map(|folder| fs::read_to_string(format!("{folder}/{file}")).ok());
     let number = mounted.map_or_else(|| read_unmounted(&file), Ok)?;
     let config = number.trim().parse().map_err(io::Error::other)?;
-    perf::run_at(program, Event { event_type: TRACEPOINT, config, ..Event::default() }, -1)
+    perf::run_at(program, Event { of: TRACEPOINT, config, ..Event::default() }, -1)
 }
 
 /// Reads a file of tracefs where that is not mounted, as in most containers: by a mount that has no place in the file system, and

@@ -34,15 +34,14 @@ pub(super) fn attach(
     file: &Path,
     offset: u64,
 ) -> io::Result<Link> {
-    let event_type = fs::read_to_string(TYPE)?.trim().parse().map_err(io::Error::other)?;
+    let of = fs::read_to_string(TYPE)?.trim().parse().map_err(io::Error::other)?;
     let path = CString::new(file.as_os_str().as_bytes())?;
     let event = Event {
-        event_type,
+        of,
         config: if matches!(kind, ProbeKind::Return) { AT_RETURN } else { 0 },
         // The address of the path, which outlives the call, and the offset in the file.
         config1: path.as_ptr() as u64,
         config2: offset,
-        ..Event::default()
     };
     perf::run_at(program, event, pid.cast_signed())
 }

@@ -255,10 +255,8 @@ mod tests {
     /// A command of Redis and its reply.
     fn redis_nothing(words: &[&str], reply: &str) -> bool {
         let mark = Mark { time: 1, pid: 7, tid: 8, context: 9, stack: 0 };
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
+        let bulks = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        let request = format!("*{}\r\n{}", words.len(), bulks.collect::<String>());
         let (mut parser, mut events) = (Redis::new(true), Vec::new());
         parser.data(Side::Request, request.as_bytes(), mark, &mut events);
         parser.data(Side::Response, reply.as_bytes(), mark, &mut events);

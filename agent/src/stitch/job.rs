@@ -223,7 +223,7 @@ impl Engine {
             && active + WAITED > header.time
             && self.contexts.find(by).is_some_and(|by| by.announced && by.parent != task);
         // However long it took the machine to go on after the read.
-        let for_read = thread.answered.0 == by && thread.read_at > thread.timed;
+        let for_read = has_read && thread.read_at > thread.timed;
         let Some(found) = self.contexts.find_mut(task) else { return };
         // One that is older than the agent.
         found.is_task |= !found.announced;
