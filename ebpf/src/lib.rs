@@ -448,7 +448,7 @@ pub const MARKS_MAX: u32 = 16_384;
 /// Most watched processes.
 pub const PROCESSES_MAX: u32 = 8192;
 /// Most threads of event loops.
-pub const LOOPS_MAX: u32 = 16_384;
+pub const LOOPS_MAX: u32 = 1024;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.
 pub const SOCKETS_MAX: u32 = 65_536;
 /// Most `SSL` objects whose stream positions are kept; the least recently used is forgotten.

@@ -154,11 +154,12 @@ impl Engine {
 
     /// The first byte of a response has left: its context is evidence.
     pub(super) fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark, flags: u16) {
-        let Some(exchanges) = self.exchanges.get(&connection) else { return };
+        let Some(exchanges) = self.exchanges.get_mut(&connection) else { return };
         let Some(id) = exchanges.units.iter().find(|(number, _)| *number == exchange).map(|(_, id)| *id)
         else {
             return;
         };
+        exchanges.answered_by = at.context;
         let Some(unit) = self.units.get_mut(&id) else { return };
         unit.replied = Some(at.time);
         let (pid, claimed_by) = (unit.pid, unit.claimed_by);

@@ -46,6 +46,8 @@ pub(super) struct Exchanges {
     pub(super) were_doubted: VecDeque<(u64, u64)>,
     /// When the last delivery came.
     pub(super) delivered: u64,
+    /// The context in which the last response on it left.
+    pub(super) answered_by: ContextId,
     /// A message that nobody acknowledges and that has woken nobody yet.
     pub(super) untaken: Option<UnitId>,
     /// The context in which its messages wake others, where they are read in another.

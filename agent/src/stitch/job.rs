@@ -290,8 +290,7 @@ impl Engine {
     fn turn_by_timer(&mut self, thread: (u32, u32), called: ContextId, turning: ContextId, now: u64) {
         let Some(start) = self.contexts.find(called).map(|context| context.called) else { return };
         // A task that sleeps is woken, which shows only where it is watched.
-        let wakes_are_seen = || self.processes.get(&thread.0).is_some_and(|process| process.wakes_seen);
-        if start == 0 || start + AT_ONCE < now || !wakes_are_seen() {
+        if start == 0 || start + AT_ONCE < now || !self.sees_wakes(thread.0) {
             return;
         }
         let Some(found) = self.contexts.find(turning) else { return };

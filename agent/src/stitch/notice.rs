@@ -5,7 +5,8 @@
 //!
 //! 1. *A list.* Whoever sent the command that waits. What is done before the next such command is for the element.
 //! 2. *Own reading.* A thread without an event loop, or a task, that has read the message itself.
-//! 3. *Wake-up.* The task that the reader wakes with it, or makes for it.
+//! 3. *Wake-up.* The task that the reader wakes with it, or makes for it; of a WebSocket, where wake-ups are not seen yet, the one
+//!    that has answered the handshake.
 //!
 //! A message that wakes nobody came while its handler was busy with one before, and nothing tells where the work for
 //! the one ends and that for the next begins: they become one unit, a batch, which is linked to all the publishes
@@ -19,7 +20,7 @@ use std::hash::{Hash as _, Hasher as _};
 
 use super::{
     Engine, Finished, OperationId,
-    context::ContextId,
+    context::{Context, ContextId},
     notifiers::Notification,
     publishes::{Place, Sought},
     received::{Arrival, Reading},
@@ -203,19 +204,30 @@ impl Engine {
             return self.join_batch(unit, at.time, publisher);
         }
         self.settle_untaken(connection);
+        let served = matches!(&detail, Detail::WebSocket(message) if message.served);
         let unit = self.begin_notice(happened.endpoints, connection, at, detail, publisher);
-        let reading = Reading { unit, connection, context: at.context, facts, rested };
+        let reading = Reading { unit, connection, context: at.context, facts, rested, served };
         let by_loop = self.contexts.find(at.context).is_some_and(|context| context.common);
         if let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) {
             thread.reading = Some(reading);
         }
-        self.exchanges.entry(connection).or_default().untaken = Some(unit);
+        let exchanges = self.exchanges.entry(connection).or_default();
+        exchanges.untaken = Some(unit);
+        let (answered_by, is_first) = (exchanges.answered_by, exchanges.handled.is_none());
         self.untaken.push_back((at.time, connection));
+        if served && is_first && !self.sees_wakes(at.pid) {
+            // Whom it wakes cannot be seen yet: likely the task that has answered the handshake.
+            let is_task = |context: &Context| context.is_task && !context.common;
+            if self.contexts.find(answered_by).is_some_and(is_task) {
+                self.receive_in(answered_by, Arrival { time: at.time, unit: Some(unit), own: false });
+                self.take_notice(unit, true);
+            }
+        }
         if by_loop {
             return;
         }
         self.receive(at.context, (at.pid, at.tid), at.time, Some(unit));
-        if at.context == 0 || self.contexts.find(at.context).is_some_and(|context| context.announced) {
+        if at.context == 0 || self.handles_itself((at.pid, at.tid), at.context) {
             self.take_notice(unit, false);
         }
     }
@@ -412,17 +424,19 @@ impl Engine {
     pub(super) fn wakes_for_notice(&mut self, header: &Header, by: ContextId, child: ContextId, task: bool) {
         let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
         let Some(reading) = thread.reading else { return };
-        let Some(context) = self.contexts.find(by).filter(|context| !context.announced) else {
-            // A task that has read the message itself wakes others in its course.
+        if self.handles_itself((header.pid, header.tid), by) {
+            // Who has read the message itself wakes others in his course.
             return;
-        };
+        }
+        let Some(context) = self.contexts.find(by) else { return };
         if reading.context != by {
             // uvloop reads outside the connection's own context, in which it calls the protocol at once.
             let at_once = reading.facts + 1 == thread.facts && !context.common;
             let Some(exchanges) = self.exchanges.get_mut(&reading.connection).filter(|_| at_once) else {
                 return;
             };
-            if reading.rested {
+            // All connections that it has accepted have one context, in which nothing else is called.
+            if reading.rested || reading.served {
                 exchanges.waker = Some(by);
             }
             if exchanges.waker != Some(by) {
@@ -437,6 +451,13 @@ impl Engine {
         }
         self.receive_in(child, Arrival { time: header.time, unit: Some(reading.unit), own: task });
         self.take_notice(reading.unit, !task);
+    }
+
+    /// Whether what a context reads is for itself. A loop reads in the context of the connection, which is a copy of that in which
+    /// the connection was made, and wakes whoever is to handle it.
+    fn handles_itself(&self, thread: (u32, u32), context: ContextId) -> bool {
+        let by_loop = || self.threads.get(&thread).is_some_and(|thread| thread.is_loop);
+        self.contexts.find(context).is_some_and(|context| context.is_task || context.announced && !by_loop())
     }
 
     /// The message for which a context (or a thread without one) worked at `time`.

@@ -111,6 +111,11 @@ impl Engine {
         }
     }
 
+    /// Whether it is seen in a process who wakes whom.
+    pub(super) fn sees_wakes(&self, pid: u32) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.wakes_seen)
+    }
+
     /// A thread has waited until its time was up. Others than the main one may do so all the time, and so does who waits for
     /// an answer.
     pub(super) fn start_has_waited(&mut self, header: &Header) {

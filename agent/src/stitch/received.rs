@@ -58,4 +58,6 @@ pub(super) struct Reading {
     pub(super) facts: u64,
     /// The thread had nothing to do before.
     pub(super) rested: bool,
+    /// By a server: the connection was accepted.
+    pub(super) served: bool,
 }

@@ -1,0 +1,117 @@
+//! WebSocket servers: what is done for a message, below it.
+//!
+//! Each message is an id, which its handler plants in all that it does (`tests/apps/sockets.py`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+    time::Duration,
+};
+
+use adder_tests::{
+    collector::{CollectedSpan, Collector},
+    python::{App, Counts, Environment, EventLoop},
+    rig::Rig,
+    watch::attach,
+};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+/// Time in which the last spans are settled and sent.
+const AFTERWARDS: Duration = Duration::from_secs(4);
+const CONNECTIONS: usize = 16;
+const MESSAGES: usize = 20;
+
+/// The id that an operation carries.
+fn rid(span: &CollectedSpan) -> Option<String> {
+    let text = span.attribute("db.query.text")?;
+    let at = text.find("rid=").or_else(|| text.find("rid:"))? + 4;
+    let rid: String = text[at..].chars().take_while(char::is_ascii_alphanumeric).collect();
+    Some(rid)
+}
+
+fn run(name: &str, python: &str, start: impl FnOnce(&Rig) -> App) {
+    let rig = Rig::start(&format!("sockets-{name}"), "sockets-api", python, false).expect("servers");
+    let app = start(&rig);
+    let collector = Collector::start().expect("a collector");
+    let (agent, recorder) = attach(&rig.dir, &[app.pid()], &collector).expect("the agent");
+    let (connections, messages) = (CONNECTIONS.to_string(), MESSAGES.to_string());
+    let arguments = ["load", &app.url(""), &connections, &messages];
+    let client = App::worker(&rig.venv, &rig.dir, "sockets.py", &arguments, &Environment::new("client"));
+    let client = client.expect("every message is answered");
+    let truth = app.truth().expect("what the service did");
+    drop(client);
+    thread::sleep(AFTERWARDS);
+    let (status, lines) = agent.stop().expect("the agent ends");
+    if let Some(recorder) = recorder {
+        recorder.stop().expect("the recorder ends");
+    }
+    assert!(status.success(), "{lines:#?}");
+    judge(name, &collector.spans(), &truth);
+}
+
+fn judge(name: &str, spans: &[CollectedSpan], truth: &BTreeMap<String, Counts>) {
+    let of_kind = |kind| spans.iter().filter(move |span| span.span.kind() == kind);
+    let consumers: BTreeMap<_, _> =
+        of_kind(SpanKind::Consumer).map(|span| (span.span.span_id.clone(), span)).collect();
+    let mut served: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    let (mut right, mut wrong) = (0, Vec::new());
+    for span in of_kind(SpanKind::Client) {
+        let Some(rid) = rid(span) else { continue };
+        let parent = &span.span.parent_span_id;
+        match consumers.get(parent) {
+            Some(_) => {
+                right += 1;
+                served.entry(parent.clone()).or_default().insert(rid);
+            }
+            None => wrong.push(format!("{} of {rid}: parent {parent:?}", span.span.name)),
+        }
+    }
+    let operations: usize = truth.values().map(|counts| counts.sql + counts.redis).sum();
+    // Two that come together may be one, as any messages that nobody acknowledges.
+    let crowded = served.values().filter(|rids| rids.len() > 1).count();
+    println!(
+        "{name}: {right} of {operations} operations below a message, {} not; {} messages, {crowded} stand for several",
+        wrong.len(),
+        served.len(),
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(right, operations);
+    for (message, rids) in &served {
+        assert!(rids.len() <= 2, "{rids:?}");
+        let span = consumers[message];
+        let connection = |rid: &String| rid.split_once('x').map(|(connection, _)| connection.to_owned());
+        let connections: BTreeSet<_> = rids.iter().filter_map(connection).collect();
+        assert_eq!(connections.len(), 1, "messages of one connection: {rids:?}");
+        let number = connections.first().and_then(|text| text.strip_prefix("ws")).unwrap_or_default();
+        assert_eq!(span.attribute("messaging.destination.name"), Some(format!("/live/{number}")));
+        // One that was answered before the next came stands for itself.
+        let is_odd = number.parse::<usize>().expect("a number") % 2 == 1;
+        assert!(!is_odd || rids.len() == 1, "{rids:?}");
+    }
+    let upgrades = of_kind(SpanKind::Server)
+        .filter(|span| span.attribute("http.response.status_code").as_deref() == Some("101"));
+    assert_eq!(upgrades.count(), CONNECTIONS, "one span for each handshake");
+}
+
+#[test]
+fn messages_to_uvicorn_on_asyncio() {
+    run("asyncio", "3.11", |rig| {
+        App::uvicorn(&rig.venv, &rig.dir, "sockets:app", EventLoop::Asyncio, 1, &rig.environment)
+            .expect("uvicorn")
+    });
+}
+
+#[test]
+fn messages_to_uvicorn_on_uvloop() {
+    run("uvloop", "3.13", |rig| {
+        App::uvicorn(&rig.venv, &rig.dir, "sockets:app", EventLoop::Uvloop, 1, &rig.environment)
+            .expect("uvicorn")
+    });
+}
+
+#[test]
+fn messages_to_aiohttp() {
+    run("aiohttp", "3.11", |rig| {
+        App::script(&rig.venv, &rig.dir, "sockets.py", EventLoop::Asyncio, &rig.environment).expect("aiohttp")
+    });
+}
