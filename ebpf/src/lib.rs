@@ -350,8 +350,8 @@ pub struct Step {
     pub state: u64,
     /// Kernel `tgid`.
     pub pid: u32,
-    /// No meaning; keeps the structure free of implicit padding.
-    pub reserved: u32,
+    /// Descriptor of the loop's epoll instance: when it is closed, so is the loop.
+    pub epoll: i32,
 }
 
 /// How long the steps of the event loops of a process have lasted.

@@ -70,11 +70,12 @@ fn exec() {
 #[inline(always)]
 fn exit() {
     let (pid, tid) = current();
+    // The main thread may have ended before, and with it its process.
+    let _ = LOOPS.remove(tid);
     if watched(pid).is_none() {
         return;
     }
     let _ = PENDING.remove(tid);
-    let _ = LOOPS.remove(tid);
     if pid == tid {
         report_head(kind::EXIT);
         let _ = PROCESSES.remove(pid);

@@ -18,17 +18,33 @@ use crate::{
     record::{current, report_number, watched},
 };
 
-/// The wait of this thread is over.
+/// The wait of this thread at an epoll instance is over. Threads without Python wait so, too: they are nothing here.
 #[inline(always)]
-pub fn begin(process: &Process) {
+pub fn begin(process: &Process, epoll: i32) {
     let (pid, tid) = current();
     let start = unsafe { bpf_ktime_get_ns() };
     if let Some(step) = LOOPS.get_ptr_mut(tid) {
-        unsafe { (&raw mut (*step).start).write(start) };
+        unsafe {
+            (&raw mut (*step).start).write(start);
+            (&raw mut (*step).epoll).write(epoll);
+        }
         return;
     }
-    let step = Step { start, state: thread_state(process), pid, reserved: 0 };
-    let _ = LOOPS.insert(tid, step, 0);
+    let state = thread_state(process);
+    if state != 0 {
+        let _ = LOOPS.insert(tid, Step { start, state, pid, epoll }, 0);
+    }
+}
+
+/// A descriptor was closed: if it is the loop's own, what its thread does from now on is no step.
+#[inline(always)]
+pub fn closed(fd: i32) {
+    let (_, tid) = current();
+    if let Some(step) = LOOPS.get_ptr_mut(tid)
+        && unsafe { (*step).epoll } == fd
+    {
+        let _ = LOOPS.remove(tid);
+    }
 }
 
 /// It waits again.

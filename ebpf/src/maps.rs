@@ -5,7 +5,6 @@ use adder_ebpf::{
     Step, TLS_MAX,
 };
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{HashMap, LruHashMap, RingBuf},
 };
@@ -95,11 +94,11 @@ pub static MARKS: HashMap<MarkKey, u32> = HashMap::with_max_entries(MARKS_MAX, 0
 
 /// What the threads of event loops are at, by kernel `pid`.
 #[map]
-pub static LOOPS: HashMap<u32, Step> = HashMap::with_max_entries(LOOPS_MAX, BPF_F_NO_PREALLOC);
+pub static LOOPS: HashMap<u32, Step> = HashMap::with_max_entries(LOOPS_MAX, 0);
 
 /// How long their steps have lasted, by `tgid`; user space puts those in that it wants, and takes them out.
 #[map]
-pub static LAGS: HashMap<u32, Lags> = HashMap::with_max_entries(PROCESSES_MAX, BPF_F_NO_PREALLOC);
+pub static LAGS: HashMap<u32, Lags> = HashMap::with_max_entries(PROCESSES_MAX, 0);
 
 /// Offsets inside kernel structures; user space writes them before the programs are loaded.
 #[unsafe(no_mangle)]

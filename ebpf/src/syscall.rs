@@ -253,7 +253,11 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
         number::CLOSE => {
             if result == 0 {
                 flush_pending(process);
-                report_close(current_context(process), registers.get(register::RDI) as i32);
+                let fd = registers.get(register::RDI) as i32;
+                if process.steps != 0 {
+                    loops::closed(fd);
+                }
+                report_close(current_context(process), fd);
             }
             return;
         }
@@ -396,7 +400,7 @@ fn is_interrupted(result: i64) -> bool {
 #[inline(always)]
 fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Process) {
     if process.steps != 0 && (number == number::EPOLL_WAIT || number == number::EPOLL_PWAIT) {
-        loops::begin(process);
+        loops::begin(process, registers.get(register::RDI) as i32);
     }
     let has_come = number == number::RT_SIGTIMEDWAIT && result > 0;
     let interrupted = is_interrupted(result) || has_come;

@@ -120,6 +120,13 @@ def thread():
     time.sleep(LONG)
 
 
+@app.get("/pauses")
+async def pauses():
+    time.sleep(0.07)
+    await asyncio.sleep(LONG)
+    time.sleep(0.07)
+
+
 @app.get("/briefly")
 async def briefly():
     for _ in range(10):

@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::{
 /// Time in which the last spans are settled and sent.
 const AFTERWARDS: Duration = Duration::from_secs(3);
 const BLOCKING: [&str; 3] = ["sleeps", "computes", "queries"];
-const HARMLESS: [&str; 4] = ["waits", "elsewhere", "thread", "briefly"];
+const HARMLESS: [&str; 5] = ["waits", "elsewhere", "thread", "briefly", "pauses"];
 /// Requests of each kind on each of two connections.
 const ROUNDS: usize = 5;
 /// How much longer the loop was held than the handler says, at most: the rest of its step, and where two share one, the time
@@ -69,6 +69,7 @@ fn run(python: &str, event_loop: EventLoop) {
     println!("held the loop: {counts:?}, by the agent: {measured:?}");
     assert_eq!(measured, counts);
     let lag = histogram(&collector);
+    assert!(lag.start_time_unix_nano < lag.time_unix_nano, "since the agent has come");
     let long: u64 = lag
         .explicit_bounds
         .iter()
@@ -93,7 +94,8 @@ fn requests(app: &App) -> BTreeMap<String, (String, Option<Told>)> {
         let mut answers = Vec::new();
         for round in 0..ROUNDS {
             let mut paths = [&BLOCKING[..], &HARMLESS[..]].concat();
-            paths.rotate_left((connection * 2 + round) % 7);
+            let count = paths.len();
+            paths.rotate_left((connection * 2 + round) % count);
             for path in paths {
                 let number = format!("n={connection}{round}");
                 let (status, text) = app.get(&format!("/{path}?{number}")).expect("an answer");

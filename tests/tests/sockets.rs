@@ -75,7 +75,7 @@ fn judge(name: &str, spans: &[CollectedSpan], truth: &BTreeMap<String, Counts>) 
         served.len(),
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(right, operations);
+    assert_eq!((right, operations), (operations, CONNECTIONS * MESSAGES * 4), "four for each message");
     for (message, rids) in &served {
         assert!(rids.len() <= 2, "{rids:?}");
         let span = consumers[message];

@@ -1,5 +1,7 @@
 //! The environment: OpenTelemetry's standard variables, and the agent's own.
 
+use std::time::Duration;
+
 use super::{
     ConfigError, Draft, log_level,
     otlp::{self, compression, milliseconds, positive, protocol},
@@ -50,7 +52,8 @@ impl<'a> Env<'a> {
             draft.metrics.enabled = enabled;
         }
         if let Some(interval) = self.standard("OTEL_METRIC_EXPORT_INTERVAL", milliseconds) {
-            draft.metrics.interval = interval;
+            // More often than the file can ask for helps nobody.
+            draft.metrics.interval = interval.max(Duration::from_secs(1));
         }
         Ok(())
     }

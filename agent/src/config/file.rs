@@ -53,7 +53,7 @@ const LOG_BYTES: std::ops::RangeInclusive<i64> = 256..=262_144;
 const PER_SECOND: std::ops::RangeInclusive<i64> = 1..=1_000_000;
 
 /// Bounds of `asyncio.blocked_after`, milliseconds.
-const BLOCKED_AFTER: std::ops::RangeInclusive<i64> = 20..=60_000;
+const BLOCKED_AFTER: std::ops::RangeInclusive<i64> = 50..=60_000;
 
 /// Bounds of `metrics.interval`, seconds.
 const METRICS_INTERVAL: std::ops::RangeInclusive<i64> = 1..=3600;

@@ -317,11 +317,17 @@ impl Bpf {
 
     /// Begins to count how long the steps of a process's event loops last.
     pub fn count_steps(&mut self, pid: u32) -> anyhow::Result<()> {
-        // One that has forked, or has a new program, may be counted already.
+        // It may be counted already: it was looked at again.
         if self.lags.get(&pid, 0).is_err() {
             self.lags.insert(pid, Plain(Lags::default()), 0)?;
         }
         Ok(())
+    }
+
+    /// Ends that: the process has a new program.
+    pub fn forget_steps(&mut self, pid: u32) {
+        // It is there only if it was counted.
+        let _ = self.lags.remove(&pid);
     }
 
     /// How long they have lasted; `None` where that is not counted.
@@ -344,8 +350,7 @@ impl Bpf {
     pub fn forget(&mut self, pid: u32) {
         // It may be gone from the map already: the kernel side removes processes that end.
         let _ = self.processes.remove(&pid);
-        // It is there only if it was counted.
-        let _ = self.lags.remove(&pid);
+        self.forget_steps(pid);
         self.detach(pid);
     }
 

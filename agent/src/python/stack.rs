@@ -23,10 +23,10 @@ pub fn whereabouts(memory: Memory, process: &Process, state: u64) -> Option<Wher
     if process.frame == 0 {
         return None;
     }
-    let context = memory.word(state + u64::from(process.context))?;
+    let context = memory.word(state.wrapping_add(u64::from(process.context)))?;
     let is_context = |context: &u64| memory.word(context.wrapping_add(OB_TYPE)) == Some(process.context_type);
     let context = Some(context).filter(is_context).unwrap_or_default();
-    let mut frame = memory.word(state + u64::from(process.frame))?;
+    let mut frame = memory.word(state.wrapping_add(u64::from(process.frame)))?;
     if process.cframe != 0 {
         frame = memory.word(frame.wrapping_add(u64::from(process.cframe) - 1))?;
     }
@@ -43,7 +43,7 @@ pub fn whereabouts(memory: Memory, process: &Process, state: u64) -> Option<Wher
         let instruction = word(process.frame_instruction)?;
         let instruction = match process.code_start {
             0 => instruction & 0xffff_ffff,
-            start => instruction.wrapping_sub(code + u64::from(start)),
+            start => instruction.wrapping_sub(code.wrapping_add(u64::from(start))),
         };
         let unit = u16::try_from(instruction >> (process.frame_shift & 1)).unwrap_or(FAR);
         frames.push(code_of(code) | u64::from(unit) << 48);

@@ -33,7 +33,7 @@ pub(super) struct LoopWatch {
 
 impl LoopWatch {
     pub(super) fn new(options: LoopOptions) -> Self {
-        Self { after: options.blocked_after / 2, looked: 0 }
+        Self { after: options.looked_at_after(), looked: 0 }
     }
 
     /// Looks, if it is time.

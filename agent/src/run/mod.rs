@@ -166,7 +166,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let settings = Settings {
         max_bytes: config.capture.max_bytes,
         report_every_exec: by_name,
-        step_min: Duration::from_nanos(config.asyncio.blocked_after),
+        step_min: Duration::from_nanos(config.asyncio.looked_at_after()),
         only: only.and_then(|name| AttachWay::ALL.into_iter().find(|way| way.name() == name)),
     };
     let bpf = Bpf::load(settings)?;
@@ -226,7 +226,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
                 server.publish(report(&watcher, facts.engine, &sink));
             }
         }
-        if measured.elapsed() >= config.metrics.interval || over {
+        if measured.elapsed() >= config.metrics.interval || over || facts.engine.has_last_metrics() {
             measured = Instant::now();
             watcher.tell_lags(&mut facts);
             sink.metrics(facts.engine.metrics());
@@ -294,9 +294,10 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
         return Ok(Sink::None);
     }
     let Some(settings) = &config.otlp else {
-        if config.otlp_logs.is_some() {
+        if config.otlp_logs.is_some() || config.otlp_metrics.is_some() {
             tracing::warn!(
-                "the endpoint for logs is not used without one for spans (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)"
+                "the endpoint for logs or metrics is not used without one for spans \
+                 (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)"
             );
         }
         let terminal = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -328,6 +329,13 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
     let metrics = match &config.otlp_metrics {
         Some(settings) if takes::<Metric>(settings, "OTEL_METRICS_EXPORTER")? => {
             Some(export::start(settings.clone()).map_err(start)?)
+        }
+        None if config.metrics.enabled => {
+            tracing::info!(
+                "no metrics are sent: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or \
+                 OTEL_EXPORTER_OTLP_METRICS_ENDPOINT)"
+            );
+            None
         }
         _ => None,
     };

@@ -381,10 +381,12 @@ impl Watcher {
                 Err(error) => notes.push(format!("{} cannot be attached: {error:#}", probe.program)),
             }
         }
-        if proof.process.steps != 0
-            && let Err(error) = self.bpf.count_steps(pid)
-        {
-            notes.push(format!("the lag of its event loops is not counted: {error:#}"));
+        if proof.process.steps != 0 {
+            match self.bpf.count_steps(pid) {
+                // From now on.
+                Ok(()) => tell_lags(&self.bpf, pid, facts),
+                Err(error) => notes.push(format!("the lag of its event loops is not counted: {error:#}")),
+            }
         }
         // The probes first: a request whose bytes are seen must have its task seen too.
         if let Err(error) = self.bpf.watch(pid, proof.process) {
@@ -513,6 +515,7 @@ impl Watcher {
             self.codes.forget(pid);
             self.forget_marks(pid);
             self.bpf.detach(pid);
+            self.bpf.forget_steps(pid);
             let service = self.introduce(pid, facts);
             if let Some(watched) = self.watched.get_mut(&pid) {
                 watched.proof = None;

@@ -326,8 +326,8 @@ impl Points {
     /// How many values there are.
     pub fn count(&self) -> u64 {
         match self {
-            Self::Sum(points) => points.iter().map(|(_, count)| count).sum(),
-            Self::Histogram { buckets, .. } => buckets.iter().sum(),
+            Self::Sum(points) => points.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)),
+            Self::Histogram { buckets, .. } => buckets.iter().copied().fold(0, u64::saturating_add),
         }
     }
 }

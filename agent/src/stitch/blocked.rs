@@ -14,8 +14,8 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Engine, HOLD_MAX, UnitId,
-    context::ContextId,
+    Engine, HOLD_MAX, Unit, UnitId,
+    context::{Context, ContextId},
     stacks::{Site, StackId},
     unit::Act,
 };
@@ -31,13 +31,22 @@ const EVENTS_MAX: usize = 8;
 const STRETCHES_MAX: usize = 64;
 const STACKS_MAX: usize = 64;
 /// When a step is over of which nothing is seen any more, nanoseconds: it is looked at many times a second.
-const SILENCE: u64 = 2_000_000_000;
+const SILENCE: u64 = 1_000_000_000;
+/// How exactly the kernel side's two ways of telling when a step has begun agree, nanoseconds.
+const EXACT: u64 = 1_000_000;
 
 /// What is made of event loops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoopOptions {
     /// From which time on a loop that is kept from running is told of, nanoseconds.
     pub blocked_after: u64,
+}
+
+impl LoopOptions {
+    /// From which time on a step is looked at, so that it is seen more than once, and that it is over is told, nanoseconds.
+    pub fn looked_at_after(self) -> u64 {
+        self.blocked_after / 2
+    }
 }
 
 impl Default for LoopOptions {
@@ -92,15 +101,19 @@ impl Loops {
             return;
         }
         let last = self.steps.get_mut(&(header.pid, header.tid)).and_then(|step| step.stretches.last_mut());
-        if let Some(last) = last.filter(|last| last.address == header.context) {
+        let is_under_way = |last: &&mut Stretch| last.to + SILENCE > header.time;
+        if let Some(last) = last.filter(|last| last.address == header.context).filter(is_under_way) {
             last.to = last.to.max(header.time);
         }
     }
 
-    /// Whether something may still be told of the event loops of a process.
-    pub(super) fn is_watching(&self, pid: u32) -> bool {
-        self.steps.keys().any(|(of, _)| *of == pid)
-            || self.waiting.iter().any(|blocked| blocked.act.pid == pid)
+    /// Whether a step may still be told of in which a process was between these times.
+    fn is_watching(&self, pid: u32, from: u64, to: u64) -> bool {
+        self.steps.iter().any(|((of, _), step)| *of == pid && step.start <= to)
+            || self
+                .waiting
+                .iter()
+                .any(|Blocked { stretch, act }| act.pid == pid && stretch.from <= to && stretch.to >= from)
     }
 
     /// Steps of which this is so, in order.
@@ -116,19 +129,23 @@ impl Engine {
     /// The thread of a loop was found somewhere, in a step that has lasted for a while.
     pub(super) fn loop_sampled(&mut self, header: &Header, sample: &LoopSample) {
         let key = (header.pid, header.tid);
+        if !self.is_loop(key) {
+            return;
+        }
         if self.loops.steps.get(&key).is_some_and(|step| step.start != sample.start) {
-            // It was shorter than is told, or that it was over was lost.
+            // That it was over was lost.
             self.finish_step(key);
         }
         let frames: Vec<u8> = sample.frames.iter().flat_map(|frame| frame.to_le_bytes()).collect();
         let stack = self.stacks.take(header.pid, &frames, sample.cut);
-        let context = self.contexts.known_at(header.pid, header.context, header.time);
+        let context = self.contexts.find_at(header.pid, header.context);
         let step = self.loops.steps.entry(key).or_insert(Step { start: sample.start, stretches: Vec::new() });
         let from = step.stretches.last().map_or(sample.start, |last| last.to);
         let time = header.time.max(from);
         let address = header.context;
         if step.stretches.last().is_none_or(|last| last.address != address) {
             if step.stretches.len() >= STRETCHES_MAX {
+                self.counters.unseen_steps += 1;
                 return;
             }
             let samples = Vec::new();
@@ -143,18 +160,28 @@ impl Engine {
         }
     }
 
-    /// A step that has lasted long is over.
+    /// Whether a thread has made tasks. Others wait in the same way: the hub of a Celery worker.
+    fn is_loop(&self, key: (u32, u32)) -> bool {
+        self.threads.get(&key).is_some_and(|thread| thread.is_loop)
+    }
+
+    /// A step is over that has lasted for a while.
     pub(super) fn loop_stepped(&mut self, item: &Item) {
-        self.counters.blocked_loops += 1;
-        let key = (item.header.pid, item.header.tid);
-        match self.loops.steps.get_mut(&key) {
+        let Header { time, pid, tid, .. } = item.header;
+        let (key, start) = ((pid, tid), time.saturating_sub(item.item));
+        if !self.is_loop(key) {
+            return;
+        }
+        let is_long = item.item >= self.loops.options.blocked_after;
+        self.counters.blocked_loops += u64::from(is_long);
+        match self.loops.steps.get_mut(&key).filter(|step| step.start.abs_diff(start) < EXACT) {
             Some(step) => {
                 if let Some(last) = step.stretches.last_mut() {
-                    last.to = last.to.max(item.header.time);
+                    last.to = last.to.max(time);
                 }
                 self.finish_step(key);
             }
-            None => self.counters.unseen_steps += 1,
+            None => self.counters.unseen_steps += u64::from(is_long),
         }
     }
 
@@ -180,9 +207,11 @@ impl Engine {
             let (mut context, mut start) = (stretch.context, stretch.seen);
             // That a task was made is told with what its thread does next, which may have been this.
             let now = self.contexts.known_at(pid, stretch.address, stretch.to);
-            if let Some(task) =
-                self.contexts.find(now).filter(|task| task.is_task && task.created >= step.start)
-            {
+            if context == 0 {
+                context = now;
+            }
+            let is_its = |task: &&Context| task.is_task && (step.start..=stretch.to).contains(&task.created);
+            if let Some(task) = self.contexts.find(now).filter(is_its) {
                 (context, start) = (now, start.max(task.created));
             }
             let stack = stretch.samples.first().map_or(0, |(stack, _)| *stack);
@@ -192,9 +221,10 @@ impl Engine {
         }
     }
 
-    /// Whether a loop that has kept a unit may still be told of with it.
+    /// Whether a step of a loop may still be told of with a unit: it is under way since before that has ended.
     pub(super) fn awaits_step(&self, id: UnitId) -> bool {
-        self.units.get(&id).is_some_and(|unit| self.loops.is_watching(unit.pid))
+        let Some(unit) = self.units.get(&id) else { return false };
+        self.loops.is_watching(unit.pid, unit.start, unit.end.unwrap_or(self.now))
     }
 
     /// Time has passed: gives stretches to the spans to which they belong.
@@ -210,21 +240,25 @@ impl Engine {
         let mut waiting = std::mem::take(&mut self.loops.waiting);
         waiting.retain(|Blocked { stretch, act }| {
             let late = all || stretch.to + HOLD_MAX < now;
-            let place = self.place_of(stretch);
+            let place = self.place_of(stretch, late);
             let is_known = place != Site::Unknown && self.act_settled(act, act.start, 0);
             if !(late || is_known) {
                 return true;
             }
-            if let Site::Here(place) = place {
-                self.tell_of(stretch, act, place);
+            match place {
+                Site::Here(place) => self.tell_of(stretch, act, place),
+                Site::Unknown => self.counters.unseen_steps += 1,
+                Site::Nowhere => {}
             }
             false
         });
         self.loops.waiting = waiting;
     }
 
-    /// The function of the application in which a thread was found most often, and there the line.
-    fn place_of(&self, stretch: &Stretch) -> Site {
+    /// The function of the application in which a thread was found most often, and there the line. Of what is not known by the
+    /// end, because the code has not been read or the stack changed while it was, nothing is said.
+    fn place_of(&self, stretch: &Stretch, late: bool) -> Site {
+        let mut unknown = false;
         let mut places: Vec<([Attribute; 3], u32)> = Vec::new();
         for (stack, count) in &stretch.samples {
             match self.stacks.site(*stack) {
@@ -232,10 +266,12 @@ impl Engine {
                     Some((_, times)) => *times += count,
                     None => places.push((place, *count)),
                 },
-                // Its code is being read.
-                Site::Unknown => return Site::Unknown,
+                Site::Unknown => unknown = true,
                 Site::Nowhere => {}
             }
+        }
+        if unknown && (!late || places.is_empty()) {
+            return Site::Unknown;
         }
         let is_same = |one: &[Attribute; 3], other: &[Attribute; 3]| one[..2] == other[..2];
         let times = |place: &[Attribute; 3]| -> u32 {
@@ -253,8 +289,12 @@ impl Engine {
         let Some((owner, _)) = self.owner_of(act) else { return };
         self.note_handler(owner, act, false);
         let time = self.unix(stretch.from);
-        let Some(unit) = self.units.get_mut(&owner) else { return };
-        if unit.events.len() < EVENTS_MAX {
+        // Of a request that was answered before, and what it has started, only the count tells.
+        let has_left = |unit: &&mut Unit| unit.end.is_some() && unit.detail.is_none() && unit.job.is_none();
+        let Some(unit) = self.units.get_mut(&owner).filter(|unit| !has_left(unit)) else { return };
+        if unit.events.len() >= EVENTS_MAX {
+            self.counters.unseen_steps += 1;
+        } else {
             let lasted = (stretch.to - stretch.from) / 1_000_000;
             let mut attributes = vec![Attribute::new("adder.asyncio.blocked.ms", lasted as i64)];
             attributes.extend(place);
@@ -265,7 +305,7 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use adder_ebpf::kind;
+    use adder_ebpf::{Close, Lineage, kind};
 
     use super::*;
     use crate::{
@@ -287,6 +327,8 @@ mod tests {
         let mut engine = Engine::new(Options { seed: 1, ..Options::default() });
         engine.fact(&Fact::Process(header(1, 0), ProcessInfo::default()));
         engine.fact(&Fact::Clock(header(1, 0), Clock { offset: 0 }));
+        let task = Header { kind: kind::TASK, ..header(1, 0x9000) };
+        engine.fact(&Fact::Task(Lineage { header: task, child: 0x9100 }));
         let files =
             [("f", "/app/a.py", 0x2000), ("g", "/app/a.py", 0x3000), ("l", "/x/site-packages/l.py", LIBRARY)];
         for (name, file, address) in files {
@@ -313,8 +355,24 @@ mod tests {
         engine.fact(&Fact::Clock(Header { time: (time + 6000) * MS, ..header }, Clock { offset: 0 }));
     }
 
+    fn short(engine: &mut Engine, time: u64, lasted: u64) {
+        let header = Header { kind: kind::STEP, ..header(time, 0) };
+        engine.fact(&Fact::Step(Item { header, item: lasted * MS }));
+    }
+
+    #[test]
+    fn the_end_of_another_step_ends_nothing() {
+        let mut engine = engine();
+        sample(&mut engine, 1160, 9, 1100, &[0x2000]);
+        // It comes late.
+        short(&mut engine, 1090, 60);
+        sample(&mut engine, 1200, 9, 1100, &[0x2000]);
+        step(&mut engine, 1210, 110);
+        assert_eq!(told(&mut engine), [("f".to_owned(), 1)]);
+    }
+
     /// How often each function has held a loop.
-    fn told(engine: &Engine) -> Vec<(String, u64)> {
+    fn told(engine: &mut Engine) -> Vec<(String, u64)> {
         let sums = engine.metrics().into_iter().filter_map(|metric| match metric {
             Metric { name: "adder.asyncio.loop.blocked", points: Points::Sum(points), .. } => Some(points),
             _ => None,
@@ -333,7 +391,7 @@ mod tests {
         sample(&mut engine, 1080, 9, 1000, &[LIBRARY, 0x2000]);
         sample(&mut engine, 1100, 9, 1000, &[0x2000]);
         step(&mut engine, 1110, 110);
-        assert_eq!(told(&engine), [("f".to_owned(), 1)]);
+        assert_eq!(told(&mut engine), [("f".to_owned(), 1)]);
         assert_eq!((engine.counters().blocked_loops, engine.counters().unseen_steps), (1, 0));
     }
 
@@ -345,17 +403,21 @@ mod tests {
         sample(&mut engine, 1070, 9, 1000, &[0x3000]);
         sample(&mut engine, 1090, 10, 1000, &[0x2000]);
         step(&mut engine, 1180, 180);
-        assert_eq!(told(&engine), [("f".to_owned(), 1)]);
+        assert_eq!(told(&mut engine), [("f".to_owned(), 1)]);
     }
 
     #[test]
     fn a_step_that_is_short_in_the_end_is_not_told_of() {
         let mut engine = engine();
         sample(&mut engine, 1060, 9, 1000, &[0x2000]);
-        // Another step: that this one was over is not told, for it was short.
-        sample(&mut engine, 1200, 9, 1150, &[0x3000]);
-        step(&mut engine, 1260, 110);
-        assert_eq!(told(&engine), [("g".to_owned(), 1)]);
+        short(&mut engine, 1070, 70);
+        // What the same task does when it has waited is no part of it.
+        let header = Header { context: 9, ..header(1400, 9) };
+        engine.fact(&Fact::Close(Close { header, ..Close::default() }));
+        sample(&mut engine, 1500, 9, 1450, &[0x3000]);
+        step(&mut engine, 1560, 110);
+        assert_eq!(told(&mut engine), [("g".to_owned(), 1)]);
+        assert_eq!((engine.counters().blocked_loops, engine.counters().unseen_steps), (1, 0));
     }
 
     #[test]
@@ -363,7 +425,7 @@ mod tests {
         let mut engine = engine();
         sample(&mut engine, 1060, 9, 1000, &[LIBRARY]);
         step(&mut engine, 1200, 200);
-        assert_eq!(told(&engine), []);
+        assert_eq!(told(&mut engine), []);
         step(&mut engine, 1900, 200);
         assert_eq!((engine.counters().blocked_loops, engine.counters().unseen_steps), (2, 1));
     }
@@ -373,10 +435,11 @@ mod tests {
         let mut engine = engine();
         sample(&mut engine, 1060, 9, 1000, &[0x2000]);
         sample(&mut engine, 1160, 9, 1000, &[0x2000]);
-        engine.fact(&Fact::Clock(header(3000, 0), Clock { offset: 0 }));
-        assert!(engine.loops.is_watching(7));
+        engine.fact(&Fact::Clock(header(2000, 0), Clock { offset: 0 }));
+        let all = u64::MAX;
+        assert!(engine.loops.is_watching(7, 0, all));
         engine.fact(&Fact::Clock(header(9000, 0), Clock { offset: 0 }));
-        assert!(!engine.loops.is_watching(7));
-        assert_eq!(told(&engine), [("f".to_owned(), 1)]);
+        assert!(!engine.loops.is_watching(7, 0, all));
+        assert_eq!(told(&mut engine), [("f".to_owned(), 1)]);
     }
 }

@@ -98,6 +98,15 @@ impl Contexts {
         known.unwrap_or_else(|| self.at(pid, address, time))
     }
 
+    /// The context at this address, if any is known; 0 else.
+    pub(super) fn find_at(&self, pid: u32, address: u64) -> ContextId {
+        self.by_address
+            .get(&(pid, address))
+            .copied()
+            .filter(|id| self.all.contains_key(id))
+            .unwrap_or_default()
+    }
+
     /// When the context at this address was last heard of.
     pub(super) fn active(&self, pid: u32, address: u64) -> u64 {
         let found = self.by_address.get(&(pid, address)).and_then(|id| self.all.get(id));

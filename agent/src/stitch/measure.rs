@@ -29,10 +29,13 @@ const LAG_BOUNDS: [f64; adder_ebpf::LAG_BOUNDS.len()] = {
 #[derive(Default)]
 pub(super) struct Measures {
     processes: FxHashMap<u32, Measured>,
+    /// Nanoseconds since the Unix epoch.
     now: u64,
+    /// A process has ended of which the last was not told.
+    ended: bool,
 }
 
-/// What is counted of one, since `since`.
+/// What is counted of one, since `since`, in nanoseconds since the Unix epoch.
 #[derive(Default)]
 struct Measured {
     since: u64,
@@ -72,7 +75,7 @@ impl Names {
 }
 
 impl Measures {
-    /// Time has passed.
+    /// Time has passed: it is so many nanoseconds since the Unix epoch.
     pub(super) fn tick(&mut self, now: u64) {
         self.now = now;
     }
@@ -97,6 +100,11 @@ impl Measures {
         self.process(pid).idle.count(function);
     }
 
+    /// A process has ended: nothing will follow.
+    pub(super) fn end(&mut self, pid: u32) {
+        self.ended |= self.processes.contains_key(&pid);
+    }
+
     /// Forgets processes that are forgotten, or have a new program.
     pub(super) fn retain(&mut self, is_known: impl Fn(u32) -> bool) {
         self.processes.retain(|pid, _| is_known(*pid));
@@ -104,8 +112,14 @@ impl Measures {
 }
 
 impl Engine {
+    /// Whether a process has ended since metrics were asked for: it is forgotten soon.
+    pub fn has_last_metrics(&self) -> bool {
+        self.measures.ended
+    }
+
     /// What was counted so far, of each process that there is, or was a moment ago.
-    pub fn metrics(&self) -> Vec<Metric> {
+    pub fn metrics(&mut self) -> Vec<Metric> {
+        self.measures.ended = false;
         let mut pids: Vec<_> = self.measures.processes.keys().copied().collect();
         pids.sort_unstable();
         let mut metrics = Vec::new();
@@ -121,7 +135,7 @@ impl Engine {
                         name,
                         unit,
                         description,
-                        start: self.unix(measured.since),
+                        start: measured.since,
                         time: self.unix(self.now),
                         points,
                         resource: Arc::clone(&process.resource),

@@ -149,7 +149,7 @@ pub struct Counters {
     pub unqueued: u64,
     /// Steps of event loops that have lasted long (`asyncio.blocked_after`).
     pub blocked_loops: u64,
-    /// Of these, those in which the agent has not seen where the thread was; and what was too much to be told of.
+    /// Of these, those of which it is not known where the thread was; and what was too much to be told of.
     pub unseen_steps: u64,
     /// Stacks that were forgotten because there were too many: what was done there has no `code.*`.
     pub forgotten_stacks: u64,
@@ -468,9 +468,12 @@ impl Engine {
                 self.outputs_end(header.pid);
                 self.stacks.forget(header.pid);
                 self.routes.forget(header.pid);
-                self.contexts.exit(header.pid);
                 self.steps_end(header.pid);
+                self.contexts.exit(header.pid);
                 self.measures.retain(|pid| pid != header.pid);
+                if let Some(process) = self.processes.get_mut(&header.pid) {
+                    process.has_tasks = false;
+                }
             }
             Fact::Exit(_) => {
                 let mark = self.mark(&header);
@@ -478,8 +481,9 @@ impl Engine {
                 self.handle(0);
                 self.outputs_end(header.pid);
                 self.start_is_over(header.pid);
-                self.contexts.exit(header.pid);
                 self.steps_end(header.pid);
+                self.contexts.exit(header.pid);
+                self.measures.end(header.pid);
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.ended = Some(header.time);
                 }

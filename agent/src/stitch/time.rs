@@ -9,7 +9,7 @@ impl Engine {
         self.clock = clock.offset;
         self.counters.forgotten_stacks = self.stacks.forgotten;
         self.counters.unread_codes = self.stacks.unread;
-        self.measures.tick(self.now);
+        self.measures.tick(self.unix(self.now));
         self.settle_unsettled();
         self.settle_all_untaken(false);
         self.find_origins(false);

@@ -74,7 +74,7 @@ fn otlp_metric(metric: Metric) -> OtlpMetric {
             let point = HistogramDataPoint {
                 start_time_unix_nano,
                 time_unix_nano,
-                count: buckets.iter().sum(),
+                count: buckets.iter().copied().fold(0, u64::saturating_add),
                 sum: Some(sum),
                 bucket_counts: buckets,
                 explicit_bounds: bounds.to_vec(),
