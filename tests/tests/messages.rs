@@ -82,7 +82,7 @@ fn run(case: &Case<'_>) -> Watched {
     let watched = watched.expect("a watched load");
     assert_eq!(watched.report.failed(), 0, "every request is answered");
     if case.gaps {
-        assert_eq!(watched.verdict.wrong, 0, "no span under a wrong request");
+        assert_eq!(watched.verdict.wrong, 0, "no span under a wrong request: {}", watched.verdict);
         return watched;
     }
     watched.expect_right_parents();
