@@ -49,6 +49,11 @@ impl CodeInfo {
         self.is_among(&LOOPS)
     }
 
+    /// Whether a loop calls it when a socket can be written to, to send what others have left there.
+    pub fn flushes(&self) -> bool {
+        self.is("pika/adapters/utils/io_services_utils.py", "_on_socket_writable")
+    }
+
     fn is_among(&self, functions: &[(&str, &str)]) -> bool {
         functions.iter().any(|(file, name)| self.is(file, name))
     }

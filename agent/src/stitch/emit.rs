@@ -149,11 +149,20 @@ impl Engine {
             Some((owner, _)) if notice.is_some() && self.has_ended(owner) => notice,
             owner => {
                 let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer);
-                let unsure = act.woken == 0 && (act.late || writer());
+                let unsure = act.woken == 0 && (act.late || writer() || self.is_stray(act));
                 let job = act.job.filter(|job| !unsure && self.units.contains_key(job));
                 owner.or(notice).or(job.map(|job| (job, false)))
             }
         }
+    }
+
+    /// Whether something was sent by a callback of the loop that sends for others, when the unit of its context had ended: another
+    /// context may be at that address by now, and nothing tells.
+    fn is_stray(&self, act: &Act) -> bool {
+        let is_over =
+            |unit: UnitId| self.units.get(&unit).and_then(|unit| unit.end).is_some_and(|end| end < act.start);
+        self.stacks.flushes(act.stack)
+            && self.owner(act.context, act.start).is_some_and(|(unit, _)| is_over(unit))
     }
 
     fn owner_by_evidence(&self, act: &Act) -> Option<(UnitId, bool)> {
@@ -164,6 +173,9 @@ impl Engine {
         }
         if act.late || self.contexts.find(act.context).is_some_and(|context| context.writer) {
             // Sent for somebody, and nobody was woken.
+            return None;
+        }
+        if self.is_stray(act) {
             return None;
         }
         if let Some(unit) = act.by_thread {

@@ -42,6 +42,8 @@ pub(super) struct Stacks {
     /// Number of the first of them, less one.
     before: StackId,
     codes: FxHashMap<(u32, u64), Code>,
+    /// There is code that sends what others have left.
+    has_flushers: bool,
     /// Texts of statements that were prepared unseen, by connection and name.
     /// `None` where it is not clear which.
     prepared: FxHashMap<(ConnectionId, Arc<str>), Option<Arc<TextInfo>>>,
@@ -69,6 +71,7 @@ struct Code {
     own: bool,
     is_loop: bool,
     calls_handlers: bool,
+    flushes: bool,
 }
 
 /// What a stack says of where a call was made.
@@ -240,10 +243,22 @@ impl Stacks {
             own: self.options.is_own(info),
             is_loop: info.is_loop(),
             calls_handlers: info.calls_handlers(),
+            flushes: info.flushes(),
             ends: info.ends_stack(),
             info: info.clone(),
         };
+        self.has_flushers |= code.flushes;
         self.codes.insert(key, code);
+    }
+
+    /// Whether what is sent there was left by others: by a callback of the loop, in a copy of the context of who has asked for it
+    /// first.
+    pub(super) fn flushes(&self, id: StackId) -> bool {
+        let flushes = |stack: &Stack| {
+            let mut codes = stack.frames.iter().filter_map(|frame| self.code_at(stack.pid, *frame));
+            codes.any(|code| code.flushes)
+        };
+        self.has_flushers && self.get(id).is_some_and(flushes)
     }
 
     /// A process has a new program.
