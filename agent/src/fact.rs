@@ -229,6 +229,11 @@ fn captured<T: Fixed>(bytes: &[u8], head: u32, tail: u32) -> Option<(&[u8], &[u8
     Some((rest.get(..head)?, tail))
 }
 
+/// The frames of a stack, out of the bytes behind a [`Stack`].
+pub fn words(frames: &[u8]) -> impl Iterator<Item = u64> + Clone {
+    frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+}
+
 /// Structures of integers without padding: valid for any bytes, and readable as bytes.
 ///
 /// # Safety

@@ -10,6 +10,7 @@ use std::{
 
 use adder_tests::{
     collector::{CollectedSpan, Collector},
+    judge::find_rid,
     python::{App, Counts, Environment, EventLoop},
     rig::Rig,
     watch::attach,
@@ -23,10 +24,7 @@ const MESSAGES: usize = 20;
 
 /// The id that an operation carries.
 fn rid(span: &CollectedSpan) -> Option<String> {
-    let text = span.attribute("db.query.text")?;
-    let at = text.find("rid=").or_else(|| text.find("rid:"))? + 4;
-    let rid: String = text[at..].chars().take_while(char::is_ascii_alphanumeric).collect();
-    Some(rid)
+    find_rid(&span.attribute("db.query.text")?).map(str::to_owned)
 }
 
 fn run(name: &str, python: &str, start: impl FnOnce(&Rig) -> App) {

@@ -34,19 +34,22 @@ const ATTRIBUTE_OVERHEAD: usize = 24;
 
 /// Makes one request of the spans: one `ResourceSpans` for each resource, one scope in each.
 pub fn request(spans: Vec<Span>) -> ExportTraceServiceRequest {
-    // A batch has few resources (one for each watched process), so a list beats a map, and keeps the order.
-    let mut groups: Vec<(Arc<Resource>, Vec<OtlpSpan>)> = Vec::new();
-    for span in spans {
-        let found = groups
-            .iter()
-            .position(|(resource, _)| Arc::ptr_eq(resource, &span.resource) || *resource == span.resource);
-        let index = found.unwrap_or_else(|| {
-            groups.push((Arc::clone(&span.resource), Vec::new()));
-            groups.len() - 1
-        });
-        groups[index].1.push(otlp_span(span));
-    }
+    let groups = by_resource(spans, |span| &span.resource);
     ExportTraceServiceRequest { resource_spans: groups.into_iter().map(resource_spans).collect() }
+}
+
+/// What belongs to each resource, in order.
+fn by_resource<T>(items: Vec<T>, resource_of: impl Fn(&T) -> &Arc<Resource>) -> Vec<(Arc<Resource>, Vec<T>)> {
+    // A batch has few resources (one for each watched process), so a list beats a map, and keeps the order.
+    let mut groups: Vec<(Arc<Resource>, Vec<T>)> = Vec::new();
+    for item in items {
+        let resource = resource_of(&item);
+        match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, resource) || known == resource) {
+            Some((_, group)) => group.push(item),
+            None => groups.push((Arc::clone(resource), vec![item])),
+        }
+    }
+    groups
 }
 
 /// About how many bytes the span takes, in memory and on the wire. Never less than its encoded length without the
@@ -84,7 +87,8 @@ fn attributes_size(attributes: &[Attribute]) -> usize {
         .sum()
 }
 
-fn resource_spans((resource, spans): (Arc<Resource>, Vec<OtlpSpan>)) -> ResourceSpans {
+fn resource_spans((resource, spans): (Arc<Resource>, Vec<Span>)) -> ResourceSpans {
+    let spans = spans.into_iter().map(otlp_span).collect();
     ResourceSpans {
         resource: Some(otlp_resource(&resource)),
         scope_spans: vec![ScopeSpans { scope: Some(scope()), spans, schema_url: String::new() }],

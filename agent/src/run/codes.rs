@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use super::{Facts, watch::head};
 use crate::{
     code::CodeInfo,
-    fact::Fact,
+    fact::{self, Fact},
     python::{CodeStamp, Codes},
 };
 
@@ -56,17 +56,11 @@ impl CodeReader {
     /// Looks at a fact as it lies in the ring buffer.
     pub(super) fn note(&mut self, bytes: &[u8]) {
         let Ok(Fact::Stack { stack, frames }) = Fact::parse(bytes) else { return };
-        let words =
-            frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
-        self.note_words(stack.header.pid, words);
+        self.note_frames(stack.header.pid, fact::words(frames));
     }
 
     /// Looks at frames.
-    pub(super) fn note_frames(&mut self, pid: u32, frames: &[u64]) {
-        self.note_words(pid, frames.iter().copied());
-    }
-
-    fn note_words(&mut self, pid: u32, words: impl Iterator<Item = u64> + Clone) {
+    pub(super) fn note_frames(&mut self, pid: u32, words: impl Iterator<Item = u64> + Clone) {
         let mut hasher = FxHasher::default();
         hasher.write_u32(pid);
         words.clone().for_each(|word| hasher.write_u64(word));

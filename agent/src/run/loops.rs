@@ -63,7 +63,7 @@ impl LoopWatch {
             if bpf.step(tid) != Some(step) {
                 continue;
             }
-            codes.note_frames(step.pid, &found.frames);
+            codes.note_frames(step.pid, found.frames.iter().copied());
             let header = Header { time: monotonic(), tid, context: found.context, ..head(step.pid) };
             let sample = LoopSample { start: step.start, frames: found.frames, cut: found.cut };
             facts.own(&Fact::LoopSample(header, sample));

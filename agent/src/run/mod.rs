@@ -311,35 +311,34 @@ fn sink(config: &Config, task: &Task) -> Result<Sink, RunError> {
             error => return Err(RunError::Refused(error.to_string())),
         }
     }
-    let start = |error: export::SetupError| RunError::Export(error.to_string());
-    let spans = export::start(settings.clone()).map_err(start)?;
-    let logs = match &config.otlp_logs {
-        Some(settings) if takes::<LogRecord>(settings, "OTEL_LOGS_EXPORTER")? => {
-            Some(export::start(settings.clone()).map_err(start)?)
-        }
-        None if config.logs.enabled => {
+    Ok(Sink::Otlp {
+        spans: start(settings)?,
+        logs: beside(config.otlp_logs.as_ref(), config.logs.enabled, "OTEL_LOGS_EXPORTER")?,
+        metrics: beside(config.otlp_metrics.as_ref(), config.metrics.enabled, "OTEL_METRICS_EXPORTER")?,
+    })
+}
+
+fn start<T: Exported>(settings: &export::Settings) -> Result<export::Sender<T>, RunError> {
+    export::start(settings.clone()).map_err(|error| RunError::Export(error.to_string()))
+}
+
+/// The export of what is sent beside spans, where it is wanted and there is somebody who takes it.
+fn beside<T: Exported>(
+    settings: Option<&export::Settings>,
+    wanted: bool,
+    variable: &str,
+) -> Result<Option<export::Sender<T>>, RunError> {
+    let Some(settings) = settings else {
+        if wanted {
             tracing::info!(
-                "no logs are taken: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or \
-                 OTEL_EXPORTER_OTLP_LOGS_ENDPOINT)"
+                "no {} are sent: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or {}ENDPOINT)",
+                T::NOUN,
+                T::VARIABLES
             );
-            None
         }
-        _ => None,
+        return Ok(None);
     };
-    let metrics = match &config.otlp_metrics {
-        Some(settings) if takes::<Metric>(settings, "OTEL_METRICS_EXPORTER")? => {
-            Some(export::start(settings.clone()).map_err(start)?)
-        }
-        None if config.metrics.enabled => {
-            tracing::info!(
-                "no metrics are sent: there is no endpoint for them (OTEL_EXPORTER_OTLP_ENDPOINT or \
-                 OTEL_EXPORTER_OTLP_METRICS_ENDPOINT)"
-            );
-            None
-        }
-        _ => None,
-    };
-    Ok(Sink::Otlp { spans, logs, metrics })
+    if takes::<T>(settings, variable)? { start(settings).map(Some) } else { Ok(None) }
 }
 
 /// Whether such telemetry is to be sent. Many collectors take spans and nothing else: traces must not suffer from it.

@@ -136,8 +136,7 @@ impl Engine {
             // That it was over was lost.
             self.finish_step(key);
         }
-        let frames: Vec<u8> = sample.frames.iter().flat_map(|frame| frame.to_le_bytes()).collect();
-        let stack = self.stacks.take(header.pid, &frames, sample.cut);
+        let stack = self.stacks.take(header.pid, sample.frames.iter().copied(), sample.cut);
         let context = self.contexts.find_at(header.pid, header.context);
         let step = self.loops.steps.entry(key).or_insert(Step { start: sample.start, stretches: Vec::new() });
         let from = step.stretches.last().map_or(sample.start, |last| last.to);
@@ -350,9 +349,8 @@ mod tests {
     }
 
     fn step(engine: &mut Engine, time: u64, lasted: u64) {
-        let header = Header { kind: kind::STEP, ..header(time, 0) };
-        engine.fact(&Fact::Step(Item { header, item: lasted * MS }));
-        engine.fact(&Fact::Clock(Header { time: (time + 6000) * MS, ..header }, Clock { offset: 0 }));
+        short(engine, time, lasted);
+        engine.fact(&Fact::Clock(header(time + 6000, 0), Clock { offset: 0 }));
     }
 
     fn short(engine: &mut Engine, time: u64, lasted: u64) {

@@ -94,8 +94,10 @@ impl Contexts {
 
     /// The context at this address now, of which nothing is heard by that.
     pub(super) fn known_at(&mut self, pid: u32, address: u64, time: u64) -> ContextId {
-        let known = self.by_address.get(&(pid, address)).filter(|id| self.all.contains_key(id)).copied();
-        known.unwrap_or_else(|| self.at(pid, address, time))
+        match self.find_at(pid, address) {
+            0 => self.at(pid, address, time),
+            known => known,
+        }
     }
 
     /// The context at this address, if any is known; 0 else.

@@ -148,12 +148,18 @@ impl Engine {
             // What a request has started long ago works for a message now.
             Some((owner, _)) if notice.is_some() && self.has_ended(owner) => notice,
             owner => {
-                let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer);
-                let unsure = act.woken == 0 && (act.late || writer() || self.is_stray(act));
-                let job = act.job.filter(|job| !unsure && self.units.contains_key(job));
+                let is_sure = || act.woken != 0 || !self.is_for_others(act);
+                let job = act.job.filter(|job| self.units.contains_key(job) && is_sure());
                 owner.or(notice).or(job.map(|job| (job, false)))
             }
         }
+    }
+
+    /// Whether something was sent for somebody, and its context does not tell for whom.
+    fn is_for_others(&self, act: &Act) -> bool {
+        act.late
+            || self.contexts.find(act.context).is_some_and(|context| context.writer)
+            || self.is_stray(act)
     }
 
     /// Whether something was sent by a callback of the loop that sends for others, when the unit of its context had ended: another
@@ -171,11 +177,8 @@ impl Engine {
             let owner = self.owner(act.woken, act.start).map(|(owner, guess)| (owner, !guess));
             return owner.or_else(|| self.consumed(act.woken, thread, act.start));
         }
-        if act.late || self.contexts.find(act.context).is_some_and(|context| context.writer) {
-            // Sent for somebody, and nobody was woken.
-            return None;
-        }
-        if self.is_stray(act) {
+        if self.is_for_others(act) {
+            // Nobody was woken.
             return None;
         }
         if let Some(unit) = act.by_thread {

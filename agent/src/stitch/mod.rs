@@ -69,7 +69,7 @@ use self::{
 };
 use crate::{
     conn::{ConnectionId, Connections, Happened},
-    fact::Fact,
+    fact::{self, Fact},
     protocol::{Event, Mark, postgres::Texts},
     signal::{Resource, Role, Span, TextMode, route::Routes},
 };
@@ -310,7 +310,7 @@ impl Engine {
         self.now = self.now.max(header.time);
         if let Fact::Stack { stack, frames } = fact {
             // It is no sign of life by itself: a fact follows.
-            let stack = self.stacks.take(header.pid, frames, stack.cut != 0);
+            let stack = self.stacks.take(header.pid, fact::words(frames), stack.cut != 0);
             self.threads.entry((header.pid, header.tid)).or_default().stack = stack;
             return;
         }

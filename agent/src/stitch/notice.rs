@@ -349,27 +349,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn receive(
-        &mut self,
-        context: ContextId,
-        thread: (u32, u32),
-        time: u64,
-        unit: Option<UnitId>,
-    ) {
-        let arrival = Arrival { time, unit, own: false };
-        if context != 0 {
-            self.receive_in(context, arrival);
-        } else if let Some(thread) = self.threads.get_mut(&thread) {
-            thread.received.get_or_insert_default().push(arrival);
-        }
-    }
-
-    fn receive_in(&mut self, context: ContextId, arrival: Arrival) {
-        if let Some(context) = self.contexts.find_mut(context) {
-            context.received.get_or_insert_default().push(arrival);
-        }
-    }
-
     /// Somebody handles a message; `waits` says that it is a task that takes one after the other.
     fn take_notice(&mut self, unit: UnitId, waits: bool) {
         let Some(notice) = self.notice_mut(unit) else { return };
@@ -451,13 +430,6 @@ impl Engine {
         }
         self.receive_in(child, Arrival { time: header.time, unit: Some(reading.unit), own: task });
         self.take_notice(reading.unit, !task);
-    }
-
-    /// Whether what a context reads is for itself. A loop reads in the context of the connection, which is a copy of that in which
-    /// the connection was made, and wakes whoever is to handle it.
-    fn handles_itself(&self, thread: (u32, u32), context: ContextId) -> bool {
-        let by_loop = || self.threads.get(&thread).is_some_and(|thread| thread.is_loop);
-        self.contexts.find(context).is_some_and(|context| context.is_task || context.announced && !by_loop())
     }
 
     /// The message for which a context (or a thread without one) worked at `time`.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{context::ContextId, unit::UnitId};
+use super::{Engine, context::ContextId, unit::UnitId};
 use crate::conn::ConnectionId;
 
 /// Messages of one context or thread that are remembered.
@@ -60,4 +60,34 @@ pub(super) struct Reading {
     pub(super) rested: bool,
     /// By a server: the connection was accepted.
     pub(super) served: bool,
+}
+
+impl Engine {
+    pub(super) fn receive(
+        &mut self,
+        context: ContextId,
+        thread: (u32, u32),
+        time: u64,
+        unit: Option<UnitId>,
+    ) {
+        let arrival = Arrival { time, unit, own: false };
+        if context != 0 {
+            self.receive_in(context, arrival);
+        } else if let Some(thread) = self.threads.get_mut(&thread) {
+            thread.received.get_or_insert_default().push(arrival);
+        }
+    }
+
+    pub(super) fn receive_in(&mut self, context: ContextId, arrival: Arrival) {
+        if let Some(context) = self.contexts.find_mut(context) {
+            context.received.get_or_insert_default().push(arrival);
+        }
+    }
+
+    /// Whether what a context reads is for itself. A loop reads in the context of the connection, which is a copy of that in which
+    /// the connection was made, and wakes whoever is to handle it.
+    pub(super) fn handles_itself(&self, thread: (u32, u32), context: ContextId) -> bool {
+        let by_loop = || self.threads.get(&thread).is_some_and(|thread| thread.is_loop);
+        self.contexts.find(context).is_some_and(|context| context.is_task || context.announced && !by_loop())
+    }
 }

@@ -145,20 +145,18 @@ impl Stacks {
     }
 
     /// Notes a stack; one that is known already has its number.
-    pub(super) fn take(&mut self, pid: u32, frames: &[u8], cut: bool) -> StackId {
-        let words =
-            || frames.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    pub(super) fn take(&mut self, pid: u32, words: impl Iterator<Item = u64> + Clone, cut: bool) -> StackId {
         let mut hasher = FxHasher::default();
         hasher.write_u32(pid);
-        hasher.write(frames);
+        words.clone().for_each(|word| hasher.write_u64(word));
         let hash = hasher.finish();
         let same = |stack: &Stack| {
             (stack.pid, stack.cut) == (pid, cut)
                 && stack.text.is_none()
-                && words().eq(stack.frames.iter().copied())
+                && words.clone().eq(stack.frames.iter().copied())
         };
         self.known(hash, same).unwrap_or_else(|| {
-            let frames = words().collect();
+            let frames = words.collect();
             self.keep(hash, Stack { pid, frames, cut, text: None })
         })
     }
@@ -498,8 +496,7 @@ mod tests {
     }
 
     fn take(stacks: &mut Stacks, frames: &[u64]) -> StackId {
-        let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.to_le_bytes()).collect();
-        stacks.take(PID, &bytes, false)
+        stacks.take(PID, frames.iter().copied(), false)
     }
 
     fn handler(stacks: &Stacks, base: StackId, id: StackId) -> Option<(String, Rank)> {

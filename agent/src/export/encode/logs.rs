@@ -1,49 +1,43 @@
 //! Log records into OTLP messages.
 
-use std::sync::Arc;
-
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
     common::v1::{AnyValue, InstrumentationScope, any_value},
     logs::v1::{LogRecord as OtlpRecord, ResourceLogs, ScopeLogs},
 };
 
-use super::{ATTRIBUTE_OVERHEAD, SAMPLED, SPAN_OVERHEAD, attributes_size, key_value, otlp_resource, scope};
-use crate::signal::{LogRecord, Resource};
-
-/// Records of one resource, by their logger.
-type Scopes = Vec<(Option<String>, Vec<OtlpRecord>)>;
+use super::{
+    ATTRIBUTE_OVERHEAD, SAMPLED, SPAN_OVERHEAD, attributes_size, by_resource, key_value, otlp_resource, scope,
+};
+use crate::signal::LogRecord;
 
 /// Makes one request of the records: one `ResourceLogs` for each resource, in it one scope for each logger, as the Python
 /// SDK does; records without a logger are in the agent's own scope.
 pub fn request(records: Vec<LogRecord>) -> ExportLogsServiceRequest {
-    // A batch has few of both, so lists beat maps, and keep the order.
-    let mut groups: Vec<(Arc<Resource>, Scopes)> = Vec::new();
-    for mut record in records {
-        let found = groups.iter().position(|(resource, _)| {
-            Arc::ptr_eq(resource, &record.resource) || *resource == record.resource
-        });
-        let index = found.unwrap_or_else(|| {
-            groups.push((Arc::clone(&record.resource), Vec::new()));
-            groups.len() - 1
-        });
-        let scopes = &mut groups[index].1;
-        let logger = record.logger.take();
-        let index = scopes.iter().position(|(known, _)| *known == logger).unwrap_or_else(|| {
-            scopes.push((logger, Vec::new()));
-            scopes.len() - 1
-        });
-        scopes[index].1.push(otlp_record(record));
-    }
+    let groups = by_resource(records, |record| &record.resource);
     let resource_logs = groups
         .into_iter()
-        .map(|(resource, scopes)| ResourceLogs {
+        .map(|(resource, records)| ResourceLogs {
             resource: Some(otlp_resource(&resource)),
-            scope_logs: scopes.into_iter().map(scope_logs).collect(),
+            scope_logs: by_logger(records).into_iter().map(scope_logs).collect(),
             schema_url: String::new(),
         })
         .collect();
     ExportLogsServiceRequest { resource_logs }
+}
+
+/// What each logger has written, in order.
+fn by_logger(records: Vec<LogRecord>) -> Vec<(Option<String>, Vec<OtlpRecord>)> {
+    // Few have written in one batch: a list beats a map, and keeps the order.
+    let mut scopes: Vec<(Option<String>, Vec<OtlpRecord>)> = Vec::new();
+    for mut record in records {
+        let logger = record.logger.take();
+        match scopes.iter_mut().find(|(known, _)| *known == logger) {
+            Some((_, records)) => records.push(otlp_record(record)),
+            None => scopes.push((logger, vec![otlp_record(record)])),
+        }
+    }
+    scopes
 }
 
 /// About how many bytes the record takes, in memory and on the wire. Never less than its encoded length without the
@@ -85,8 +79,10 @@ fn otlp_record(record: LogRecord) -> OtlpRecord {
 mod tests {
     use prost::Message as _;
 
+    use std::sync::Arc;
+
     use super::*;
-    use crate::signal::{Attribute, Severity};
+    use crate::signal::{Attribute, Resource, Severity};
 
     fn record(logger: Option<&str>, body: &str) -> LogRecord {
         LogRecord {

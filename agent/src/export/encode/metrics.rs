@@ -1,7 +1,5 @@
 //! Metrics into OTLP messages.
 
-use std::sync::Arc;
-
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     metrics::v1::{
@@ -10,29 +8,24 @@ use opentelemetry_proto::tonic::{
     },
 };
 
-use super::{ATTRIBUTE_OVERHEAD, SPAN_OVERHEAD, attributes_size, key_value, otlp_resource, scope};
-use crate::signal::{Metric, Points, Resource};
+use super::{
+    ATTRIBUTE_OVERHEAD, SPAN_OVERHEAD, attributes_size, by_resource, key_value, otlp_resource, scope,
+};
+use crate::signal::{Metric, Points};
 
 /// Makes one request of the metrics: one `ResourceMetrics` for each resource, one scope in each. Of one and the same stream
 /// there may be several points.
 pub fn request(metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
-    // A batch has few of them, so a list beats a map, and keeps the order.
-    let mut groups: Vec<(Arc<Resource>, Vec<OtlpMetric>)> = Vec::new();
-    for metric in metrics {
-        let found = groups.iter().position(|(resource, _)| {
-            Arc::ptr_eq(resource, &metric.resource) || *resource == metric.resource
-        });
-        let index = found.unwrap_or_else(|| {
-            groups.push((Arc::clone(&metric.resource), Vec::new()));
-            groups.len() - 1
-        });
-        groups[index].1.push(otlp_metric(metric));
-    }
+    let groups = by_resource(metrics, |metric| &metric.resource);
     let resource_metrics = groups
         .into_iter()
         .map(|(resource, metrics)| ResourceMetrics {
             resource: Some(otlp_resource(&resource)),
-            scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }],
+            scope_metrics: vec![ScopeMetrics {
+                scope: Some(scope()),
+                metrics: metrics.into_iter().map(otlp_metric).collect(),
+                schema_url: String::new(),
+            }],
             schema_url: String::new(),
         })
         .collect();
@@ -96,8 +89,10 @@ fn otlp_metric(metric: Metric) -> OtlpMetric {
 mod tests {
     use prost::Message as _;
 
+    use std::sync::Arc;
+
     use super::*;
-    use crate::signal::Attribute;
+    use crate::signal::{Attribute, Resource};
 
     fn metric(points: Points) -> Metric {
         Metric {
