@@ -409,13 +409,16 @@ impl Engine {
         }
         let Some(context) = self.contexts.find(by) else { return };
         if reading.context != by {
-            // uvloop reads outside the connection's own context, in which it calls the protocol at once.
-            let at_once = reading.facts + 1 == thread.facts && !context.common;
+            // uvloop reads outside the connection's own context, in which it calls the protocol at once. What asyncio calls next
+            // may be for anybody.
+            let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
+            let is_own = !context.common && (uvloop || !context.announced);
+            let at_once = reading.facts + 1 == thread.facts && is_own;
             let Some(exchanges) = self.exchanges.get_mut(&reading.connection).filter(|_| at_once) else {
                 return;
             };
-            // All connections that it has accepted have one context, in which nothing else is called.
-            if reading.rested || reading.served {
+            // All connections that it has accepted have one context.
+            if reading.rested || reading.served && uvloop {
                 exchanges.waker = Some(by);
             }
             if exchanges.waker != Some(by) {
