@@ -27,6 +27,7 @@ const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 pub struct RabbitMq {
     _mapper: Process,
     process: Process,
+    home: PathBuf,
     port: u16,
     /// The port of encrypted connections, and the authority that its clients are to trust.
     tls: Option<(u16, PathBuf)>,
@@ -81,15 +82,12 @@ impl RabbitMq {
         let mut mapper = Command::new("epmd");
         mapper.args(["-port", &mapper_port.to_string(), "-address", "127.0.0.1"]);
         let mapper = Process::start(&mut mapper, &home.join("epmd.log"), libc::SIGKILL)?;
-        let mut command = Command::new(program("rabbitmq-server"));
-        command.envs(environment.iter().cloned());
-        let process = Process::start(&mut command, &home.join("rabbitmq.log"), libc::SIGTERM)?;
-        process.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
+        let process = serve(&home, &environment, port)?;
         let tls = tls.map(|(port, tls)| (port, tls.authority.clone()));
         if let Some((port, _)) = &tls {
             process.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok())?;
         }
-        Ok(Self { _mapper: mapper, process, port, tls, environment })
+        Ok(Self { _mapper: mapper, process, home, port, tls, environment })
     }
 
     /// Its URL, with the guest's account, which is for loopback only.
@@ -105,6 +103,26 @@ impl RabbitMq {
     /// The broker's process.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Lets it hang: its connections stand, but nobody answers.
+    pub fn freeze(&self) {
+        for pid in self.process.group() {
+            // SAFETY: kill has no memory effects; the group is the broker's own.
+            unsafe { libc::kill(pid as i32, libc::SIGSTOP) };
+        }
+    }
+
+    /// Ends it at once, without a word to anybody.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(|_| ())
+    }
+
+    /// Starts it again, with what it had on disk.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process = serve(&self.home, &self.environment, self.port)?;
+        Ok(())
     }
 
     /// Makes the broker report each publish and each delivery to `amq.rabbitmq.trace`.
@@ -135,6 +153,14 @@ impl RabbitMq {
         ensure!(output.status.success(), "rabbitmqctl {arguments:?}: {errors}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+fn serve(home: &Path, environment: &[(String, String)], port: u16) -> Result<Process> {
+    let mut command = Command::new(program("rabbitmq-server"));
+    command.envs(environment.iter().cloned());
+    let process = Process::start(&mut command, &home.join("rabbitmq.log"), libc::SIGTERM)?;
+    process.wait_ready(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
+    Ok(process)
 }
 
 /// The package's own program: the one on the path insists on a user of its own.

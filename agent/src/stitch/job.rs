@@ -256,7 +256,18 @@ impl Engine {
     pub(super) fn called_by_timer(&mut self, header: &Header) {
         let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
         let ran_out = thread.timed_at;
-        if !thread.is_loop || self.contexts.active(header.pid, header.context) >= ran_out {
+        if !thread.is_loop {
+            return;
+        }
+        let active = self.contexts.active(header.pid, header.context);
+        if active >= ran_out {
+            // Others were heard of since: what the timer has called has returned, and its address is another's.
+            if active < thread.last {
+                let context = self.contexts.find_at(header.pid, header.context);
+                if let Some(context) = self.contexts.find_mut(context).filter(|context| !context.is_task) {
+                    context.called = 0;
+                }
+            }
             return;
         }
         let at_once = thread.read_at < thread.timed && ran_out + AT_ONCE > header.time;
@@ -584,3 +595,6 @@ impl Engine {
 fn job_in(units: &FxHashMap<UnitId, Unit>, unit: UnitId) -> Option<&Job> {
     units.get(&unit)?.job.as_deref()
 }
+
+#[cfg(test)]
+mod tests;

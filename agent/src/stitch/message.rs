@@ -245,7 +245,9 @@ impl Engine {
             return;
         };
         let Some((_, id)) = exchanges.deliveries.remove(place) else { return };
-        exchanges.acknowledges |= !matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost);
+        let is_lost = matches!(outcome, amqp::Outcome::Lost | amqp::Outcome::Cut { .. });
+        let is_word = !is_lost && outcome != amqp::Outcome::Auto;
+        exchanges.acknowledges |= is_word;
         let Some(unit) = self.units.get_mut(&id) else { return };
         unit.replied = Some(at.time);
         if let Some(delivery) = &mut unit.delivery {
@@ -253,11 +255,11 @@ impl Engine {
         }
         self.finish_unit(id, at.time);
         self.take_delivered((at.pid, at.tid), id);
-        if matches!(outcome, amqp::Outcome::Auto | amqp::Outcome::Lost) {
+        if !is_word {
             // A guess that no acknowledgement will confirm any more is none.
             let claimed_by = self.units.get(&id).map_or(0, |unit| unit.claimed_by);
             let guess = self.contexts.find(claimed_by).is_some_and(|context| context.tentative);
-            if guess && outcome == amqp::Outcome::Lost {
+            if guess && is_lost {
                 self.refute(id, claimed_by);
             }
             return;

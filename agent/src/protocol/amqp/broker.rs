@@ -1,7 +1,7 @@
 //! What the broker says.
 
 use super::{
-    Answer, Ended, Kind, Message,
+    Answer, Ended, Kind, Message, Outcome,
     content::Target,
     exchanges::Confirm,
     methods::class,
@@ -137,7 +137,7 @@ impl Amqp {
         let again = tag <= channel.delivered;
         channel.delivered = tag;
         if again {
-            self.deliveries.lose_channel(call.channel, call.at, out);
+            self.deliveries.settle(call.channel, 0, true, Outcome::Lost, call.at, out);
         }
     }
 

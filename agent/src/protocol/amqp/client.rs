@@ -18,6 +18,10 @@ impl Amqp {
         let Call { channel, method, arguments, at, .. } = *call;
         match (method.class, method.id) {
             (class::CONNECTION, 31) => self.tune(arguments.short, arguments.long),
+            (class::CONNECTION, 50) => {
+                self.leaves = true;
+                self.arrange(call, out);
+            }
             (class::CHANNEL, 10) => {
                 // One that is still remembered was closed unseen.
                 self.end_channel(channel, None, at, out);

@@ -60,16 +60,11 @@ impl Deliveries {
         }
     }
 
-    /// The channel is over.
-    pub(super) fn lose_channel(&mut self, channel: u16, at: Mark, out: &mut Vec<Event>) {
-        self.settle(channel, 0, true, Outcome::Lost, at, out);
-    }
-
     /// The connection is over.
-    pub(super) fn lose_all(&mut self, at: Mark, out: &mut Vec<Event>) {
+    pub(super) fn end_all(&mut self, outcome: Outcome, at: Mark, out: &mut Vec<Event>) {
         self.by_tag.clear();
         for (delivery, _) in std::mem::take(&mut self.by_age) {
-            out.push(Event::Settle { delivery, at, outcome: Outcome::Lost });
+            out.push(Event::Settle { delivery, at, outcome });
         }
     }
 

@@ -171,8 +171,13 @@ pub enum Outcome {
     },
     /// The consumer acknowledges nothing.
     Auto,
-    /// Channel or connection ended before, or there were too many.
+    /// The client ended its channel or connection before, or there were too many.
     Lost,
+    /// The broker ended channel or connection before, with this reply code, or the connection broke.
+    Cut {
+        /// *AMQP 0-9-1 specification*, constants.
+        code: Option<u16>,
+    },
 }
 
 /// Headers of a Celery task (message protocol, version 2).

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
+    Outcome,
     content::Content,
     deliveries::Deliveries,
     exchanges::Exchanges,
@@ -34,6 +35,8 @@ pub struct Amqp {
     pub(super) consumers: usize,
     /// Queues that were declared exclusive or auto-deleted here, the latest last.
     temporary: VecDeque<String>,
+    /// The client closes the connection.
+    pub(super) leaves: bool,
     /// Why the broker closed the connection.
     pub(super) failed: Option<(u16, String)>,
     /// How often bytes of the client were missing.
@@ -123,6 +126,7 @@ impl Amqp {
             deliveries: Deliveries::default(),
             consumers: 0,
             temporary: VecDeque::new(),
+            leaves: false,
             failed: None,
             request_losses: 0,
             over: false,
@@ -181,7 +185,8 @@ impl Amqp {
         self.request.contents.remove(&number);
         self.response.contents.remove(&number);
         self.exchanges.close(Some(number), error, at, out);
-        self.deliveries.lose_channel(number, at, out);
+        let outcome = error.map_or(Outcome::Lost, |(code, _)| Outcome::Cut { code: Some(*code) });
+        self.deliveries.settle(number, 0, true, outcome, at, out);
         if let Some(channel) = self.channels.remove(&number) {
             self.consumers -= channel.consumers.len();
         }
@@ -192,7 +197,9 @@ impl Amqp {
         self.request.contents.clear();
         self.response.contents.clear();
         self.exchanges.close(None, self.failed.as_ref(), at, out);
-        self.deliveries.lose_all(at, out);
+        let code = self.failed.as_ref().map(|(code, _)| *code);
+        let outcome = if self.leaves { Outcome::Lost } else { Outcome::Cut { code } };
+        self.deliveries.end_all(outcome, at, out);
         self.channels.clear();
         self.consumers = 0;
     }

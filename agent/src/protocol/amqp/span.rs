@@ -38,7 +38,7 @@ pub fn describe(message: &Message, endpoints: &Endpoints, outcome: Option<Outcom
         attributes.push(Attribute::new("messaging.destination.temporary", true));
     }
     about(message, &mut attributes);
-    let failure = failure(message);
+    let failure = failure(message, outcome);
     if let Some((kind, _)) = &failure {
         attributes.push(Attribute::new("error.type", kind.clone()));
     }
@@ -149,7 +149,7 @@ fn own(message: &Message, outcome: Option<Outcome>, attributes: &mut Vec<Attribu
             Outcome::Nack { requeue } => ("nack", Some(requeue)),
             Outcome::Reject { requeue } => ("reject", Some(requeue)),
             Outcome::Auto => ("auto", None),
-            Outcome::Lost => ("lost", None),
+            Outcome::Lost | Outcome::Cut { .. } => ("lost", None),
         };
         attributes.push(Attribute::new("adder.messaging.outcome", name));
         attributes.extend(requeue.map(|requeue| Attribute::new("adder.messaging.requeue", requeue)));
@@ -169,9 +169,11 @@ fn own(message: &Message, outcome: Option<Outcome>, attributes: &mut Vec<Attribu
 }
 
 /// `error.type` and the status' description of a message that failed.
-fn failure(message: &Message) -> Option<(String, String)> {
-    if let Some((code, _)) = message.error.as_ref().or(message.returned.as_ref()) {
-        let name = reply(*code).map_or_else(|| code.to_string(), str::to_owned);
+fn failure(message: &Message, outcome: Option<Outcome>) -> Option<(String, String)> {
+    let settled = if let Some(Outcome::Cut { code }) = outcome { code } else { None };
+    let told = message.error.as_ref().or(message.returned.as_ref()).map(|(code, _)| *code);
+    if let Some(code) = told.or(settled) {
+        let name = reply(code).map_or_else(|| code.to_string(), str::to_owned);
         return Some((name.clone(), format!("{code} {name}")));
     }
     if message.answer == Some(Answer::Nack) {
@@ -179,9 +181,12 @@ fn failure(message: &Message) -> Option<(String, String)> {
     }
     // Who closes often does not wait for the answer.
     let closes = matches!(message.kind, Kind::Declare { method: "connection.close" | "channel.close" });
-    (message.ended == Ended::Cut && !closes).then(|| {
-        ("connection_closed".to_owned(), "channel or connection closed before the answer".to_owned())
-    })
+    let what = match outcome {
+        Some(Outcome::Cut { .. }) => "the message was settled",
+        _ if message.ended == Ended::Cut && !closes => "the answer",
+        _ => return None,
+    };
+    Some(("connection_closed".to_owned(), format!("channel or connection closed before {what}")))
 }
 
 /// The names of reply codes: *AMQP 0-9-1 specification*, constants.

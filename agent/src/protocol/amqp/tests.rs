@@ -423,7 +423,7 @@ fn a_connection_that_the_broker_closes_ends_everything_on_it() {
             "delivery 0 @3-3 [process jobs] channel=2 #1 1 bytes",
             "end 0 @4 [confirm.select] error=320 Cut",
             "end 1 @4 [send a] #1 1 bytes error=320 Cut",
-            "settle 0 @4 Lost",
+            "settle 0 @4 Cut { code: Some(320) }",
         ],
     );
 }

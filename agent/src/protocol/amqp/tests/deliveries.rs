@@ -19,8 +19,15 @@ fn settled(ops: &[Op]) -> Vec<String> {
 fn a_delivery_begins_with_its_method_and_ends_with_its_body() {
     check(
         &[got(&[deliver(1, "c", 1, "games", "new")]), got(&[content(1, b"hello")]), Op::Close],
-        &["delivery 0 @1-2 [process games:new] #1 5 bytes", "settle 0 @3 Lost"],
+        &["delivery 0 @1-2 [process games:new] #1 5 bytes", "settle 0 @3 Cut { code: None }"],
     );
+}
+
+#[test]
+fn a_client_that_leaves_cuts_nothing_short() {
+    let mut ops = consumed(0, 1);
+    ops.extend([sent(&[close(10, 200, "bye")]), Op::Close]);
+    assert_eq!(settled(&ops), ["settle 0 @5 Lost"]);
 }
 
 #[test]

@@ -1,0 +1,78 @@
+use adder_ebpf::{Lineage, kind};
+
+use super::*;
+use crate::{
+    fact::{Clock, Fact, ProcessInfo},
+    stitch::Options,
+};
+
+const US: u64 = 1_000;
+/// Contexts: the loop's own, a task's, a timer's.
+const LOOP: u64 = 0x9000;
+const TASK: u64 = 0x9100;
+const HANDLE: u64 = 0x9200;
+
+fn header(kind: u16, time: u64, context: u64) -> Header {
+    Header { kind, time: time * US, context, pid: 7, tid: 7, ..Header::default() }
+}
+
+/// An engine that knows a loop with one task.
+fn engine() -> Engine {
+    let mut engine = Engine::new(Options { seed: 1, ..Options::default() });
+    engine.fact(&Fact::Process(header(0, 1, 0), ProcessInfo::default()));
+    engine.fact(&Fact::Clock(header(0, 1, 0), Clock { offset: 0 }));
+    make(&mut engine, 1, LOOP, TASK);
+    engine
+}
+
+fn make(engine: &mut Engine, time: u64, context: u64, child: u64) {
+    engine.fact(&Fact::Task(Lineage { header: header(kind::TASK, time, context), child }));
+}
+
+fn runs_out(engine: &mut Engine, time: u64) {
+    engine.fact(&Fact::Timer(Item { header: header(kind::TIMER, time, LOOP), item: 0 }));
+}
+
+fn wakes(engine: &mut Engine, time: u64, by: u64, child: u64) {
+    engine.fact(&Fact::Wake(Lineage { header: header(kind::WAKE, time, by), child }));
+}
+
+/// When the turn of the task began.
+fn turn(engine: &Engine) -> u64 {
+    let task = engine.contexts.find(engine.contexts.find_at(7, TASK)).expect("a task");
+    task.turn.as_ref().map_or(0, |turn| turn.start / US)
+}
+
+#[test]
+fn a_timer_begins_a_turn() {
+    let mut engine = engine();
+    runs_out(&mut engine, 100_000);
+    wakes(&mut engine, 100_100, HANDLE, TASK);
+    assert_eq!(turn(&engine), 100_100);
+    runs_out(&mut engine, 200_000);
+    wakes(&mut engine, 200_100, HANDLE, TASK);
+    assert_eq!(turn(&engine), 200_100);
+}
+
+#[test]
+fn what_stands_at_the_address_of_a_timer_that_has_called_is_none() {
+    let mut engine = engine();
+    runs_out(&mut engine, 100_000);
+    wakes(&mut engine, 100_100, HANDLE, TASK);
+    // The task makes one and waits for it; its end is told in a context that only has the timer's address.
+    make(&mut engine, 100_300, TASK, 0x9300);
+    wakes(&mut engine, 100_500, HANDLE, TASK);
+    make(&mut engine, 100_700, TASK, 0x9300);
+    wakes(&mut engine, 100_800, HANDLE, TASK);
+    assert_eq!(turn(&engine), 100_100);
+}
+
+#[test]
+fn one_timer_wakes_several() {
+    let mut engine = engine();
+    make(&mut engine, 2, LOOP, 0x9300);
+    runs_out(&mut engine, 100_000);
+    wakes(&mut engine, 100_100, HANDLE, 0x9300);
+    wakes(&mut engine, 100_101, HANDLE, TASK);
+    assert_eq!(turn(&engine), 100_101);
+}
