@@ -182,6 +182,23 @@ impl App {
         })
     }
 
+    /// `hypercorn MODULE:app`, in one process, which speaks HTTP/2 too.
+    pub fn hypercorn(
+        venv: &Path,
+        dir: &Path,
+        app: &str,
+        event_loop: EventLoop,
+        environment: &Environment,
+    ) -> Result<Self> {
+        Self::start(venv, dir, environment, |command, port| {
+            command.args(["-m", "hypercorn", app, "--bind", &format!("127.0.0.1:{port}")]);
+            command.args(["--workers", "0", "--worker-class", event_loop.name()]);
+            if let Some(tls) = &environment.certificates {
+                command.arg("--keyfile").arg(&tls.key).arg("--certfile").arg(&tls.certificate);
+            }
+        })
+    }
+
     /// `python SCRIPT PORT LOOP`, for the scripts that serve by themselves: `web_aiohttp.py`.
     pub fn script(
         venv: &Path,

@@ -54,6 +54,16 @@ impl CodeInfo {
         self.is("pika/adapters/utils/io_services_utils.py", "_on_socket_writable")
     }
 
+    /// Whether httpcore (httpx) sends there what has gathered on a connection of HTTP/2, by whomever.
+    pub fn shares_writes(&self) -> bool {
+        self.is("httpcore/_async/http2.py", "_write_outgoing_data")
+    }
+
+    /// Whether httpcore has put the head of a request there, before it sends what has gathered.
+    pub fn puts_request(&self) -> bool {
+        self.is("httpcore/_async/http2.py", "_send_request_headers")
+    }
+
     fn is_among(&self, functions: &[(&str, &str)]) -> bool {
         functions.iter().any(|(file, name)| self.is(file, name))
     }

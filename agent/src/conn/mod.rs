@@ -22,7 +22,8 @@ use self::{
 };
 use crate::{
     protocol::{
-        self, Event, Guess, LossReason, Mark, Parser, Side, amqp, http, postgres, redis, websocket::WebSocket,
+        self, Event, Guess, LossReason, Mark, Parser, Side, amqp, http, http2, postgres, redis,
+        websocket::WebSocket,
     },
     signal::{Address, Endpoints, Role},
 };
@@ -45,6 +46,8 @@ const CONNECTIONS_MAX: usize = 65_536;
 pub enum Protocol {
     /// HTTP/1.
     Http,
+    /// HTTP/2, and gRPC on it.
+    Http2,
     /// Postgres.
     Postgres,
     /// Redis.
@@ -60,9 +63,12 @@ type Detect = fn(&[u8]) -> Guess;
 type Start = fn(bool, bool) -> Box<dyn Parser>;
 
 /// The one table of protocols: how to know one, how to start its parser.
-const PROTOCOLS: [(Protocol, Detect, Start); 4] = [
+const PROTOCOLS: [(Protocol, Detect, Start); 5] = [
     (Protocol::Http, http::detect, |_, encrypted| {
         Box::new(if encrypted { http::Http::secure() } else { http::Http::new() })
+    }),
+    (Protocol::Http2, http2::detect, |from_start, encrypted| {
+        Box::new(http2::Http2::new(from_start, encrypted))
     }),
     (Protocol::Postgres, postgres::detect, |_, _| Box::new(postgres::Postgres::new())),
     (Protocol::Redis, redis::detect, |from_start, _| Box::new(redis::Redis::new(from_start))),

@@ -7,6 +7,7 @@
 pub mod amqp;
 pub mod discord;
 pub mod http;
+pub mod http2;
 pub mod postgres;
 #[cfg(test)]
 mod recording;
@@ -164,7 +165,7 @@ pub enum Event {
 /// One understood operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Detail {
-    /// An HTTP/1 request and its response.
+    /// An HTTP request and its response.
     Http(Box<http::Exchange>),
     /// A Postgres statement and its outcome, or a notification.
     Postgres(Box<postgres::Statement>),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     fact::ProcessInfo,
-    protocol::{Detail, amqp, discord, http, postgres, redis},
+    protocol::{Detail, amqp, discord, http, http2, postgres, redis},
     signal::{Attribute, Description, Endpoints, Kind, Link, Resource, Role, Span, SpanEvent, consumer},
 };
 
@@ -158,8 +158,10 @@ impl Engine {
     /// Whether something was sent for somebody, and its context does not tell for whom.
     fn is_for_others(&self, act: &Act) -> bool {
         act.late
+            || act.is_shared
             || self.contexts.find(act.context).is_some_and(|context| context.writer)
             || self.is_stray(act)
+            || self.stacks.shares_writes(act.stack)
     }
 
     /// Whether something was sent by a callback of the loop that sends for others, when the unit of its context had ended: another
@@ -418,12 +420,14 @@ impl Engine {
     fn describe(&mut self, detail: &Detail, role: Role, frame: &Frame) -> Description {
         let endpoints = &*frame.endpoints;
         let mut description = match detail {
+            Detail::Http(exchange) if exchange.grpc.is_some() => http2::describe(exchange, role, endpoints),
             Detail::Http(exchange) => {
                 // Nothing is learned from what was refused: a scanner's paths must not crowd out the real ones.
                 let path = exchange.path();
                 let (pid, method) = (frame.pid, &exchange.method);
                 let route = match (role, exchange.status) {
                     (Role::Client, _) => None,
+                    (Role::Server, _) if path.is_empty() => None,
                     (Role::Server, Some(status @ 400..=499)) => {
                         self.routes.known(pid, method, path, status != 404)
                     }

@@ -10,6 +10,7 @@ use super::{
     UnitId,
     context::{ContextId, Inbound},
     message::Sent,
+    streams::Flush,
     unit::Act,
 };
 use crate::{
@@ -56,6 +57,8 @@ pub(super) struct Exchanges {
     pub(super) answers: (ContextId, u32, u32),
     /// The one that has last woken a task, which takes one after the other.
     pub(super) handled: Option<UnitId>,
+    /// When a task has last sent what had gathered.
+    pub(super) flush: Flush,
     pub(super) closed: Option<u64>,
 }
 
@@ -111,7 +114,8 @@ impl Engine {
         // Of what was read before it was known to be a request nothing tells what was made for it.
         if !happened.late {
             let thread = self.threads.entry((at.pid, at.tid)).or_default();
-            thread.inbound = Some(Inbound {
+            // Of streams several are read at once.
+            thread.inbound = (happened.protocol != Protocol::Http2).then_some(Inbound {
                 unit: id,
                 context: at.context,
                 by_loop,
@@ -186,6 +190,7 @@ impl Engine {
             context: first.context,
             late: flags & flag::FILE_CALL != 0
                 && self.processes.get(&first.pid).is_some_and(|process| process.late_writes),
+            is_shared: false,
             woken: 0,
             // What the thread was at then is not known any more.
             by_thread: self.by_thread(&header, first.context).filter(|_| !happened.late),
@@ -215,6 +220,9 @@ impl Engine {
             && let Some(operation) = self.operations.get_mut(&id)
         {
             operation.act.late = true;
+        }
+        if happened.protocol == Protocol::Http2 {
+            self.shared_begins(id, first, happened.connection);
         }
         self.works_on(first.context, (first.pid, first.tid), first.time);
         self.work_begins(id, first.context);

@@ -43,6 +43,7 @@ mod process;
 mod publishes;
 mod received;
 mod stacks;
+mod streams;
 mod time;
 mod unit;
 
@@ -68,7 +69,7 @@ use self::{
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
 use crate::{
-    conn::{ConnectionId, Connections, Happened},
+    conn::{ConnectionId, Connections, Happened, Protocol},
     fact::{self, Fact},
     protocol::{Event, Mark, postgres::Texts},
     signal::{Resource, Role, Span, TextMode, route::Routes},
@@ -544,6 +545,9 @@ impl Engine {
             match (&happened.event, happened.role) {
                 (Event::Begin { .. }, Role::Server) => self.begin_unit(&happened, flags),
                 (Event::Begin { .. }, Role::Client) => self.begin_operation(&happened, flags),
+                (Event::Reply { exchange, at }, Role::Server) if happened.protocol == Protocol::Http2 => {
+                    self.reply_stream(happened.connection, *exchange, *at);
+                }
                 (Event::Reply { exchange, at }, Role::Server) => {
                     self.reply(happened.connection, *exchange, *at, flags);
                 }

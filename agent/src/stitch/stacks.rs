@@ -44,6 +44,8 @@ pub(super) struct Stacks {
     codes: FxHashMap<(u32, u64), Code>,
     /// There is code that sends what others have left.
     has_flushers: bool,
+    /// One of them sends what tasks have gathered on a connection.
+    has_sharers: bool,
     /// Texts of statements that were prepared unseen, by connection and name.
     /// `None` where it is not clear which.
     prepared: FxHashMap<(ConnectionId, Arc<str>), Option<Arc<TextInfo>>>,
@@ -72,6 +74,8 @@ struct Code {
     is_loop: bool,
     calls_handlers: bool,
     flushes: bool,
+    shares_writes: bool,
+    puts_request: bool,
 }
 
 /// What a stack says of where a call was made.
@@ -242,10 +246,13 @@ impl Stacks {
             is_loop: info.is_loop(),
             calls_handlers: info.calls_handlers(),
             flushes: info.flushes(),
+            shares_writes: info.shares_writes(),
+            puts_request: info.puts_request(),
             ends: info.ends_stack(),
             info: info.clone(),
         };
         self.has_flushers |= code.flushes;
+        self.has_sharers |= code.shares_writes;
         self.codes.insert(key, code);
     }
 
@@ -257,6 +264,25 @@ impl Stacks {
             codes.any(|code| code.flushes)
         };
         self.has_flushers && self.get(id).is_some_and(flushes)
+    }
+
+    /// Whether what has gathered on a connection is sent there, by whomever.
+    pub(super) fn shares_writes(&self, id: StackId) -> bool {
+        self.sharing(id).is_some()
+    }
+
+    /// Whether who sends there has just put a request there. What is not known is no.
+    pub(super) fn puts_request(&self, id: StackId) -> bool {
+        let caller =
+            self.sharing(id).and_then(|(stack, place)| Some((stack.pid, *stack.frames.get(place + 1)?)));
+        caller.and_then(|(pid, frame)| self.code_at(pid, frame)).is_some_and(|code| code.puts_request)
+    }
+
+    /// The frame that sends what has gathered on a connection.
+    fn sharing(&self, id: StackId) -> Option<(&Stack, usize)> {
+        let stack = self.get(id).filter(|_| self.has_sharers)?;
+        let shares = |frame: &u64| self.code_at(stack.pid, *frame).is_some_and(|code| code.shares_writes);
+        Some((stack, stack.frames.iter().position(shares)?))
     }
 
     /// A process has a new program.

@@ -108,6 +108,8 @@ pub(super) struct Act {
     pub(super) context: ContextId,
     /// The loop has sent it for somebody, when all tasks had run.
     pub(super) late: bool,
+    /// Whoever came first has sent it, on a connection on which tasks send for each other.
+    pub(super) is_shared: bool,
     /// Whom the sender has woken right after, or the answer; 0 where nobody.
     pub(super) woken: ContextId,
     /// What the thread was serving when it began, by the rules for threads.

@@ -63,7 +63,7 @@ impl Length {
 
 /// The head of a request.
 #[derive(Debug)]
-pub(super) struct RequestHead {
+pub(in crate::protocol) struct RequestHead {
     pub(super) exchange: Box<Exchange>,
     /// It asks for another protocol (`Upgrade`, `CONNECT`).
     pub(super) switches: bool,
@@ -83,8 +83,32 @@ impl RequestHead {
         }
     }
 
+    /// One without a start line: HTTP/2 says in fields what it says.
+    pub(in crate::protocol) fn without_line() -> Self {
+        let exchange = Box::new(Exchange { version: Version::Http2, ..Exchange::default() });
+        Self { exchange, switches: false, length: Length::default(), x_forwarded_proto: None }
+    }
+
+    /// The method, whatever it is.
+    pub(in crate::protocol) fn set_method(&mut self, method: &[u8]) {
+        let method = method.get(..METHOD_LIMIT).unwrap_or(method);
+        self.exchange.method = method_of(method);
+    }
+
+    /// The target, if it is one.
+    pub(in crate::protocol) fn set_target(&mut self, target: &[u8]) {
+        if target.iter().copied().all(is_target) {
+            self.exchange.target = target_of(target);
+        }
+    }
+
+    /// A field, with its name in lower case.
+    pub(in crate::protocol) fn take_field(&mut self, name: &[u8], value: &[u8]) {
+        self.field(name, value);
+    }
+
     /// What is to be kept of it, all fields having been read.
-    pub(super) fn finish(self) -> Box<Exchange> {
+    pub(in crate::protocol) fn finish(self) -> Box<Exchange> {
         let mut exchange = self.exchange;
         // A `tracestate` alone means nothing (W3C Trace Context §3.3).
         exchange.incoming = exchange.incoming.filter(|incoming| !incoming.traceparent.is_empty());
@@ -107,10 +131,7 @@ impl Head for RequestHead {
             return None;
         }
         let version = version_of(version.get(1..)?)?;
-        let method = METHODS.iter().find(|known| known.as_bytes() == method).map_or_else(
-            || Cow::Owned(String::from_utf8_lossy(method).into_owned()),
-            |known| Cow::Borrowed(*known),
-        );
+        let method = method_of(method);
         let switches = method == "CONNECT";
         let exchange = Exchange { method, target: target_of(target), version, ..Exchange::default() };
         let exchange = Box::new(exchange);
@@ -226,6 +247,13 @@ fn digits(text: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn method_of(method: &[u8]) -> Cow<'static, str> {
+    METHODS.iter().find(|known| known.as_bytes() == method).map_or_else(
+        || Cow::Owned(String::from_utf8_lossy(method).into_owned()),
+        |known| Cow::Borrowed(*known),
+    )
 }
 
 /// The target, cut to [`TARGET_LIMIT`], without the credentials that an absolute form may carry. These go first: after

@@ -20,10 +20,11 @@ mod tests;
 
 use std::{borrow::Cow, collections::VecDeque};
 
+pub(super) use self::head::RequestHead;
 pub use self::{detect::detect, span::describe};
 use self::{
     frame::{Framing, Half, Step},
-    head::{RequestHead, ResponseHead},
+    head::ResponseHead,
 };
 use super::{Detail, Event, Incoming, LossReason, Mark, Parser, Side, websocket::Opening};
 
@@ -40,6 +41,8 @@ pub enum Version {
     /// HTTP/1.1, and what claims to be later.
     #[default]
     Http11,
+    /// HTTP/2
+    Http2,
 }
 
 /// How an exchange ended.
@@ -84,6 +87,19 @@ pub struct Exchange {
     pub response_size: u64,
     /// How it ended.
     pub outcome: Outcome,
+    /// HTTP/2: some fields refer to others that were said before the agent came, and are not known.
+    pub unknown: bool,
+    /// HTTP/2: the error code with which one side has given the stream up (RFC 9113 §7).
+    pub reset: Option<u32>,
+    /// It is a call of gRPC.
+    pub grpc: Option<Grpc>,
+}
+
+/// What only a call of gRPC has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grpc {
+    /// `grpc-status` of the trailers.
+    pub status: Option<u32>,
 }
 
 /// One connection in HTTP/1.

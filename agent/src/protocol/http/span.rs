@@ -34,7 +34,7 @@ const SENSITIVE: [&str; 21] = [
 ];
 
 impl Exchange {
-    /// The path of the target, without the query: what a route is learned from. Empty for `CONNECT`.
+    /// The path of the target, without the query: what a route is learned from. Empty for `CONNECT`, and where it is not known.
     pub fn path(&self) -> &str {
         Url::of(self).path
     }
@@ -60,6 +60,8 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints, route: O
         push(Attribute::new("http.request.method", exchange.method.clone().into_owned()));
     } else {
         push(Attribute::new("http.request.method", "_OTHER"));
+    }
+    if !known && !exchange.method.is_empty() {
         push(Attribute::new("http.request.method_original", exchange.method.clone().into_owned()));
     }
 
@@ -109,6 +111,7 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints, route: O
         match exchange.version {
             Version::Http10 => "1.0",
             Version::Http11 => "1.1",
+            Version::Http2 => "2",
         },
     ));
     if let Some(user_agent) = &exchange.user_agent {
@@ -124,6 +127,9 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints, route: O
         if exchange.outcome != Outcome::Lost {
             push(Attribute::new("http.response.body.size", exchange.response_size as i64));
         }
+    }
+    if exchange.unknown {
+        push(Attribute::new("adder.http.fields.unknown", true));
     }
     let error = error(exchange, role);
     if let Some(error) = &error {
@@ -159,6 +165,9 @@ struct Url<'a> {
 impl<'a> Url<'a> {
     fn of(exchange: &'a Exchange) -> Self {
         let target = exchange.target.as_str();
+        if target.is_empty() {
+            return Self { scheme: None, authority: None, path: "", query: None };
+        }
         if exchange.method == "CONNECT" {
             return Self { scheme: None, authority: Some(target), path: "", query: None };
         }
@@ -192,7 +201,7 @@ fn scheme(exchange: &Exchange, role: Role, url: &Url<'_>) -> String {
 
 /// `url.full`: redacted, without credentials. There is none for `CONNECT`, and none where no host is known.
 fn full(exchange: &Exchange, scheme: &str, url: &Url<'_>, endpoints: &Endpoints) -> Option<String> {
-    if exchange.method == "CONNECT" {
+    if exchange.method == "CONNECT" || exchange.target.is_empty() {
         return None;
     }
     let peer = match &endpoints.remote {

@@ -1,0 +1,354 @@
+//! HTTP/2 (RFC 9113), and gRPC on it.
+//!
+//! [`Http2`] follows both halves of a connection; `frame` finds frames and finds them again after a loss, `hpack` reads field
+//! blocks, `rpc` says of a call what the semantic conventions for RPC say. Streams are paired by their numbers, so what is lost
+//! of one puts no other in doubt. Bodies are counted and never copied.
+//!
+//! # Coming late
+//! Frames are recognised from anywhere. Fields that refer to entries of a table that were not seen are unknown
+//! ([`Exchange::unknown`]); those that were inserted since are known again.
+
+mod frame;
+mod hpack;
+mod rpc;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use self::rpc::describe;
+use self::{
+    frame::{Half, PREFACE, Step},
+    hpack::{Decoder, Name},
+};
+use super::{
+    Detail, Event, Guess, LossReason, Mark, Parser, Side,
+    http::{Exchange, Grpc, Outcome, RequestHead},
+};
+
+/// How the content type of all calls begins.
+const GRPC: &[u8] = b"application/grpc";
+/// Most streams that are open at once.
+const OPEN_LIMIT: usize = 1024;
+/// How long after the last sign of life a stream of which the end may be lost is given up, nanoseconds.
+const DOUBTFUL_KEPT: u64 = 10_000_000_000;
+
+/// Looks at the first bytes of one half of a connection: the client's preface, or a block of fields, by which one who comes
+/// late knows it.
+pub fn detect(bytes: &[u8]) -> Guess {
+    if bytes.len() < PREFACE.len() && PREFACE.starts_with(bytes) {
+        return Guess::More;
+    }
+    if bytes.starts_with(PREFACE) {
+        return Guess::Yes(Side::Request);
+    }
+    // As all known senders make them: in one frame, without padding, with or without priority.
+    let [0, _, _, 1, flags @ (0x04 | 0x05 | 0x24 | 0x25), a, b, c, d, block @ ..] = bytes else {
+        return Guess::No;
+    };
+    let stream = u32::from_be_bytes([*a, *b, *c, *d]);
+    if stream.is_multiple_of(2) || stream > i32::MAX as u32 {
+        return Guess::No;
+    }
+    match block.get(if flags & 0x20 == 0 { 0 } else { 5 }) {
+        // `:method`, `:scheme`, `:path` and `:authority` of the static table.
+        Some(0x82..=0x87 | 0x41 | 0x44 | 0x01 | 0x04) => Guess::Yes(Side::Request),
+        // `:status`.
+        Some(0x88..=0x8e | 0x48 | 0x08) => Guess::Yes(Side::Response),
+        _ => Guess::No,
+    }
+}
+
+/// One connection in HTTP/2.
+#[derive(Debug)]
+pub struct Http2 {
+    secure: bool,
+    request: Half,
+    response: Half,
+    request_fields: Decoder,
+    response_fields: Decoder,
+    /// Streams whose response is not complete.
+    open: BTreeMap<u32, Open>,
+    /// Number of the next exchange.
+    next: u64,
+    /// Nothing more is said.
+    done: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    exchange: Box<Exchange>,
+    /// The head of the final response has been seen.
+    replied: bool,
+    /// Its end may be among lost bytes.
+    doubtful: bool,
+    /// When anything was said on it.
+    last: u64,
+}
+
+/// What a field block has turned out to be.
+enum Block {
+    /// None.
+    Malformed,
+    /// One that begins nothing.
+    Other,
+    /// A request's.
+    Request(Box<Exchange>),
+}
+
+/// The fields of a response.
+#[derive(Debug, Default)]
+struct ResponseFields {
+    status: Option<u16>,
+    has_status: bool,
+    grpc: bool,
+    grpc_status: Option<u32>,
+    unknown: bool,
+}
+
+impl Http2 {
+    /// A connection, from its beginning or from anywhere.
+    pub fn new(from_start: bool, secure: bool) -> Self {
+        Self {
+            secure,
+            request: Half::new(from_start, true),
+            response: Half::new(from_start, false),
+            request_fields: Decoder::new(),
+            response_fields: Decoder::new(),
+            open: BTreeMap::new(),
+            next: 0,
+            done: false,
+        }
+    }
+
+    fn half(&mut self, side: Side) -> &mut Half {
+        match side {
+            Side::Request => &mut self.request,
+            Side::Response => &mut self.response,
+        }
+    }
+
+    fn said(&mut self, side: Side, step: Step, mark: Mark, out: &mut Vec<Event>) {
+        match step {
+            Step::Block { stream, ends, promised, block, first, found } => {
+                let block = if side == Side::Request {
+                    self.asked(stream, &block, promised)
+                } else {
+                    self.answered(stream, ends, promised, &block, [first, mark], out)
+                };
+                if found && matches!(block, Block::Malformed) {
+                    return self.half(side).reject();
+                }
+                let skipped = self.half(side).take_skipped();
+                if skipped > 0 {
+                    out.push(Event::Lost { reason: LossReason::Resync, bytes: skipped });
+                }
+                if let Block::Request(exchange) = block {
+                    self.begin(stream, exchange, [first, mark], out);
+                }
+            }
+            Step::Data { stream, bytes, ends } => {
+                let Some(open) = self.open.get_mut(&stream) else { return };
+                open.last = mark.time;
+                if side == Side::Request {
+                    open.exchange.request_size += bytes;
+                } else {
+                    open.exchange.response_size += bytes;
+                    if ends {
+                        self.end(stream, None, mark, out);
+                    }
+                }
+            }
+            Step::Reset { stream, code } => {
+                if let Some(open) = self.open.get_mut(&stream) {
+                    open.exchange.reset = Some(code);
+                    self.end(stream, Some(Outcome::CutShort), mark, out);
+                }
+            }
+            Step::GoAway { last } => {
+                if side == Side::Response {
+                    let unanswered: Vec<u32> =
+                        self.open.range(last.saturating_add(1)..).map(|(id, _)| *id).collect();
+                    for stream in unanswered {
+                        self.end(stream, Some(Outcome::CutShort), mark, out);
+                    }
+                }
+            }
+            Step::BlockLost => self.fields(side).forget(),
+            Step::Lost { reason, bytes } => {
+                self.fields(side).forget();
+                for open in self.open.values_mut() {
+                    open.doubtful = true;
+                }
+                out.push(Event::Lost { reason, bytes });
+            }
+        }
+    }
+
+    fn fields(&mut self, side: Side) -> &mut Decoder {
+        match side {
+            Side::Request => &mut self.request_fields,
+            Side::Response => &mut self.response_fields,
+        }
+    }
+
+    /// Reads the fields of a request; what they begin.
+    fn asked(&mut self, stream: u32, block: &[u8], promised: bool) -> Block {
+        let mut head = RequestHead::without_line();
+        let (mut unknown, mut grpc, mut is_head) = (false, false, false);
+        let read = self.request_fields.decode(block, |name, value| {
+            is_head |= matches!(name, Name::Method | Name::Path | Name::Scheme | Name::Authority);
+            match name {
+                Name::Method => head.set_method(value),
+                Name::Path => head.set_target(value),
+                Name::Authority => head.take_field(b"host", value),
+                Name::ContentType => grpc = value.starts_with(GRPC),
+                Name::Forwarded => head.take_field(b"forwarded", value),
+                Name::Traceparent => head.take_field(b"traceparent", value),
+                Name::Tracestate => head.take_field(b"tracestate", value),
+                Name::UserAgent => head.take_field(b"user-agent", value),
+                Name::XForwardedProto => head.take_field(b"x-forwarded-proto", value),
+                Name::Unknown => unknown = true,
+                Name::Scheme | Name::Status | Name::GrpcStatus | Name::Other => {}
+            }
+        });
+        if read.is_err() {
+            self.request_fields.forget();
+            return Block::Malformed;
+        }
+        // What comes again on a stream are trailers; numbers only rise.
+        if promised || stream <= self.request.highest || stream.is_multiple_of(2) {
+            return Block::Other;
+        }
+        if !is_head {
+            return Block::Malformed;
+        }
+        let mut exchange = head.finish();
+        exchange.secure = self.secure;
+        exchange.unknown = unknown;
+        exchange.grpc = grpc.then(Grpc::default);
+        Block::Request(exchange)
+    }
+
+    fn begin(&mut self, stream: u32, exchange: Box<Exchange>, [first, at]: [Mark; 2], out: &mut Vec<Event>) {
+        self.request.highest = stream;
+        self.response.highest = self.response.highest.max(stream);
+        self.give_up(at, out);
+        let number = self.next;
+        self.next += 1;
+        let incoming = exchange.incoming.clone().map(Box::new);
+        self.open.insert(stream, Open { number, exchange, replied: false, doubtful: false, last: at.time });
+        out.push(Event::Begin { exchange: number, first, at, incoming });
+    }
+
+    /// Ends what nothing is expected of any more.
+    fn give_up(&mut self, at: Mark, out: &mut Vec<Event>) {
+        let is_over = |open: &Open| open.doubtful && open.last + DOUBTFUL_KEPT < at.time;
+        let over: Vec<u32> = self.open.iter().filter(|(_, open)| is_over(open)).map(|(id, _)| *id).collect();
+        for stream in over {
+            self.end(stream, Some(Outcome::Lost), at, out);
+        }
+        while self.open.len() >= OPEN_LIMIT
+            && let Some((&oldest, _)) = self.open.first_key_value()
+        {
+            self.end(oldest, Some(Outcome::Lost), at, out);
+        }
+    }
+
+    /// Takes the fields of a response.
+    fn answered(
+        &mut self,
+        stream: u32,
+        ends: bool,
+        promised: bool,
+        block: &[u8],
+        [first, at]: [Mark; 2],
+        out: &mut Vec<Event>,
+    ) -> Block {
+        let mut fields = ResponseFields::default();
+        let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
+        let read = self.response_fields.decode(block, |name, value| match name {
+            Name::Status => {
+                fields.has_status = true;
+                fields.status = number(value).and_then(|status| u16::try_from(status).ok());
+            }
+            Name::GrpcStatus => fields.grpc_status = number(value),
+            Name::ContentType => fields.grpc = value.starts_with(GRPC),
+            Name::Unknown => fields.unknown = true,
+            _ => {}
+        });
+        if read.is_err() {
+            self.response_fields.forget();
+            return Block::Malformed;
+        }
+        if !self.open.contains_key(&stream) {
+            let plausible = fields.has_status || fields.grpc_status.is_some() || fields.unknown;
+            return if plausible { Block::Other } else { Block::Malformed };
+        }
+        self.response.highest = self.response.highest.max(stream);
+        let Some(open) = self.open.get_mut(&stream).filter(|_| !promised) else { return Block::Other };
+        open.last = at.time;
+        if fields.status.is_some_and(|status| (100..200).contains(&status)) {
+            return Block::Other;
+        }
+        open.exchange.unknown |= fields.unknown;
+        if fields.grpc && open.exchange.grpc.is_none() && open.exchange.unknown {
+            open.exchange.grpc = Some(Grpc::default());
+        }
+        if let Some(grpc) = &mut open.exchange.grpc {
+            grpc.status = fields.grpc_status.or(grpc.status);
+        }
+        if !open.replied {
+            // All of its response is behind whatever was lost.
+            (open.replied, open.doubtful) = (true, false);
+            open.exchange.status = fields.status;
+            out.push(Event::Reply { exchange: open.number, at: first });
+        }
+        if ends {
+            self.end(stream, None, at, out);
+        }
+        Block::Other
+    }
+
+    /// Ends a stream; without an outcome it is complete, as far as is known.
+    fn end(&mut self, stream: u32, outcome: Option<Outcome>, at: Mark, out: &mut Vec<Event>) {
+        let Some(Open { number, mut exchange, doubtful, .. }) = self.open.remove(&stream) else { return };
+        exchange.outcome = outcome.unwrap_or(if doubtful { Outcome::Lost } else { Outcome::Complete });
+        out.push(Event::End { exchange: number, at, detail: Detail::Http(exchange) });
+    }
+}
+
+impl Parser for Http2 {
+    fn data(&mut self, side: Side, mut bytes: &[u8], mark: Mark, out: &mut Vec<Event>) {
+        while !self.done
+            && let Some(step) = self.half(side).step(&mut bytes, mark)
+        {
+            self.said(side, step, mark, out);
+        }
+    }
+
+    fn gap(&mut self, side: Side, mut length: u64, mark: Mark, out: &mut Vec<Event>) {
+        while !self.done
+            && let Some(step) = self.half(side).gap(&mut length)
+        {
+            self.said(side, step, mark, out);
+        }
+    }
+
+    fn close(&mut self, mark: Mark, out: &mut Vec<Event>) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        for side in [Side::Request, Side::Response] {
+            let bytes = self.half(side).take_skipped() + self.half(side).unfinished();
+            if bytes > 0 {
+                out.push(Event::Lost { reason: LossReason::Resync, bytes });
+            }
+        }
+        while let Some((&stream, open)) = self.open.first_key_value() {
+            let outcome = if open.doubtful { Outcome::Lost } else { Outcome::CutShort };
+            self.end(stream, Some(outcome), mark, out);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the OpenTelemetry semantic conventions for RPC say of a gRPC call.
+
+use crate::{
+    protocol::http::{Exchange, Outcome},
+    signal::{Address, Attribute, Description, Endpoints, Role, Status},
+};
+
+/// Names of status codes, by number: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+/// What the conventions call an error of the server: not what the client could have avoided.
+const SERVER_ERRORS: [u32; 6] = [2, 4, 12, 13, 14, 15];
+/// `CANCELLED`
+const CANCELLED: u32 = 1;
+/// `CANCEL`, RFC 9113 §7.
+const CANCEL: u32 = 8;
+
+/// Describes a call as a span of the watched process.
+pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints) -> Description {
+    let path = exchange.path();
+    let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or_default();
+    let mut attributes = vec![Attribute::new("rpc.system", "grpc")];
+    let known = !service.is_empty() && !method.is_empty();
+    if known {
+        attributes.push(Attribute::new("rpc.service", service.to_owned()));
+        attributes.push(Attribute::new("rpc.method", method.to_owned()));
+    }
+    // A call that its client gives up has no trailers, but a status all the same.
+    let told = exchange.grpc.as_ref().and_then(|grpc| grpc.status);
+    let status = told.or_else(|| (exchange.reset == Some(CANCEL)).then_some(CANCELLED));
+    if let Some(status) = status {
+        attributes.push(Attribute::new("rpc.grpc.status_code", i64::from(status)));
+    }
+    let host = exchange.host.as_deref().filter(|_| role == Role::Client);
+    let end = if role == Role::Client { &endpoints.remote } else { &endpoints.local };
+    if let Some((address, port)) = address(host, end) {
+        attributes.push(Attribute::new("server.address", address));
+        attributes.extend(port.map(|port| Attribute::new("server.port", i64::from(port))));
+    }
+    if let Some((address, port)) = socket(&endpoints.remote) {
+        if role == Role::Server {
+            attributes.push(Attribute::new("client.address", address.clone()));
+        }
+        attributes.push(Attribute::new("network.peer.address", address));
+        attributes.extend(port.map(|port| Attribute::new("network.peer.port", i64::from(port))));
+    }
+    if let Some(user_agent) = &exchange.user_agent {
+        attributes.push(Attribute::new("user_agent.original", user_agent.clone()));
+    }
+    if exchange.unknown {
+        attributes.push(Attribute::new("adder.http.fields.unknown", true));
+    }
+    let failed = match (status, role) {
+        (Some(status), Role::Server) => SERVER_ERRORS.contains(&status).then(|| code(status)),
+        (Some(status), Role::Client) => (status != 0).then(|| code(status)),
+        (None, _) => (exchange.outcome == Outcome::CutShort).then(|| "connection_closed".to_owned()),
+    };
+    if let Some(failed) = &failed {
+        attributes.push(Attribute::new("error.type", failed.clone()));
+    }
+    let status = failed.map_or(Status::Unset, |_| Status::Error(String::new()));
+    let name = if known { format!("{service}/{method}") } else { "grpc".to_owned() };
+    Description { name, attributes, status }
+}
+
+fn code(status: u32) -> String {
+    CODES.get(status as usize).map_or_else(|| status.to_string(), |name| (*name).to_owned())
+}
+
+/// What the client asked for, else the end of the connection.
+fn address(host: Option<&str>, end: &Address) -> Option<(String, Option<u16>)> {
+    let Some(host) = host.filter(|host| !host.is_empty()) else { return socket(end) };
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
+    match port.parse() {
+        Ok(port) => Some((name.trim_matches(['[', ']']).to_owned(), Some(port))),
+        Err(_) => Some((host.to_owned(), socket(end).and_then(|(_, port)| port))),
+    }
+}
+
+fn socket(address: &Address) -> Option<(String, Option<u16>)> {
+    match address {
+        Address::Inet(address) => Some((address.ip().to_canonical().to_string(), Some(address.port()))),
+        Address::Unix(path) if !path.is_empty() => Some((path.clone(), None)),
+        Address::Unix(_) | Address::Unknown => None,
+    }
+}
