@@ -31,19 +31,24 @@ pub struct Watched {
 const RAW: [(&str, &str); 2] = [("ADDER_SQL_TEXT", "raw"), ("ADDER_REDIS_TEXT", "raw")];
 
 /// `adder` on these processes with texts shown, so that the judge can read the ids in them.
-///
-/// `ADDER_RECORD=FOLDER` keeps the facts of each run there, to be looked at with `adder replay`.
 pub fn attach(dir: &Path, pids: &[u32], collector: &Collector) -> Result<(Agent, Option<Agent>)> {
-    let pids: Vec<String> = pids.iter().flat_map(|pid| ["--pid".into(), pid.to_string()]).collect();
-    let pids: Vec<&str> = pids.iter().map(String::as_str).collect();
-    let agent = run(dir, &pids, collector)?;
-    let Some(folder) = std::env::var_os("ADDER_RECORD") else { return Ok((agent, None)) };
+    let arguments = of_pids(pids);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Ok((run(dir, &arguments, collector)?, record(dir, pids)?))
+}
+
+/// `ADDER_RECORD=FOLDER` keeps the facts of each run there, to be looked at with `adder replay`.
+pub fn record(dir: &Path, pids: &[u32]) -> Result<Option<Agent>> {
+    let Some(folder) = std::env::var_os("ADDER_RECORD") else { return Ok(None) };
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = Path::new(&folder).join(format!("{name}.rec")).display().to_string();
-    let mut arguments = vec!["record", &file];
-    arguments.extend(pids);
-    let recorder = Agent::start(&crate::folder("record")?, &arguments, RAW)?;
-    Ok((agent, Some(recorder)))
+    let pids = of_pids(pids);
+    let arguments = ["record", &file].into_iter().chain(pids.iter().map(String::as_str));
+    Agent::start(&crate::folder("record")?, &arguments.collect::<Vec<_>>(), RAW).map(Some)
+}
+
+fn of_pids(pids: &[u32]) -> Vec<String> {
+    pids.iter().flat_map(|pid| ["--pid".into(), pid.to_string()]).collect()
 }
 
 /// Lets an agent watch what the arguments of `adder run` say, with all texts as they are.

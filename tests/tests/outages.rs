@@ -10,12 +10,12 @@ use std::{
 };
 
 use adder_tests::{
-    agent::Agent,
-    collector::{CollectedSpan, Collector, Protocol},
+    collector::{CollectedSpan, Collector},
     judge::find_rid,
     python::{App, EventLoop},
     rig::Rig,
     root, wait_until,
+    watch::{record, run as run_agent},
 };
 use opentelemetry_proto::tonic::trace::v1::{Status, span::SpanKind, status::StatusCode};
 
@@ -134,6 +134,22 @@ fn publishes(service: &App, path: &str, query: &str, rid: &str, said: &[&str]) {
     });
 }
 
+/// Publishes messages that are held, one after the other: for which of them a task works that acknowledges nothing shows
+/// for certain only then.
+fn hold(service: &App, rid: &str, before: usize) {
+    for number in 0..TIMES {
+        let (_, body) = service.get(&format!("/publish/held?rid={rid}x{number}")).expect("an answer");
+        assert!(body.contains("taken"), "{body}");
+        wait_held(service, before + number + 1, before);
+    }
+}
+
+/// Waits until the service has its connection to the broker again.
+fn wait_taken(service: &App) {
+    let taken = || service.get("/publish/other").is_ok_and(|(_, body)| body.contains("taken"));
+    assert!(wait_until(PATIENCE, taken), "nothing is taken");
+}
+
 fn wait_held(service: &App, held: usize, done: usize) {
     let mut body = String::new();
     let reached = wait_until(PATIENCE, || {
@@ -152,11 +168,10 @@ fn run(name: &str, python: &str, event_loop: EventLoop) {
     let socket = rig.dir.join("status.sock").display().to_string();
     fs::write(&config, format!("[status]\nsocket = {socket:?}\n")).expect("a file");
     let config = config.display().to_string();
-    let mut variables = collector.env(Protocol::Grpc);
-    variables.extend(["ADDER_SQL_TEXT", "ADDER_REDIS_TEXT"].map(|name| (name.to_owned(), "raw".to_owned())));
     let pid = service.pid().to_string();
-    let agent = Agent::start(&rig.dir, &["run", "--config", &config, "--pid", &pid], variables)
-        .expect("the agent starts");
+    let agent =
+        run_agent(&rig.dir, &["--config", &config, "--pid", &pid], &collector).expect("the agent starts");
+    let recorder = record(&rig.dir, &[service.pid()]).expect("a recorder");
 
     // All connections are older than the agent: confirms and who handles messages show at the first.
     publishes(&service, "/publish/held", "", "first", &["taken"]);
@@ -172,18 +187,17 @@ fn run(name: &str, python: &str, event_loop: EventLoop) {
     );
 
     // All are thrown out: the broker closes the connections.
-    publishes(&service, "/publish/held", "", "thrown", &["taken"]);
-    wait_held(&service, TIMES, 0);
+    hold(&service, "thrown", 0);
     let broker = rig.broker.as_mut().expect("a broker");
     broker.control(&["close_all_connections", "for a test"]).expect("connections are closed");
     wait_held(&service, TIMES, TIMES);
+    wait_taken(&service);
 
     // It hangs, and dies.
-    publishes(&service, "/publish/held", "", "killed", &["taken"]);
+    hold(&service, "killed", TIMES);
     // pika learns of it when it next publishes, and is given a new connection then.
     publishes(&service, "/publish-pika/other", "", "learning", &["taken", "ConnectionClosedByBroker"]);
     publishes(&service, "/publish-pika/other", "", "again", &["taken"]);
-    wait_held(&service, 2 * TIMES, TIMES);
     let died = thread::scope(|scope| {
         broker.freeze();
         let service = &service;
@@ -205,12 +219,16 @@ fn run(name: &str, python: &str, event_loop: EventLoop) {
     let early = Seen { spans: collector.spans() };
     broker.start_again().expect("the broker starts again");
     wait_held(&service, 2 * TIMES, 2 * TIMES);
+    wait_taken(&service);
     publishes(&service, "/publish/other", "", "after", &["taken"]);
     publishes(&service, "/publish-pika/other", "", "pikaafter", &["taken"]);
     thread::sleep(EXPORTED);
     let tables = tables(&config);
     let (ended, lines) = agent.stop().expect("the agent ends");
     assert!(ended.success(), "{lines:#?}");
+    if let Some(recorder) = recorder {
+        recorder.stop().expect("the recorder ends");
+    }
     println!("{name}: {}", lines.join("\n"));
 
     let seen = Seen { spans: collector.spans() };

@@ -408,6 +408,7 @@ impl Engine {
         let Some(unit) = self.units.get(&id) else { return };
         let Some(operation) = unit.caller.and_then(|caller| self.operations.get(&caller)) else { return };
         if let (Some(Detail::Http(here)), Some(Detail::Http(there))) = (&unit.detail, &operation.detail)
+            && !(here.unknown || there.unknown)
             && (here.method != there.method || here.target != there.target)
         {
             self.counters.unjoined += 1;

@@ -215,6 +215,7 @@ impl Half {
                 State::Preface(seen) => {
                     let (&byte, rest) = bytes.split_first()?;
                     if PREFACE.get(seen) != Some(&byte) {
+                        self.skipped += seen as u64;
                         self.state = State::Search;
                         continue;
                     }
