@@ -20,11 +20,14 @@ mod tests;
 
 use std::{borrow::Cow, collections::VecDeque};
 
-pub(super) use self::head::RequestHead;
 pub use self::{detect::detect, span::describe};
 use self::{
     frame::{Framing, Half, Step},
     head::ResponseHead,
+};
+pub(super) use self::{
+    head::RequestHead,
+    span::{socket, split_host},
 };
 use super::{Detail, Event, Incoming, LossReason, Mark, Parser, Side, websocket::Opening};
 

@@ -251,7 +251,8 @@ fn server(
     (Some(address.to_owned()), port)
 }
 
-fn socket(address: &Address) -> (Option<String>, Option<u16>) {
+/// Address and port of one end, as far as they are known.
+pub(in crate::protocol) fn socket(address: &Address) -> (Option<String>, Option<u16>) {
     match address {
         Address::Inet(address) => (Some(address.ip().to_canonical().to_string()), Some(address.port())),
         Address::Unix(path) if !path.is_empty() => (Some(path.clone()), None),
@@ -264,7 +265,7 @@ fn without_credentials(authority: &str) -> &str {
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`.
-fn split_host(host: &str) -> (&str, Option<u16>) {
+pub(in crate::protocol) fn split_host(host: &str) -> (&str, Option<u16>) {
     if let Some((address, rest)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
         return (address, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
     }

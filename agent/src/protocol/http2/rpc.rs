@@ -1,8 +1,8 @@
 //! What the OpenTelemetry semantic conventions for RPC say of a gRPC call.
 
 use crate::{
-    protocol::http::{Exchange, Outcome},
-    signal::{Address, Attribute, Description, Endpoints, Role, Status},
+    protocol::http::{Exchange, Outcome, socket, split_host},
+    signal::{Attribute, Description, Endpoints, Role, Status},
 };
 
 /// Names of status codes, by number: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
@@ -48,18 +48,24 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints) -> Descr
     if let Some(status) = status {
         attributes.push(Attribute::new("rpc.grpc.status_code", i64::from(status)));
     }
-    let host = exchange.host.as_deref().filter(|_| role == Role::Client);
     let end = if role == Role::Client { &endpoints.remote } else { &endpoints.local };
-    if let Some((address, port)) = address(host, end) {
-        attributes.push(Attribute::new("server.address", address));
-        attributes.extend(port.map(|port| Attribute::new("server.port", i64::from(port))));
+    let (address, port) =
+        match exchange.host.as_deref().filter(|host| role == Role::Client && !host.is_empty()) {
+            Some(host) => {
+                let (address, port) = split_host(host);
+                (Some(address.to_owned()), port.or(socket(end).1))
+            }
+            None => socket(end),
+        };
+    let (peer, peer_port) = socket(&endpoints.remote);
+    let client = peer.clone().filter(|_| role == Role::Server);
+    for (key, text) in
+        [("server.address", address), ("client.address", client), ("network.peer.address", peer)]
+    {
+        attributes.extend(text.map(|text| Attribute::new(key, text)));
     }
-    if let Some((address, port)) = socket(&endpoints.remote) {
-        if role == Role::Server {
-            attributes.push(Attribute::new("client.address", address.clone()));
-        }
-        attributes.push(Attribute::new("network.peer.address", address));
-        attributes.extend(port.map(|port| Attribute::new("network.peer.port", i64::from(port))));
+    for (key, port) in [("server.port", port), ("network.peer.port", peer_port)] {
+        attributes.extend(port.map(|port| Attribute::new(key, i64::from(port))));
     }
     if let Some(user_agent) = &exchange.user_agent {
         attributes.push(Attribute::new("user_agent.original", user_agent.clone()));
@@ -82,22 +88,4 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints) -> Descr
 
 fn code(status: u32) -> String {
     CODES.get(status as usize).map_or_else(|| status.to_string(), |name| (*name).to_owned())
-}
-
-/// What the client asked for, else the end of the connection.
-fn address(host: Option<&str>, end: &Address) -> Option<(String, Option<u16>)> {
-    let Some(host) = host.filter(|host| !host.is_empty()) else { return socket(end) };
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
-    match port.parse() {
-        Ok(port) => Some((name.trim_matches(['[', ']']).to_owned(), Some(port))),
-        Err(_) => Some((host.to_owned(), socket(end).and_then(|(_, port)| port))),
-    }
-}
-
-fn socket(address: &Address) -> Option<(String, Option<u16>)> {
-    match address {
-        Address::Inet(address) => Some((address.ip().to_canonical().to_string(), Some(address.port()))),
-        Address::Unix(path) if !path.is_empty() => Some((path.clone(), None)),
-        Address::Unix(_) | Address::Unknown => None,
-    }
 }

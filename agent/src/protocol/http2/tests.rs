@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::signal::{Address, Description, Endpoints, Role, Status, Value};
 
 fn mark(time: u64) -> Mark {
     Mark { time, ..Mark::default() }
@@ -326,4 +327,48 @@ proptest! {
             prop_assert_eq!(begun, ended);
         }
     }
+}
+
+/// What is told of a call: its name, error and attributes as text.
+fn described(exchange: &Exchange, role: Role) -> (String, Option<String>, Vec<String>) {
+    let address = |port| Address::Inet(std::net::SocketAddr::from(([10, 0, 0, 1], port)));
+    let endpoints = Endpoints { local: address(50_051), remote: address(40_000), ..Endpoints::default() };
+    let Description { name, attributes, status } = describe(exchange, role, &endpoints);
+    let text = |value: &Value| match value {
+        Value::Str(text) => text.to_string(),
+        Value::Int(number) => number.to_string(),
+        other => format!("{other:?}"),
+    };
+    let texts = attributes.iter().map(|it| format!("{}={}", it.key, text(&it.value))).collect::<Vec<_>>();
+    let error = attributes.iter().find(|it| it.key == "error.type").map(|it| text(&it.value));
+    assert_eq!(error.is_some(), matches!(status, Status::Error(_)));
+    (name, error, texts)
+}
+
+#[test]
+fn calls_are_named_by_service_and_method() {
+    let grpc = |status| Some(Grpc { status });
+    let call = Exchange { target: "/games.Games/List".into(), grpc: grpc(Some(0)), ..Exchange::default() };
+    let (name, error, attributes) = described(&call, Role::Server);
+    assert_eq!((name.as_str(), error), ("games.Games/List", None));
+    for expected in [
+        "rpc.system=grpc",
+        "rpc.service=games.Games",
+        "rpc.method=List",
+        "rpc.grpc.status_code=0",
+        "server.address=10.0.0.1",
+        "server.port=50051",
+        "client.address=10.0.0.1",
+    ] {
+        assert!(attributes.iter().any(|it| it == expected), "{expected}: {attributes:?}");
+    }
+    let missing = Exchange { grpc: grpc(Some(5)), host: Some("games:443".into()), ..call.clone() };
+    assert_eq!(described(&missing, Role::Server).1, None, "the client's own fault");
+    let (_, error, attributes) = described(&missing, Role::Client);
+    assert_eq!(error.as_deref(), Some("NOT_FOUND"));
+    assert!(attributes.contains(&"server.address=games".to_owned()), "{attributes:?}");
+    let given_up = Exchange { grpc: grpc(None), reset: Some(8), outcome: Outcome::CutShort, ..call.clone() };
+    assert_eq!(described(&given_up, Role::Client).1.as_deref(), Some("CANCELLED"));
+    let cut = Exchange { grpc: grpc(None), outcome: Outcome::CutShort, ..call };
+    assert_eq!(described(&cut, Role::Server).1.as_deref(), Some("connection_closed"));
 }
