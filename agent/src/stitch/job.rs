@@ -17,6 +17,10 @@
 //! A job is the weakest of all owners: what belongs to a request or a message by any evidence is not its. Its end cannot
 //! be seen before the next wait has run out, so it is the end of what was done last.
 
+mod span;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use adder_ebpf::{Header, Item, flag};
@@ -28,10 +32,7 @@ use super::{
     stacks::StackId,
     unit::{Act, Unit},
 };
-use crate::{
-    protocol::Mark,
-    signal::{Attribute, Endpoints, Kind, Span, Status},
-};
+use crate::{protocol::Mark, signal::Endpoints};
 
 /// How long after its last sign of life a job is shown, nanoseconds. What it does later is still below it.
 const QUIET: u64 = 2_000_000_000;
@@ -197,8 +198,9 @@ impl Engine {
         if let Some(process) = self.processes.get_mut(&header.pid) {
             process.wakes_seen = true;
         }
+        let is_for_other = self.read_is_for_other((header.pid, header.tid), task, header.time);
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        if thread.read_at + 1 == thread.facts {
+        if thread.read_at + 1 == thread.facts && !is_for_other {
             thread.read_for = by;
         }
         let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
@@ -216,7 +218,7 @@ impl Engine {
             || thread.timed + 1 == thread.facts
             || self.contexts.find(by).filter(|by| !by.is_task).is_some_and(is_timer);
         // A protocol wakes whoever waits for what was read, in the context in which it was read, or (uvloop) in its own at once.
-        let has_read = thread.answered.0 == by || thread.read_for == by;
+        let has_read = !is_for_other && (thread.answered.0 == by || thread.read_for == by);
         // A timer is called in a copy of the context of the task that waits, which uvloop does not announce: it may stand at the
         // address of a task that is no more.
         let by_task = by != task
@@ -250,6 +252,25 @@ impl Engine {
         }
     }
 
+    /// Whether a task that has been at rest is woken next to the answer to what another has asked: by its own timer, then.
+    fn read_is_for_other(&self, thread: (u32, u32), task: ContextId, now: u64) -> bool {
+        let Some(thread) = self.threads.get(&thread) else { return false };
+        let turn = self.contexts.find(task).and_then(|task| task.turn.as_deref());
+        let asked_by = |id: &OperationId| {
+            let act = &self.operations.get(id)?.act;
+            Some(if act.woken == 0 { act.context } else { act.woken })
+        };
+        let mut asked = thread.answered.1.iter().map(asked_by).peekable();
+        asked.peek().is_some()
+            && thread.read_at + 1 == thread.facts
+            && turn.is_some_and(|turn| turn.others == 0 && self.is_quiet(turn, now))
+            && asked.all(|by| by.is_some_and(|by| by != 0 && !self.are_related(by, task)))
+    }
+
+    fn are_related(&self, one: ContextId, other: ContextId) -> bool {
+        self.contexts.descends(one, other) || self.contexts.descends(other, one)
+    }
+
     /// A context is heard of, for the first time since the wait of its loop has run out, and nobody has woken it. If the loop
     /// has read and accepted nothing since, a timer has called there. A task was then cancelled in its wait: the time that
     /// `wait_for` has given it was up.
@@ -264,7 +285,8 @@ impl Engine {
             // Others were heard of since: what the timer has called has returned, and its address is another's.
             if active < thread.last {
                 let context = self.contexts.find_at(header.pid, header.context);
-                if let Some(context) = self.contexts.find_mut(context).filter(|context| !context.is_task) {
+                let is_handle = |context: &&mut Context| !context.announced && !context.is_task;
+                if let Some(context) = self.contexts.find_mut(context).filter(is_handle) {
                     context.called = 0;
                 }
             }
@@ -548,53 +570,9 @@ impl Engine {
     fn job_mut(&mut self, unit: UnitId) -> Option<&mut Job> {
         self.units.get_mut(&unit)?.job.as_deref_mut()
     }
-
-    /// Makes the span of a job.
-    pub(super) fn emit_job(&mut self, id: UnitId) {
-        let Some(unit) = self.units.get_mut(&id) else { return };
-        let found = unit.job.as_ref().and_then(|job| Some((job.trigger, job.first.as_ref()?)));
-        let Some((trigger, (_, first))) = found else {
-            // What may yet be done in its turn needs a unit that is shown.
-            self.drop_idle(id);
-            self.units.remove(&id);
-            return;
-        };
-        let handler = unit.handler.take().filter(|handler| handler.is_one());
-        let name = match (&handler, trigger) {
-            // Several functions may have a part in it.
-            (_, Trigger::Start) => trigger.name().to_owned(),
-            (Some(handler), _) => handler.name.clone(),
-            (None, _) => format!("{} {first}", trigger.name()),
-        };
-        let mut attributes = vec![Attribute::new("adder.trigger", trigger.name())];
-        attributes.extend(handler.iter().flat_map(|handler| handler.attributes()));
-        let (pid, start, end) = (unit.pid, unit.start, unit.end.unwrap_or(unit.start));
-        let (trace_id, span_id) = (unit.trace_id, unit.span_id);
-        let events = std::mem::take(&mut unit.events);
-        self.counters.spans += 1;
-        self.spans.push(Span {
-            trace_id,
-            span_id,
-            parent_span_id: None,
-            parent_is_remote: false,
-            trace_state: String::new(),
-            name,
-            kind: Kind::Internal,
-            start: self.unix(start),
-            end: self.unix(end),
-            attributes,
-            events,
-            links: Vec::new(),
-            status: Status::Unset,
-            resource: self.resource_of(pid),
-        });
-    }
 }
 
 /// The job that a unit is.
 fn job_in(units: &FxHashMap<UnitId, Unit>, unit: UnitId) -> Option<&Job> {
     units.get(&unit)?.job.as_deref()
 }
-
-#[cfg(test)]
-mod tests;
