@@ -80,7 +80,9 @@ fn run(case: &Case<'_>) {
         assert_eq!(watched.verdict.wrong, 0, "no span under a wrong request: {}", watched.verdict);
         assert_eq!(watched.verdict.orphan, alone, "only such calls are without a parent");
     }
-    for service in [&games, &players] {
+    // The calls that have no parent are missing in what the caller's spans say.
+    let counted: &[&App] = if case.connections == 1 { &[&games, &players] } else { &[&players] };
+    for service in counted {
         let told = service.truth().expect("the service's own counts");
         let differences = watched.verdict.differences(service.service(), &told);
         assert!(differences.is_empty(), "{differences:#?}");
