@@ -22,10 +22,10 @@ from sqlalchemy import Integer, Numeric, Text, func, insert, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-GAME = "SELECT id, name, genre, rating::float8 AS rating FROM games WHERE id = $1"
-PLAYERS = "SELECT id, name, score FROM players WHERE game_id = $1 ORDER BY score DESC LIMIT 5"
 # Prior knowledge: without TLS nobody can agree on it.
 HTTP2 = bool(os.environ.get("HTTP2"))
+GAME = "SELECT id, name, genre, rating::float8 AS rating FROM games WHERE id = $1"
+PLAYERS = "SELECT id, name, score FROM players WHERE game_id = $1 ORDER BY score DESC LIMIT 5"
 AVERAGE = "SELECT avg(score)::float8 AS average FROM players WHERE game_id = $1"
 
 

@@ -33,8 +33,7 @@ impl Seen {
     /// The spans of this kind whose routing key has an id that begins so.
     fn of(&self, kind: SpanKind, rid: &str) -> Vec<&CollectedSpan> {
         let is_its = |span: &&CollectedSpan| {
-            let key = span.attribute("messaging.rabbitmq.destination.routing_key").unwrap_or_default();
-            span.span.kind() == kind && find_rid(&key).is_some_and(|found| found.starts_with(rid))
+            span.span.kind() == kind && find_rid(&key(span)).is_some_and(|found| found.starts_with(rid))
         };
         self.spans.iter().filter(is_its).collect()
     }
@@ -58,8 +57,7 @@ impl Seen {
             expect_end(publish, error);
             let request = self.parent(publish).expect("a request above");
             let query = request.attribute("url.query").unwrap_or_default();
-            let key = publish.attribute("messaging.rabbitmq.destination.routing_key").expect("a key");
-            assert_eq!(find_rid(&query), find_rid(&key));
+            assert_eq!(find_rid(&query), find_rid(&key(publish)));
         }
     }
 
@@ -76,15 +74,11 @@ impl Seen {
             for delivery in deliveries {
                 expect_end(delivery, error);
                 assert_eq!(delivery.attribute("adder.messaging.outcome").as_deref(), Some(outcome));
-                let key = delivery.attribute("messaging.rabbitmq.destination.routing_key").expect("a key");
                 let publish = self.parent(delivery).expect("a publish above");
-                assert_eq!(
-                    publish.attribute("messaging.rabbitmq.destination.routing_key"),
-                    Some(key.clone())
-                );
+                assert_eq!(key(publish), key(delivery));
                 let statements = self.statements(delivery);
                 assert_eq!(statements.len(), 1, "{}: {statements:?}", name(delivery));
-                assert_eq!(find_rid(&statements[0]), find_rid(&key));
+                assert_eq!(find_rid(&statements[0]), find_rid(&key(delivery)));
                 assert!(statements[0].contains(column), "{statements:?}");
             }
         }
@@ -97,17 +91,13 @@ fn expect_end(span: &CollectedSpan, error: Option<&str>) {
     assert_eq!((span.attribute("error.type").as_deref(), code), (error, expected), "{}", name(span));
 }
 
-fn name(span: &CollectedSpan) -> String {
-    let key = span.attribute("messaging.rabbitmq.destination.routing_key");
-    format!("{} {key:?} {:?}", span.span.name, span.attribute("adder.messaging.outcome"))
+/// The routing key, in which the id is; empty where there is none.
+fn key(span: &CollectedSpan) -> String {
+    span.attribute("messaging.rabbitmq.destination.routing_key").unwrap_or_default()
 }
 
-/// A number in what a command tells, after a word.
-fn number(text: &str, word: &str) -> u64 {
-    let behind = text.split_once(word).map_or("", |(_, behind)| behind);
-    let digits = behind.trim_start_matches([' ', ':', '"', '=']);
-    let end = digits.find(|sign: char| !sign.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().unwrap_or_else(|_| panic!("no number after {word} in {text}"))
+fn name(span: &CollectedSpan) -> String {
+    format!("{} {} {:?}", span.span.name, key(span), span.attribute("adder.messaging.outcome"))
 }
 
 /// The sizes of the agent's tables.
@@ -152,9 +142,10 @@ fn wait_taken(service: &App) {
 
 fn wait_held(service: &App, held: usize, done: usize) {
     let mut body = String::new();
+    let expected = serde_json::json!({ "held": held, "done": done });
     let reached = wait_until(PATIENCE, || {
         body = service.get("/held").map(|(_, body)| body).unwrap_or_default();
-        !body.is_empty() && number(&body, "held") == held as u64 && number(&body, "done") == done as u64
+        serde_json::from_str(&body).is_ok_and(|told: serde_json::Value| told == expected)
     });
     assert!(reached, "{held} held and {done} taken again are expected: {body}");
 }

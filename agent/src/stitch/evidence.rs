@@ -152,20 +152,27 @@ impl Engine {
         self.owner(cause.context, cause.time).map(|(unit, _)| unit).or(cause.unit)
     }
 
-    /// The first byte of a response has left: its context is evidence.
-    pub(super) fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark, flags: u16) {
-        let Some(exchanges) = self.exchanges.get_mut(&connection) else { return };
-        let Some(id) = exchanges.units.iter().find(|(number, _)| *number == exchange).map(|(_, id)| *id)
-        else {
-            return;
-        };
+    /// The first byte of a response has left: the request that it answers, and what that was claimed by.
+    pub(super) fn replied(
+        &mut self,
+        connection: ConnectionId,
+        exchange: u64,
+        at: Mark,
+    ) -> Option<(UnitId, ContextId)> {
+        let exchanges = self.exchanges.get_mut(&connection)?;
+        let (_, id) = *exchanges.units.iter().find(|(number, _)| *number == exchange)?;
         exchanges.answered_by = at.context;
-        let Some(unit) = self.units.get_mut(&id) else { return };
+        let unit = self.units.get_mut(&id)?;
         unit.replied = Some(at.time);
-        let (pid, claimed_by) = (unit.pid, unit.claimed_by);
-        if let Some(process) = self.processes.get_mut(&pid) {
+        if let Some(process) = self.processes.get_mut(&unit.pid) {
             process.open.remove(&id);
         }
+        Some((id, unit.claimed_by))
+    }
+
+    /// Its context is evidence.
+    pub(super) fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark, flags: u16) {
+        let Some((id, claimed_by)) = self.replied(connection, exchange, at) else { return };
         let header = Header { pid: at.pid, tid: at.tid, ..Header::default() };
         let late = flags & flag::FILE_CALL != 0
             && self.processes.get(&at.pid).is_some_and(|process| process.late_writes);

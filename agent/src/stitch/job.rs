@@ -255,15 +255,16 @@ impl Engine {
     /// Whether a task that has been at rest is woken next to the answer to what another has asked: by its own timer, then.
     fn read_is_for_other(&self, thread: (u32, u32), task: ContextId, now: u64) -> bool {
         let Some(thread) = self.threads.get(&thread) else { return false };
+        if thread.read_at + 1 != thread.facts || thread.answered.1.is_empty() {
+            return false;
+        }
         let turn = self.contexts.find(task).and_then(|task| task.turn.as_deref());
         let asked_by = |id: &OperationId| {
             let act = &self.operations.get(id)?.act;
             Some(if act.woken == 0 { act.context } else { act.woken })
         };
-        let mut asked = thread.answered.1.iter().map(asked_by).peekable();
-        asked.peek().is_some()
-            && thread.read_at + 1 == thread.facts
-            && turn.is_some_and(|turn| turn.others == 0 && self.is_quiet(turn, now))
+        let mut asked = thread.answered.1.iter().map(asked_by);
+        turn.is_some_and(|turn| turn.others == 0 && self.is_quiet(turn, now))
             && asked.all(|by| by.is_some_and(|by| by != 0 && !self.are_related(by, task)))
     }
 

@@ -259,30 +259,22 @@ impl Stacks {
     /// Whether what is sent there was left by others: by a callback of the loop, in a copy of the context of who has asked for it
     /// first.
     pub(super) fn flushes(&self, id: StackId) -> bool {
-        let flushes = |stack: &Stack| {
-            let mut codes = stack.frames.iter().filter_map(|frame| self.code_at(stack.pid, *frame));
-            codes.any(|code| code.flushes)
-        };
-        self.has_flushers && self.get(id).is_some_and(flushes)
+        self.has_flushers && self.place(id, |code| code.flushes).is_some()
     }
 
-    /// Whether what has gathered on a connection is sent there, by whomever.
-    pub(super) fn shares_writes(&self, id: StackId) -> bool {
-        self.sharing(id).is_some()
+    /// Whether what is sent there has gathered on a connection, by whomever; if so, whether who sends has just put a request
+    /// there. What is not known is no.
+    pub(super) fn shares_writes(&self, id: StackId) -> Option<bool> {
+        let (stack, place) = self.has_sharers.then(|| self.place(id, |code| code.shares_writes))??;
+        let caller = stack.frames.get(place + 1).and_then(|frame| self.code_at(stack.pid, *frame));
+        Some(caller.is_some_and(|code| code.puts_request))
     }
 
-    /// Whether who sends there has just put a request there. What is not known is no.
-    pub(super) fn puts_request(&self, id: StackId) -> bool {
-        let caller =
-            self.sharing(id).and_then(|(stack, place)| Some((stack.pid, *stack.frames.get(place + 1)?)));
-        caller.and_then(|(pid, frame)| self.code_at(pid, frame)).is_some_and(|code| code.puts_request)
-    }
-
-    /// The frame that sends what has gathered on a connection.
-    fn sharing(&self, id: StackId) -> Option<(&Stack, usize)> {
-        let stack = self.get(id).filter(|_| self.has_sharers)?;
-        let shares = |frame: &u64| self.code_at(stack.pid, *frame).is_some_and(|code| code.shares_writes);
-        Some((stack, stack.frames.iter().position(shares)?))
+    /// The innermost frame of such code.
+    fn place(&self, id: StackId, is_it: impl Fn(&Code) -> bool) -> Option<(&Stack, usize)> {
+        let stack = self.get(id)?;
+        let is_it = |frame: &u64| self.code_at(stack.pid, *frame).is_some_and(&is_it);
+        Some((stack, stack.frames.iter().position(is_it)?))
     }
 
     /// A process has a new program.

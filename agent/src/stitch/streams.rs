@@ -22,15 +22,8 @@ impl Engine {
     /// The head of a stream's response has left: the task that was made since the request came, and in which or out of which
     /// it was sent, is for that.
     pub(super) fn reply_stream(&mut self, connection: ConnectionId, exchange: u64, at: Mark) {
-        let exchanges = self.exchanges.get(&connection);
-        let found = exchanges.and_then(|all| all.units.iter().find(|(number, _)| *number == exchange));
-        let Some((_, id)) = found.copied() else { return };
-        let Some(unit) = self.units.get_mut(&id) else { return };
-        unit.replied = Some(at.time);
-        let (pid, start, claimed_by) = (unit.pid, unit.start, unit.claimed_by);
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.open.remove(&id);
-        }
+        let Some((id, claimed_by)) = self.replied(connection, exchange, at) else { return };
+        let start = self.units.get(&id).map_or(0, |unit| unit.start);
         let task = self.task_since(at.context, at.time, start);
         if task == 0 || task == claimed_by {
             return;
@@ -50,15 +43,13 @@ impl Engine {
 
     /// A request begins that was sent in this context.
     pub(super) fn shared_begins(&mut self, id: OperationId, first: &Mark, connection: ConnectionId) {
-        if !self.stacks.shares_writes(first.stack) {
-            return;
-        }
+        let Some(puts_request) = self.stacks.shares_writes(first.stack) else { return };
         let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
         let created = self.contexts.find(first.context).map_or(0, |context| context.created);
         let flush = Flush { sender: first.context, time: first.time, facts };
         let last = std::mem::replace(&mut self.exchanges.entry(connection).or_default().flush, flush);
         let since = last.sender == first.context || created > last.time;
-        let own = last.facts != facts && since && self.stacks.puts_request(first.stack);
+        let own = last.facts != facts && since && puts_request;
         if let Some(operation) = self.operations.get_mut(&id) {
             operation.act.is_shared = true;
             operation.act.woken = if own { first.context } else { 0 };

@@ -23,7 +23,7 @@ const TRACEPARENT_LIMIT: usize = 256;
 const TRACESTATE_LIMIT: usize = 2048;
 
 /// A head that is being read.
-pub(super) trait Head: Sized {
+pub(in crate::protocol) trait Head: Sized {
     /// Reads a start line, without its line end.
     fn start(line: &[u8]) -> Option<Self>;
     /// Where in a line that begins with foreign bytes (the rest of a body) a start line begins.
@@ -100,11 +100,6 @@ impl RequestHead {
         if target.iter().copied().all(is_target) {
             self.exchange.target = target_of(target);
         }
-    }
-
-    /// A field, with its name in lower case.
-    pub(in crate::protocol) fn take_field(&mut self, name: &[u8], value: &[u8]) {
-        self.field(name, value);
     }
 
     /// What is to be kept of it, all fields having been read.

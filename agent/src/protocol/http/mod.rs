@@ -26,7 +26,7 @@ use self::{
     head::ResponseHead,
 };
 pub(super) use self::{
-    head::RequestHead,
+    head::{Head, RequestHead},
     span::{socket, split_host},
 };
 use super::{Detail, Event, Incoming, LossReason, Mark, Parser, Side, websocket::Opening};
@@ -512,14 +512,14 @@ impl Held {
     }
 }
 
-fn report_skipped<H: head::Head>(half: &mut Half<H>, out: &mut Vec<Event>) {
+fn report_skipped<H: Head>(half: &mut Half<H>, out: &mut Vec<Event>) {
     let bytes = half.take_skipped();
     if bytes > 0 {
         out.push(Event::Lost { reason: LossReason::Resync, bytes });
     }
 }
 
-fn report_unfinished<H: head::Head>(half: &mut Half<H>, out: &mut Vec<Event>) {
+fn report_unfinished<H: Head>(half: &mut Half<H>, out: &mut Vec<Event>) {
     report_skipped(half, out);
     let bytes = half.unfinished();
     if bytes > 0 {

@@ -23,7 +23,7 @@ use self::{
 };
 use super::{
     Detail, Event, Guess, LossReason, Mark, Parser, Side,
-    http::{Exchange, Grpc, Outcome, RequestHead},
+    http::{Exchange, Grpc, Head as _, Outcome, RequestHead},
 };
 
 /// How the content type of all calls begins.
@@ -202,13 +202,13 @@ impl Http2 {
             match name {
                 Name::Method => head.set_method(value),
                 Name::Path => head.set_target(value),
-                Name::Authority => head.take_field(b"host", value),
+                Name::Authority => head.field(b"host", value),
                 Name::ContentType => grpc = value.starts_with(GRPC),
-                Name::Forwarded => head.take_field(b"forwarded", value),
-                Name::Traceparent => head.take_field(b"traceparent", value),
-                Name::Tracestate => head.take_field(b"tracestate", value),
-                Name::UserAgent => head.take_field(b"user-agent", value),
-                Name::XForwardedProto => head.take_field(b"x-forwarded-proto", value),
+                Name::Forwarded => head.field(b"forwarded", value),
+                Name::Traceparent => head.field(b"traceparent", value),
+                Name::Tracestate => head.field(b"tracestate", value),
+                Name::UserAgent => head.field(b"user-agent", value),
+                Name::XForwardedProto => head.field(b"x-forwarded-proto", value),
                 Name::Unknown => unknown = true,
                 Name::Scheme | Name::Status | Name::GrpcStatus | Name::Other => {}
             }
