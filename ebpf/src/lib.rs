@@ -189,8 +189,9 @@ pub struct Close {
     pub header: Header,
     /// The descriptor.
     pub fd: i32,
-    /// No meaning; keeps the structure free of implicit padding.
-    pub reserved: u32,
+    /// Inode number of what the descriptor stands for by now, 0 where for nothing: another thread may have been given
+    /// the number since. Those of sockets have 32 bits (`get_next_ino`, fs/inode.c).
+    pub now: u32,
 }
 
 /// A context came to be out of the current one ([`Header::context`]), or will run because of it.

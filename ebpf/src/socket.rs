@@ -4,7 +4,7 @@ use adder_ebpf::{Close, Data, HEAD_MAX, PIPE_HEAD, Process, Socket, TAIL_MAX, TL
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::{
-    kernel::{kernel, sock_of, user},
+    kernel::{inode_behind, kernel, sock_of, user},
     maps::{FACTS, SOCKETS, Stream, offset, setting},
     record::{count_drop, reserve, wake_flags, write_header},
     tls::current_call,
@@ -63,7 +63,8 @@ pub fn is_accepted(socket: u64) -> bool {
     unsafe { (*stream).accepted != 0 }
 }
 
-/// Reports that a descriptor was closed.
+/// Reports that a descriptor was closed. The place in the ring buffer is taken before the number is looked at: what it
+/// stands for by then is reported before, and what it is given to later is reported behind.
 #[inline(always)]
 pub fn report_close(context: u64, fd: i32) {
     if let Some(mut entry) = reserve::<Close>() {
@@ -71,7 +72,11 @@ pub fn report_close(context: u64, fd: i32) {
         unsafe {
             write_header(&raw mut (*fact).header, kind::CLOSE, 0, context);
             (&raw mut (*fact).fd).write(fd);
-            (&raw mut (*fact).reserved).write(0);
+            let now = match inode_behind(fd as u32) {
+                Some(inode) => inode as u32,
+                None => 0,
+            };
+            (&raw mut (*fact).now).write(now);
         }
         entry.submit(wake_flags());
     }

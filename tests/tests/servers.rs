@@ -93,6 +93,17 @@ fn a_thread_for_each_request_works_for_it_alone() {
 }
 
 #[test]
+fn a_connection_with_the_number_of_a_file_that_was_just_closed_is_not_closed_with_it() {
+    const REQUESTS: usize = 6_000;
+    let servers = servers("churn", "3.11");
+    let app = App::script(&servers.venv, &servers.dir, "churn.py", EventLoop::Asyncio, &servers.environment);
+    let app = app.expect("the service starts");
+    let load = load(&app, 4, REQUESTS, &["/hit/{n}"]);
+    let watched = watch(&servers.dir, &[app.pid()], &load).expect("a watched load");
+    assert_eq!(watched.verdict.servers, REQUESTS, "a server span for each request");
+}
+
+#[test]
 fn several_workers_of_uvicorn_are_watched_through_their_parent() {
     let servers = servers("uvicorn-workers", "3.11");
     let app =

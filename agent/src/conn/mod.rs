@@ -12,7 +12,7 @@ mod tls;
 
 use std::{collections::VecDeque, sync::Arc};
 
-use adder_ebpf::{Data, Socket, flag};
+use adder_ebpf::{Close, Data, Socket, flag};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
@@ -32,9 +32,6 @@ use crate::{
 const TRIES_MAX: u32 = 32;
 /// Bytes kept while several protocols are possible.
 const UNDECIDED_MAX: usize = 1024;
-/// How late the report of a `close` may come after the number was given out again, nanoseconds: both are reported at
-/// the end of their system calls, by different threads, and one may have to wait for a processor meanwhile.
-const CLOSE_DELAY: u64 = 5_000_000_000;
 /// Newly found protocols that wait to be asked for.
 const FOUND_MAX: usize = 4096;
 /// Connections followed at once; beyond it the ones longest without traffic are given up.
@@ -140,14 +137,6 @@ pub struct Happened {
     pub event: Event,
 }
 
-/// What a descriptor stands for.
-#[derive(Clone, Copy)]
-struct Descriptor {
-    socket: u64,
-    /// When it was given out again although its close had not been reported.
-    reused: Option<u64>,
-}
-
 /// Counts of what could not be followed.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counters {
@@ -181,7 +170,7 @@ pub struct Counters {
 #[derive(Default)]
 pub struct Connections {
     by_socket: FxHashMap<u64, Connection>,
-    by_descriptor: FxHashMap<(u32, i32), Descriptor>,
+    by_descriptor: FxHashMap<(u32, i32), u64>,
     /// Socket by ends: namespace, local, remote. Finds the other end of a connection between watched processes.
     by_ends: FxHashMap<(u32, Address, Address), u64>,
     sessions: Sessions,
@@ -298,23 +287,21 @@ impl Connections {
     }
 
     /// A descriptor was closed.
-    pub fn close(&mut self, fd: i32, mark: Mark, out: &mut VecDeque<Happened>) {
-        if let Some(descriptor) = self.by_descriptor.get_mut(&(mark.pid, fd))
-            && let Some(reused) = descriptor.reused.take()
-            && mark.time < reused + CLOSE_DELAY
-        {
-            // The close of the socket before: another thread was given the number before this one could report.
+    pub fn close(&mut self, close: &Close, mark: Mark, out: &mut VecDeque<Happened>) {
+        let key = (mark.pid, close.fd);
+        let Some(socket) = self.by_descriptor.get(&key).copied() else { return };
+        if close.now != 0 && u64::from(close.now) == socket {
+            // Of what was there before: another thread was given the number before this one could report.
             return;
         }
-        if let Some(descriptor) = self.by_descriptor.remove(&(mark.pid, fd)) {
-            self.release(descriptor.socket, mark.pid, fd, mark, out);
-        }
+        self.by_descriptor.remove(&key);
+        self.release(socket, mark.pid, close.fd, mark, out);
     }
 
     /// A process has ended.
     pub fn exit(&mut self, mark: Mark, out: &mut VecDeque<Happened>) {
         let own = self.by_descriptor.iter().filter(|(key, _)| key.0 == mark.pid);
-        let mut own: Vec<_> = own.map(|(key, descriptor)| (key.1, descriptor.socket)).collect();
+        let mut own: Vec<_> = own.map(|(key, socket)| (key.1, *socket)).collect();
         // The table's order is not the recording's: sort, or replays would differ.
         own.sort_unstable();
         for (fd, socket) in own {
@@ -332,15 +319,12 @@ impl Connections {
     }
 
     fn descriptor(&mut self, pid: u32, fd: i32, socket: u64, mark: Mark, out: &mut VecDeque<Happened>) {
-        match self.by_descriptor.get(&(pid, fd)).copied() {
-            Some(before) if before.socket == socket => return,
-            Some(before) => {
-                self.by_descriptor.insert((pid, fd), Descriptor { socket, reused: Some(mark.time) });
-                self.release(before.socket, pid, fd, mark, out);
-            }
-            None => {
-                self.by_descriptor.insert((pid, fd), Descriptor { socket, reused: None });
-            }
+        let before = self.by_descriptor.insert((pid, fd), socket);
+        if before == Some(socket) {
+            return;
+        }
+        if let Some(before) = before {
+            self.release(before, pid, fd, mark, out);
         }
         if let Some(connection) = self.by_socket.get_mut(&socket) {
             connection.descriptors.push((pid, fd));
@@ -370,7 +354,7 @@ impl Connections {
             session.socket = None;
         }
         for key in &connection.descriptors {
-            if self.by_descriptor.get(key).is_some_and(|descriptor| descriptor.socket == socket) {
+            if self.by_descriptor.get(key) == Some(&socket) {
                 self.by_descriptor.remove(key);
             }
         }

@@ -31,13 +31,33 @@ impl Rig {
     }
 
     fn socket(&mut self, socket: u64) {
+        self.opened(socket, socket as i32, flag::CONNECTED);
+    }
+
+    fn opened(&mut self, socket: u64, fd: i32, flags: u16) {
         let mark = self.mark(1, 1);
-        let header = Header { flags: flag::CONNECTED, ..Header::default() };
+        let header = Header { flags, ..Header::default() };
         // SAFETY: a structure of integers.
         let mut fact: Socket = unsafe { std::mem::zeroed() };
-        (fact.header, fact.socket, fact.fd, fact.family) = (header, socket, socket as i32, family::INET);
+        (fact.header, fact.socket, fact.fd, fact.family) = (header, socket, fd, family::INET);
         fact.remote_port = socket as u16;
         self.connections.socket(&fact, mark, &mut self.happened);
+    }
+
+    /// A request is received; whether the connection is known and it has begun.
+    fn asked(&mut self, socket: u64, fd: i32) -> bool {
+        let mark = self.mark(1, 1);
+        let header = Header { flags: flag::RECEIVED, ..Header::default() };
+        let data = Data { header, socket, length: REQUEST.len() as u64, fd, ..Data::default() };
+        self.connections.data(&data, REQUEST, &[], mark, &mut self.happened);
+        self.begun() == [socket as u16]
+    }
+
+    /// A close has returned: of which number, and what that stood for by then.
+    fn closed(&mut self, fd: i32, now: u32) {
+        let mark = self.mark(2, 2);
+        let close = Close { fd, now, ..Close::default() };
+        self.connections.close(&close, mark, &mut self.happened);
     }
 
     /// Ciphertext goes over a socket.
@@ -82,6 +102,33 @@ impl Rig {
         };
         begun.map(port).collect()
     }
+}
+
+#[test]
+fn a_close_that_is_reported_late_is_of_what_was_there_before() {
+    // Of a descriptor that was watched, and of one that was not.
+    for before in [Some(101), None] {
+        let mut rig = Rig::default();
+        if let Some(before) = before {
+            rig.opened(before, 9, flag::ACCEPTED);
+        }
+        rig.opened(102, 9, flag::ACCEPTED);
+        rig.closed(9, 102);
+        assert!(rig.asked(102, 9));
+        rig.closed(9, 0);
+        assert!(rig.connections.by_socket.is_empty() && rig.connections.by_descriptor.is_empty());
+    }
+}
+
+#[test]
+fn the_next_close_of_a_number_that_was_made_to_stand_for_another_is_its_own() {
+    let mut rig = Rig::default();
+    rig.opened(101, 9, flag::ACCEPTED);
+    // As `dup2` does, without a `close`.
+    rig.opened(102, 9, flag::ACCEPTED);
+    assert!(rig.asked(102, 9));
+    rig.closed(9, 0);
+    assert!(rig.connections.by_socket.is_empty());
 }
 
 const HELLO: &[u8] = &[22, 3, 1, 0, 4, 1, 0, 0, 0];

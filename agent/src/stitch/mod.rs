@@ -415,7 +415,7 @@ impl Engine {
             }
             Fact::Close(close) => {
                 let mark = self.mark(&header);
-                self.connections.close(close.fd, mark, &mut self.happened);
+                self.connections.close(close, mark, &mut self.happened);
                 self.handle(0);
             }
             Fact::Timer(item) => self.timer(item),
