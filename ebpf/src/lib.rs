@@ -82,6 +82,8 @@ pub mod stacks {
     pub const RECEIVED: u32 = 1;
     /// With each task that is created.
     pub const TASKS: u32 = 2;
+    /// With each wake-up.
+    pub const WAKES: u32 = 4;
 }
 
 /// The head of every fact.

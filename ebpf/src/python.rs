@@ -14,7 +14,7 @@ use crate::{
     frames::report_stack,
     kernel::{kernel, user},
     maps::{PENDING, Pending, offset},
-    record::{current, report_number, reserve, wake_flags, watched, write_header},
+    record::{current, report_flagged, report_number, reserve, wake_flags, watched, write_header},
 };
 
 /// Offset of `PyObject.ob_type` (Include/object.h; the same on every build with the GIL).
@@ -153,7 +153,12 @@ pub fn set_result(ctx: ProbeContext) -> u32 {
     }
     waiting = proven_context(process, waiting);
     if waiting != 0 {
-        report_number(kind::WAKE, current_context(process), waiting);
+        let context = current_context(process);
+        let mut flags = 0;
+        if process.stacks & stacks::WAKES != 0 {
+            flags = report_stack(process, context);
+        }
+        report_flagged(kind::WAKE, flags, context, waiting);
     }
     0
 }

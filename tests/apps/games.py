@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import random
 
 import aiohttp
 import asyncpg
@@ -272,6 +273,16 @@ async def nested(request: Rid = Depends(Rid)):
     answer.raise_for_status()
     last = await state.pg.fetchval(request.sql("SELECT genre FROM games WHERE id = $1"), 21)
     return {"name": first, "genre": last, "players": answer.json()}
+
+
+@app.get("/hasty")
+async def hasty(request: Rid = Depends(Rid)):
+    """A query, and a call to the second service that is given up after a moment, however far it is."""
+    name = await state.pg.fetchval(request.sql("SELECT name FROM games WHERE id = $1"), 24)
+    call = state.httpx.get(request.url("/players/24"))
+    with contextlib.suppress(asyncio.TimeoutError, httpx.HTTPError):
+        await asyncio.wait_for(call, random.uniform(0, 0.1))
+    return {"name": name}
 
 
 @app.get("/aiohttp")

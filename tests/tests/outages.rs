@@ -22,6 +22,8 @@ use opentelemetry_proto::tonic::trace::v1::{Status, span::SpanKind, status::Stat
 /// Of each kind.
 const TIMES: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after it has seen a new protocol the agent has its probes in place.
+const LEARNED: Duration = Duration::from_secs(1);
 /// How long after the end of a connection what was under way on it is exported.
 const EXPORTED: Duration = Duration::from_secs(6);
 
@@ -49,13 +51,31 @@ impl Seen {
         texts.filter(|text| find_rid(text).is_some()).collect()
     }
 
+    /// All spans with the id of this one, and what is above each.
+    fn around(&self, span: &CollectedSpan) -> String {
+        let key = key(span);
+        let rid = find_rid(&key);
+        let line = |span: &CollectedSpan| {
+            let above = self.parent(span).map(name);
+            let text = span.attribute("db.query.text").unwrap_or_default();
+            format!("{} {text} at {}, below {above:?}", name(span), span.span.start_time_unix_nano)
+        };
+        let has_it = |span: &&CollectedSpan| {
+            ["db.query.text", "url.query", "messaging.rabbitmq.destination.routing_key"]
+                .iter()
+                .any(|key| span.attribute(key).is_some_and(|text| find_rid(&text) == rid))
+        };
+        self.spans.iter().filter(has_it).map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// All publishes with such an id are below their request, and ended so.
     fn expect_publishes(&self, rid: &str, error: Option<&str>) {
         let publishes = self.of(SpanKind::Producer, rid);
         assert_eq!(publishes.len(), TIMES, "publishes of {rid}");
         for publish in publishes {
             expect_end(publish, error);
-            let request = self.parent(publish).expect("a request above");
+            let request = self.parent(publish);
+            let request = request.unwrap_or_else(|| panic!("a request above: {}", self.around(publish)));
             let query = request.attribute("url.query").unwrap_or_default();
             assert_eq!(find_rid(&query), find_rid(&key(publish)));
         }
@@ -77,7 +97,7 @@ impl Seen {
                 let publish = self.parent(delivery).expect("a publish above");
                 assert_eq!(key(publish), key(delivery));
                 let statements = self.statements(delivery);
-                assert_eq!(statements.len(), 1, "{}: {statements:?}", name(delivery));
+                assert_eq!(statements.len(), 1, "{}: {}", name(delivery), self.around(delivery));
                 assert_eq!(find_rid(&statements[0]), find_rid(&key(delivery)));
                 assert!(statements[0].contains(column), "{statements:?}");
             }
@@ -164,9 +184,13 @@ fn run(name: &str, python: &str, event_loop: EventLoop) {
         run_agent(&rig.dir, &["--config", &config, "--pid", &pid], &collector).expect("the agent starts");
     let recorder = record(&rig.dir, &[service.pid()]).expect("a recorder");
 
-    // All connections are older than the agent: confirms and who handles messages show at the first.
-    publishes(&service, "/publish/held", "", "first", &["taken"]);
-    publishes(&service, "/publish-pika/other", "", "first", &["taken"]);
+    // All connections are older than the agent. At the first messages it learns what is spoken there and begins to look at who
+    // wakes whom; at those behind them, who handles messages.
+    for rid in ["first", "firstagain"] {
+        publishes(&service, "/publish/held", "", rid, &["taken"]);
+        publishes(&service, "/publish-pika/other", "", rid, &["taken"]);
+        thread::sleep(LEARNED);
+    }
     // An exchange that is not there: the broker closes the channel.
     publishes(&service, "/publish/other", "&exchange=nowhere", "missing", &["ChannelNotFoundEntity"]);
     publishes(

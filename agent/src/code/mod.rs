@@ -64,6 +64,11 @@ impl CodeInfo {
         self.is("httpcore/_async/http2.py", "_send_request_headers")
     }
 
+    /// Whether one of httpcore's locks is released there.
+    pub fn releases_lock(&self) -> bool {
+        self.is("httpcore/_synchronization.py", "__aexit__")
+    }
+
     fn is_among(&self, functions: &[(&str, &str)]) -> bool {
         functions.iter().any(|(file, name)| self.is(file, name))
     }

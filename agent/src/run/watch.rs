@@ -473,7 +473,7 @@ impl Watcher {
         for (pid, watched) in &mut self.watched {
             let Some(proof) = &mut watched.proof else { continue };
             let (texts, stacks) = if self.all {
-                (true, stacks::RECEIVED | stacks::TASKS)
+                (true, stacks::RECEIVED | stacks::TASKS | stacks::WAKES)
             } else {
                 (engine.wants_texts(*pid), engine.wants_stacks(*pid))
             };

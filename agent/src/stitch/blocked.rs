@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Engine, HOLD_MAX, Unit, UnitId,
     context::{Context, ContextId},
-    stacks::{Site, StackId},
+    site::Site,
+    stacks::StackId,
     unit::Act,
 };
 use crate::{

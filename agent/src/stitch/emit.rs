@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::{
     DEPTH_MAX, Engine, Finished, HOLD_MAX, JOIN_WINDOW, Operation, OperationId, RemoteParent, UnitId,
-    notice::connection_key, publishes::Place, unit::Act,
+    notice::connection_key,
+    publishes::Place,
+    sharing::SHARED_WAIT,
+    unit::{Act, Shared},
 };
 use crate::{
     fact::ProcessInfo,
@@ -126,6 +129,9 @@ impl Engine {
 
     /// Whether it is certain for what something was done that ended at `end`, and that one's trace.
     pub(super) fn act_settled(&self, act: &Act, end: u64, depth: usize) -> bool {
+        if act.shared == Shared::Open && act.woken == 0 && end + SHARED_WAIT > self.now {
+            return false;
+        }
         // For a job nothing speaks but that nothing speaks for another.
         let owner = self.owner_of(act).filter(|(owner, _)| act.job != Some(*owner));
         if let Some((owner, certain)) = owner {
@@ -158,7 +164,7 @@ impl Engine {
     /// Whether something was sent for somebody, and its context does not tell for whom.
     fn is_for_others(&self, act: &Act) -> bool {
         act.late
-            || act.is_shared
+            || act.shared != Shared::No
             || self.contexts.find(act.context).is_some_and(|context| context.writer)
             || self.is_stray(act)
             || self.stacks.shares_writes(act.stack).is_some()

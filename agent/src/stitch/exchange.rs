@@ -10,8 +10,7 @@ use super::{
     UnitId,
     context::{ContextId, Inbound},
     message::Sent,
-    streams::Flush,
-    unit::Act,
+    unit::{Act, Shared},
 };
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
@@ -57,8 +56,6 @@ pub(super) struct Exchanges {
     pub(super) answers: (ContextId, u32, u32),
     /// The one that has last woken a task, which takes one after the other.
     pub(super) handled: Option<UnitId>,
-    /// When a task has last sent what had gathered.
-    pub(super) flush: Flush,
     pub(super) closed: Option<u64>,
 }
 
@@ -190,7 +187,7 @@ impl Engine {
             context: first.context,
             late: flags & flag::FILE_CALL != 0
                 && self.processes.get(&first.pid).is_some_and(|process| process.late_writes),
-            is_shared: false,
+            shared: Shared::No,
             woken: 0,
             // What the thread was at then is not known any more.
             by_thread: self.by_thread(&header, first.context).filter(|_| !happened.late),

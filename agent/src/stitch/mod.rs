@@ -42,12 +42,17 @@ mod pool;
 mod process;
 mod publishes;
 mod received;
+mod sharing;
+mod site;
 mod stacks;
 mod streams;
 mod time;
 mod unit;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
@@ -65,6 +70,7 @@ use self::{
     output::Outputs,
     process::ProcessState,
     publishes::Publishes,
+    sharing::Sharing,
     stacks::{StackId, Stacks},
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
@@ -183,6 +189,8 @@ pub struct Engine {
     /// When processes that are not known yet have begun.
     begun: FxHashMap<u32, u64>,
     exchanges: FxHashMap<ConnectionId, Exchanges>,
+    /// Connections on which tasks send for each other.
+    sharing: BTreeMap<ConnectionId, Sharing>,
     units: FxHashMap<UnitId, Unit>,
     operations: FxHashMap<OperationId, Operation>,
     finished: VecDeque<Finished>,
@@ -233,6 +241,7 @@ impl Engine {
             processes: FxHashMap::default(),
             begun: FxHashMap::default(),
             exchanges: FxHashMap::default(),
+            sharing: BTreeMap::new(),
             units: FxHashMap::default(),
             operations: FxHashMap::default(),
             finished: VecDeque::new(),
@@ -505,6 +514,7 @@ impl Engine {
             Fact::Dropped(_, count) => {
                 self.dropped.insert(header.pid, *count);
                 self.counters.dropped_facts = self.dropped.values().sum();
+                self.sharing_is_unclear();
             }
             Fact::End(_) => self.finish(),
         }

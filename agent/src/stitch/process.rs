@@ -28,6 +28,8 @@ pub(super) struct ProcessState {
     pub(super) wakes_wanted: bool,
     /// It is seen.
     pub(super) wakes_seen: bool,
+    /// Since when it is seen where in the code that is.
+    pub(super) wakes_placed: Option<u64>,
     /// Requests that were read and have not been answered yet.
     pub(super) open: FxHashMap<UnitId, u64>,
     /// Where its stacks are wanted besides.
@@ -52,6 +54,7 @@ impl ProcessState {
             late_writes: false,
             wakes_wanted: false,
             wakes_seen: false,
+            wakes_placed: None,
             open: FxHashMap::default(),
             stacks_wanted: 0,
             untold: 0,

@@ -6,7 +6,12 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use adder_ebpf::{code_of, stacks};
 
-use super::{Engine, Unit, UnitId, unit::Act};
+use super::{
+    Engine, Unit, UnitId,
+    sharing::Came,
+    site::{Handler, Rank, Site, attributes},
+    unit::{Act, Shared},
+};
 use crate::{
     code::{self, CodeInfo},
     conn::ConnectionId,
@@ -76,71 +81,7 @@ struct Code {
     flushes: bool,
     shares_writes: bool,
     puts_request: bool,
-}
-
-/// What a stack says of where a call was made.
-#[derive(Debug, PartialEq)]
-pub(super) enum Site {
-    /// By this function of the application.
-    Here([Attribute; 3]),
-    /// By none.
-    Nowhere,
-    /// It may be any.
-    Unknown,
-}
-
-impl Site {
-    pub(super) fn here(self) -> Option<[Attribute; 3]> {
-        match self {
-            Self::Here(place) => Some(place),
-            Self::Nowhere | Self::Unknown => None,
-        }
-    }
-}
-
-/// A function that handles a unit of work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Handler {
-    /// How certain that is.
-    rank: Rank,
-    /// What lies outside of it is not known to be a loop.
-    is_open: bool,
-    pub(super) name: String,
-    file: String,
-    line: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// It handles one after the other itself.
-    Loop,
-    /// It is the first of the application's own below what has received it.
-    First,
-    /// A framework calls its handlers so.
-    Called,
-}
-
-impl Handler {
-    fn is_same(&self, other: &Self) -> bool {
-        (&self.name, &self.file, self.line) == (&other.name, &other.file, other.line)
-    }
-
-    /// Whether there is one, and not several.
-    pub(super) fn is_one(&self) -> bool {
-        !self.name.is_empty()
-    }
-
-    pub(super) fn attributes(&self) -> [Attribute; 3] {
-        attributes(&self.name, &self.file, self.line)
-    }
-}
-
-fn attributes(name: &str, file: &str, line: u32) -> [Attribute; 3] {
-    [
-        Attribute::new("code.function.name", name.to_owned()),
-        Attribute::new("code.file.path", file.to_owned()),
-        Attribute::new("code.line.number", i64::from(line)),
-    ]
+    releases: bool,
 }
 
 impl Stacks {
@@ -248,6 +189,7 @@ impl Stacks {
             flushes: info.flushes(),
             shares_writes: info.shares_writes(),
             puts_request: info.puts_request(),
+            releases: info.releases_lock(),
             ends: info.ends_stack(),
             info: info.clone(),
         };
@@ -262,12 +204,31 @@ impl Stacks {
         self.has_flushers && self.place(id, |code| code.flushes).is_some()
     }
 
-    /// Whether what is sent there has gathered on a connection, by whomever; if so, whether who sends has just put a request
-    /// there. What is not known is no.
-    pub(super) fn shares_writes(&self, id: StackId) -> Option<bool> {
+    /// Whether what is sent there has gathered on a connection, by whomever; if so, with what who sends has come.
+    pub(super) fn shares_writes(&self, id: StackId) -> Option<Came> {
         let (stack, place) = self.has_sharers.then(|| self.place(id, |code| code.shares_writes))??;
+        Some(self.came(stack, place))
+    }
+
+    /// Whether the lock of such a connection is handed on there; likewise.
+    pub(super) fn hands_over(&self, id: StackId) -> Option<Came> {
+        let (stack, place) = self.has_sharers.then(|| self.place(id, |code| code.shares_writes))??;
+        let inner = stack.frames.get(place.checked_sub(1)?)?;
+        match self.code_at(stack.pid, *inner) {
+            Some(code) if code.releases => Some(self.came(stack, place)),
+            Some(_) => None,
+            None => Some(Came::Unknown),
+        }
+    }
+
+    /// What has called the code at a place.
+    fn came(&self, stack: &Stack, place: usize) -> Came {
         let caller = stack.frames.get(place + 1).and_then(|frame| self.code_at(stack.pid, *frame));
-        Some(caller.is_some_and(|code| code.puts_request))
+        match caller {
+            Some(code) if code.puts_request => Came::WithRequest,
+            Some(_) => Came::Otherwise,
+            None => Came::Unknown,
+        }
     }
 
     /// The innermost frame of such code.
@@ -366,7 +327,11 @@ impl Engine {
     /// Where something was done; 0 where the thread that has sent it was not the one that did it.
     pub(super) fn stack_of(&self, act: &Act) -> StackId {
         let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer);
-        if act.late || act.woken != 0 || writer() { 0 } else { act.stack }
+        let is_anothers = match act.shared {
+            Shared::No => act.late || act.woken != 0 || writer(),
+            Shared::Open | Shared::Closed => act.woken == 0,
+        };
+        if is_anothers { 0 } else { act.stack }
     }
 
     /// Where the application has made a call that was begun for `owner`: its innermost frame, or that of whoever has made the
@@ -398,7 +363,7 @@ impl Engine {
         self.processes.get(&pid).map_or(0, |process| process.stacks_wanted)
     }
 
-    fn want_stacks(&mut self, pid: u32, bit: u32) {
+    pub(super) fn want_stacks(&mut self, pid: u32, bit: u32) {
         if let Some(process) = self.processes.get_mut(&pid) {
             process.stacks_wanted |= bit;
         }

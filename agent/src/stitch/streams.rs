@@ -1,22 +1,8 @@
 //! Requests of HTTP/2, of which many are on one connection at once: what was read last says nothing of what is done next,
 //! and a connection has no context of its own. Who answers a stream has handled it.
-//!
-//! # Requests that tasks send for each other
-//! httpcore's tasks put what they have to say into one buffer, wait for a lock, and who has it sends all that is there. What is
-//! there first is the sender's own if it has put a request there since anything was sent before: who came earlier has
-//! had his turn. Of all else nothing tells whose it is, and no parent is better than a wrong one.
 
-use super::{Engine, OperationId, context::ContextId};
+use super::{Engine, context::ContextId};
 use crate::{conn::ConnectionId, protocol::Mark};
-
-/// The last time that a task has sent what had gathered on a connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Flush {
-    sender: ContextId,
-    time: u64,
-    /// [`super::context::Thread::facts`] then.
-    facts: u64,
-}
 
 impl Engine {
     /// The head of a stream's response has left: the task that was made since the request came, and in which or out of which
@@ -38,21 +24,6 @@ impl Engine {
         self.claim(task, id, false);
         if let Some(unit) = self.units.get_mut(&id) {
             unit.claimed_by = task;
-        }
-    }
-
-    /// A request begins that was sent in this context.
-    pub(super) fn shared_begins(&mut self, id: OperationId, first: &Mark, connection: ConnectionId) {
-        let Some(puts_request) = self.stacks.shares_writes(first.stack) else { return };
-        let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
-        let created = self.contexts.find(first.context).map_or(0, |context| context.created);
-        let flush = Flush { sender: first.context, time: first.time, facts };
-        let last = std::mem::replace(&mut self.exchanges.entry(connection).or_default().flush, flush);
-        let since = last.sender == first.context || created > last.time;
-        let own = last.facts != facts && since && puts_request;
-        if let Some(operation) = self.operations.get_mut(&id) {
-            operation.act.is_shared = true;
-            operation.act.woken = if own { first.context } else { 0 };
         }
     }
 

@@ -12,6 +12,7 @@ impl Engine {
         self.measures.tick(self.unix(self.now));
         self.settle_unsettled();
         self.settle_all_untaken(false);
+        self.settle_all_sharing(false);
         self.find_origins(false);
         // What was logged may belong into a span.
         self.settle_outputs(false);
@@ -26,6 +27,7 @@ impl Engine {
     /// Nothing will follow: what has finished becomes spans with the evidence that there is.
     pub(super) fn finish(&mut self) {
         self.settle_all_untaken(true);
+        self.settle_all_sharing(true);
         self.find_origins(true);
         self.settle_outputs(true);
         self.settle_blocked(true);
@@ -70,5 +72,7 @@ impl Engine {
             let closed = *exchanges.closed.get_or_insert(now);
             closed + ENDED_KEPT > now
         });
+        let exchanges = &self.exchanges;
+        self.sharing.retain(|connection, _| exchanges.contains_key(connection));
     }
 }

@@ -7,7 +7,8 @@ use super::{
     job::Job,
     message::Delivery,
     notice::Notice,
-    stacks::{Handler, StackId},
+    site::Handler,
+    stacks::StackId,
 };
 use crate::{
     conn::ConnectionId,
@@ -98,6 +99,18 @@ impl Unit {
     }
 }
 
+/// Whether tasks send for each other on a connection: who sends a request is not who makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// They do not.
+    #[default]
+    No,
+    /// Who makes it may yet show: [`Act::woken`].
+    Open,
+    /// It will show no more.
+    Closed,
+}
+
 /// Something that a process does: who, when, and what was known then of the reason.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Act {
@@ -108,8 +121,7 @@ pub(super) struct Act {
     pub(super) context: ContextId,
     /// The loop has sent it for somebody, when all tasks had run.
     pub(super) late: bool,
-    /// Whoever came first has sent it, on a connection on which tasks send for each other.
-    pub(super) is_shared: bool,
+    pub(super) shared: Shared,
     /// Whom the sender has woken right after, or the answer; 0 where nobody.
     pub(super) woken: ContextId,
     /// What the thread was serving when it began, by the rules for threads.
