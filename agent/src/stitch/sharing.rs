@@ -15,6 +15,9 @@
 //!
 //! No parent is better than a wrong one.
 
+#[cfg(test)]
+mod tests;
+
 use adder_ebpf::{Header, stacks};
 
 use super::{
@@ -234,6 +237,7 @@ impl Engine {
         let untold = (!std::mem::replace(&mut sharing.is_told, true)).then_some(sharing.holder);
         if let Some(last) = untold
             && sharing.turns.len() + 1 == sharing.requests.len()
+            && sharing.turns.iter().all(|turn| turn.context != last)
             && !self.has_open_request(connection, last)
             && let Some(sharing) = self.sharing.get_mut(&connection)
         {
