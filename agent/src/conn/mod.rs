@@ -383,17 +383,17 @@ impl Connections {
         let State::Parsing { protocol, role, .. } = connection.state else { return self.events.clear() };
         let mut upgraded = None;
         for event in self.events.drain(..) {
+            if let Event::Lost { reason, bytes } = &event {
+                let at = match reason {
+                    LossReason::Gap => 0,
+                    LossReason::Malformed => 1,
+                    LossReason::TooLarge => 2,
+                    LossReason::Resync => 3,
+                };
+                self.counters.lost[at] += 1;
+                self.counters.lost_bytes[at] += bytes;
+            }
             match event {
-                Event::Lost { reason, bytes } => {
-                    let at = match reason {
-                        LossReason::Gap => 0,
-                        LossReason::Malformed => 1,
-                        LossReason::TooLarge => 2,
-                        LossReason::Resync => 3,
-                    };
-                    self.counters.lost[at] += 1;
-                    self.counters.lost_bytes[at] += bytes;
-                }
                 Event::Upgrade { protocol: next, at, opening, request, response } => match next.as_str() {
                     "websocket" => {
                         let inbound = side(role, Direction::Received);

@@ -574,7 +574,10 @@ impl Engine {
                 (Event::Sent { exchange, at, message }, _) => {
                     self.published(happened.connection, *exchange, message, *at);
                 }
-                (Event::Lost { .. }, _) => self.doubt(happened.connection),
+                (Event::Lost { .. }, _) => {
+                    self.doubt(happened.connection);
+                    self.sharing_misses(happened.connection);
+                }
                 (Event::Upgrade { .. }, _) => {}
             }
         }

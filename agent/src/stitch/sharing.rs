@@ -189,6 +189,13 @@ impl Engine {
         }
     }
 
+    /// Bytes of a connection were lost: requests may be missing.
+    pub(super) fn sharing_misses(&mut self, connection: ConnectionId) {
+        if let Some(sharing) = self.sharing.get_mut(&connection) {
+            sharing.misses();
+        }
+    }
+
     /// Facts were lost: who has had a lock is not known.
     pub(super) fn sharing_is_unclear(&mut self) {
         self.sharing.values_mut().for_each(Sharing::misses);

@@ -132,13 +132,17 @@ impl Http2 {
     fn said(&mut self, side: Side, step: Step, mark: Mark, out: &mut Vec<Event>) {
         match step {
             Step::Block { stream, ends, promised, block, first, found } => {
+                let length = block.len() as u64;
                 let block = if side == Side::Request {
                     self.asked(stream, &block, promised)
                 } else {
                     self.answered(stream, ends, promised, &block, [first, mark], out)
                 };
-                if found && matches!(block, Block::Malformed) {
-                    return self.half(side).reject();
+                if matches!(block, Block::Malformed) {
+                    if found {
+                        return self.half(side).reject();
+                    }
+                    out.push(Event::Lost { reason: LossReason::Malformed, bytes: length });
                 }
                 let skipped = self.half(side).take_skipped();
                 if skipped > 0 {
@@ -175,7 +179,10 @@ impl Http2 {
                     }
                 }
             }
-            Step::BlockLost => self.fields(side).forget(),
+            Step::BlockLost => {
+                self.fields(side).forget();
+                out.push(Event::Lost { reason: LossReason::Gap, bytes: 0 });
+            }
             Step::Lost { reason, bytes } => {
                 self.fields(side).forget();
                 for open in self.open.values_mut() {

@@ -250,7 +250,7 @@ fn a_block_that_is_lost_makes_the_table_unknown() {
             Op::Gap(Side::Request, torn.len() as u64 - 12),
             sent(&[frame(1, 0x05, 5, &[0x82, 0x87, 0xbe])]),
         ],
-        &["begin 0 @2-2", "begin 1 @4-4"],
+        &["begin 0 @2-2", "lost Gap 0", "begin 1 @4-4"],
     );
 }
 
