@@ -43,14 +43,18 @@ pub fn detect(bytes: &[u8]) -> Guess {
         return Guess::Yes(Side::Request);
     }
     // As all known senders make them: in one frame, without padding, with or without priority.
-    let [0, _, _, 1, flags @ (0x04 | 0x05 | 0x24 | 0x25), a, b, c, d, block @ ..] = bytes else {
-        return Guess::No;
-    };
-    let stream = u32::from_be_bytes([*a, *b, *c, *d]);
-    if stream.is_multiple_of(2) || stream > i32::MAX as u32 {
+    let may_be = |at: usize, is_it: fn(u8) -> bool| bytes.get(at).is_none_or(|byte| is_it(*byte));
+    let is_head = may_be(0, |byte| byte == 0)
+        && may_be(3, |kind| kind == 1)
+        && may_be(4, |flags| matches!(flags, 0x04 | 0x05 | 0x24 | 0x25))
+        && may_be(5, |byte| byte < 0x80)
+        && may_be(8, |byte| byte % 2 == 1);
+    if !is_head {
         return Guess::No;
     }
-    match block.get(if flags & 0x20 == 0 { 0 } else { 5 }) {
+    let block = bytes.get(4).map_or(9, |flags| if flags & 0x20 == 0 { 9 } else { 14 });
+    match bytes.get(block) {
+        None => Guess::More,
         // `:method`, `:scheme`, `:path` and `:authority` of the static table.
         Some(0x82..=0x87 | 0x41 | 0x44 | 0x01 | 0x04) => Guess::Yes(Side::Request),
         // `:status`.

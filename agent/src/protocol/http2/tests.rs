@@ -265,6 +265,17 @@ fn it_is_detected_by_preface_and_by_blocks() {
     assert_eq!(detect(&frame(4, 0, 0, &[])), Guess::No);
 }
 
+#[test]
+fn what_is_detected_does_not_depend_on_how_much_of_it_is_there() {
+    for bytes in [PREFACE.to_vec(), get(3, "/a"), status(3, true, 0x88), data(3, true, 10)] {
+        let whole = detect(&bytes);
+        for end in 0..bytes.len() {
+            let guess = detect(&bytes[..end]);
+            assert!(guess == whole || guess == Guess::More, "{guess:?} after {end} bytes of {bytes:?}");
+        }
+    }
+}
+
 fn conversation() -> Vec<(Side, Vec<u8>)> {
     let Op::Data(_, hello) = start() else { unreachable!() };
     vec![
