@@ -22,5 +22,5 @@ fuzz_target!(|input: &[u8]| {
         extensions: EXTENSIONS[choice / 4 % EXTENSIONS.len()].to_owned(),
     };
     let inbound = if choice & 0x80 == 0 { Side::Response } else { Side::Request };
-    adder_fuzz::drive(rest, || WebSocket::new(&opening, inbound));
+    adder_fuzz::drive_until_lost(rest, || WebSocket::new(&opening, inbound));
 });
