@@ -1,6 +1,7 @@
 //! The project's own commands. Each installs what it needs and says so; a second run finds it all there.
 
 mod bpf;
+mod fuzz;
 mod kernel;
 mod pythons;
 mod setup;
@@ -51,6 +52,14 @@ enum Task {
         /// Only the parents test, on every Python that Adder knows and that can be had here, on both event loops.
         #[arg(long, conflicts_with_all = ["only", "kernel"])]
         matrix: bool,
+    },
+    /// Feed random bytes to all that reads bytes of others.
+    Fuzz {
+        /// Only this target.
+        target: Option<String>,
+        /// Seconds for each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
     },
     /// Measure bare services, Adder and the OpenTelemetry SDK side by side.
     Bench {
@@ -106,6 +115,7 @@ fn dispatch(task: Task) -> Result<()> {
             run(&mut cargo(&["build", "--release", "--package", "adder-tests", "--bin", "smoke"]))?;
             kernel::test(&series, &main_python()?, &venv)
         }
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
         Task::Bench { seconds, rounds } => {
             build()?;
             servers()?;

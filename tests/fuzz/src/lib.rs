@@ -1,6 +1,6 @@
 //! Random connections: what all protocol targets share.
 //!
-//! From this folder: `cargo +nightly fuzz run redis -- -dict=dictionaries/redis.dict -max_len=4096`.
+//! `cargo xtask fuzz redis --seconds 600`; with sanitizers, from this folder: `cargo +nightly fuzz run redis`.
 
 use std::collections::HashSet;
 
