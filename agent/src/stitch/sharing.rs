@@ -173,10 +173,9 @@ impl Engine {
         {
             process.wakes_placed.get_or_insert(header.time);
         }
-        let Some((connection, sharing)) = self.sharing.iter_mut().find(|(_, sharing)| sharing.holder == by)
-        else {
-            return;
-        };
+        // It may have had that of another connection before.
+        let held = self.sharing.iter_mut().filter(|(_, sharing)| sharing.holder == by);
+        let Some((connection, sharing)) = held.max_by_key(|(_, sharing)| sharing.seen) else { return };
         if self.stack == 0 {
             return sharing.misses();
         }

@@ -8,7 +8,6 @@ use crate::{
 };
 
 const PID: u32 = 7;
-const SOCKET: u64 = 101;
 const LOOP: u64 = 0x9000;
 /// Code objects.
 const WRITE: u64 = 0x1000;
@@ -22,13 +21,15 @@ const FIELDS: [u8; 3] = [0x82, 0x86, 0x84];
 struct Rig {
     engine: Engine,
     time: u64,
-    sent: u64,
+    /// The connection on which things are sent, and how many bytes have gone over each.
+    socket: u64,
+    sent: [u64; 2],
 }
 
 impl Rig {
     fn new() -> Self {
         let engine = Engine::new(Options { seed: 1, ..Options::default() });
-        let mut rig = Self { engine, time: 0, sent: 0 };
+        let mut rig = Self { engine, time: 0, socket: 0, sent: [0; 2] };
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
         rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
@@ -41,13 +42,17 @@ impl Rig {
             let (name, file) = (name.to_owned(), format!("/lib/{file}"));
             rig.engine.fact(&Fact::Code(header, CodeInfo { address, name, file, ..CodeInfo::default() }));
         }
-        // SAFETY: a structure of integers.
-        let mut socket: Socket = unsafe { std::mem::zeroed() };
-        (socket.header, socket.socket) = (rig.header(kind::SOCKET, LOOP, flag::CONNECTED), SOCKET);
-        rig.engine.fact(&Fact::Socket(Box::new(socket)));
-        let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        preface.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
-        rig.send(LOOP, &[EVENTS], &preface);
+        for number in [1, 0] {
+            rig.socket = number;
+            // SAFETY: a structure of integers.
+            let mut socket: Socket = unsafe { std::mem::zeroed() };
+            (socket.header, socket.socket) = (rig.header(kind::SOCKET, LOOP, flag::CONNECTED), number);
+            (socket.fd, socket.remote_port) = (number as i32, 80 + number as u16);
+            rig.engine.fact(&Fact::Socket(Box::new(socket)));
+            let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+            preface.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+            rig.send(LOOP, &[EVENTS], &preface);
+        }
         rig
     }
 
@@ -93,8 +98,10 @@ impl Rig {
         self.stack(frames, by);
         let header = self.header(kind::DATA, by, flag::STACKED);
         let length = bytes.len() as u64;
-        let data = Data { header, socket: SOCKET, offset: self.sent, length, ..Data::default() };
-        self.sent += length;
+        let sent = &mut self.sent[self.socket as usize];
+        let fd = self.socket as i32;
+        let data = Data { header, socket: self.socket, offset: *sent, length, fd, ..Data::default() };
+        *sent += length;
         self.engine.fact(&Fact::Data { data, head: bytes, tail: &[] });
     }
 
@@ -200,4 +207,25 @@ fn where_a_wake_up_is_missing_nothing_is_believed() {
     rig.requests(D, REQUEST, &[11]);
     rig.hands_over(D, REQUEST, A);
     assert_eq!(rig.owners(&TASKS), [None; 6]);
+}
+
+#[test]
+fn who_has_had_the_lock_of_another_connection_hands_on_that_which_it_has() {
+    let mut rig = rig();
+    // D has had that of the first, and makes the next call on the second, where the lock was free before.
+    rig.requests(D, REQUEST, &[5]);
+    rig.hands_over(D, REQUEST, A);
+    rig.hands_over(A, EVENTS, D);
+    rig.hands_over(D, EVENTS, B);
+    rig.socket = 1;
+    for (number, task) in [(1, 0x700), (3, 0x800)] {
+        rig.make([task]);
+        rig.requests(task, REQUEST, &[number]);
+    }
+    rig.wake_all();
+    rig.requests(B, REQUEST, &[5, 7]);
+    rig.hands_over(B, REQUEST, C);
+    rig.requests(A, REQUEST, &[9]);
+    let owners = rig.owners(&TASKS);
+    assert_eq!(owners, [None, None, Some(D), None, None, Some(B), Some(C), None]);
 }
