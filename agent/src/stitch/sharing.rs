@@ -73,7 +73,7 @@ pub(super) struct Sharing {
 }
 
 /// One has had the lock.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Turn {
     context: ContextId,
     /// Where it was.
@@ -118,7 +118,7 @@ impl Engine {
             // What had no room in the socket's buffer is sent by the loop.
             if let Some(sharing) = self.sharing.get_mut(&connection) {
                 sharing.requests.push(id);
-                self.is_shared(id, Shared::Open, 0);
+                self.is_shared(id, 0);
             }
             return;
         };
@@ -129,11 +129,11 @@ impl Engine {
         let (time, sender) = sharing.sent;
         let mut owner = 0;
         if (time, sender) != (first.time, first.context) {
-            if sharing.holder != first.context || sharing.is_told {
-                // Nobody has handed it the lock.
-                self.lock_is_free(connection, first.time);
-            } else {
+            let is_handed = sharing.holder == first.context && !sharing.is_told;
+            if is_handed {
                 self.match_turns(connection);
+            } else {
+                self.lock_is_free(connection, first.time);
             }
             let context = self.contexts.find(first.context);
             let created = context.map_or(0, |context| context.created);
@@ -144,7 +144,7 @@ impl Engine {
             }
             if let Some(sharing) = self.sharing.get_mut(&connection) {
                 sharing.sent = (first.time, first.context);
-                if sharing.holder != first.context || sharing.is_told {
+                if !is_handed {
                     sharing.has_lock(first.context, after, first.time);
                 }
                 sharing.tells(came, first.stack);
@@ -153,12 +153,12 @@ impl Engine {
         if let Some(sharing) = self.sharing.get_mut(&connection) {
             sharing.requests.push(id);
         }
-        self.is_shared(id, Shared::Open, owner);
+        self.is_shared(id, owner);
     }
 
-    fn is_shared(&mut self, id: OperationId, shared: Shared, owner: ContextId) {
+    fn is_shared(&mut self, id: OperationId, owner: ContextId) {
         if let Some(operation) = self.operations.get_mut(&id) {
-            (operation.act.shared, operation.act.woken) = (shared, owner);
+            (operation.act.shared, operation.act.woken) = (Shared::Open, owner);
         }
     }
 
@@ -226,9 +226,9 @@ impl Engine {
     fn lock_is_free(&mut self, connection: ConnectionId, now: u64) {
         self.match_last(connection);
         let Some(sharing) = self.sharing.get_mut(&connection) else { return };
-        let placed = self.processes.get(&sharing.pid).and_then(|process| process.wakes_placed);
         let followed = std::mem::replace(&mut sharing.followed, now);
-        if followed != 0 && placed.is_some_and(|since| since < followed) {
+        let pid = sharing.pid;
+        if followed != 0 && self.are_wakes_placed(pid, followed) {
             // From one who had the lock to the last, and nobody has handed it on.
             self.none_is_open(connection, now);
         } else {
@@ -255,9 +255,18 @@ impl Engine {
     /// All who have put a request there before have had their turn.
     fn none_is_open(&mut self, connection: ConnectionId, now: u64) {
         self.forget_turns(connection);
-        let Some(sharing) = self.sharing.get_mut(&connection) else { return };
-        let placed = self.processes.get(&sharing.pid).and_then(|process| process.wakes_placed);
-        sharing.is_whole = placed.is_some_and(|since| since < now);
+        let Some(sharing) = self.sharing.get(&connection) else { return };
+        let pid = sharing.pid;
+        let is_whole = self.are_wakes_placed(pid, now);
+        if let Some(sharing) = self.sharing.get_mut(&connection) {
+            sharing.is_whole = is_whole;
+        }
+    }
+
+    /// Whether wake-ups of a process were seen with their stacks before a time.
+    fn are_wakes_placed(&self, pid: u32, time: u64) -> bool {
+        let placed = self.processes.get(&pid).and_then(|process| process.wakes_placed);
+        placed.is_some_and(|since| since < time)
     }
 
     /// Whose the requests were that are open is not to be found out.
