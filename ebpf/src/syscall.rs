@@ -87,7 +87,7 @@ const IOVEC: u64 = 16;
 /// Offset of `iovec.iov_len`.
 const IOVEC_LENGTH: u64 = 8;
 /// Parts of one vector that are reported; what lies behind is known by its length only.
-const VECTOR_MAX: u64 = 16;
+const VECTOR_MAX: u64 = 128;
 /// Bytes in `struct mmsghdr`.
 const MMSGHDR: u64 = 64;
 /// Offset of `mmsghdr.msg_len`.

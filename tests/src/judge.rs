@@ -17,13 +17,16 @@ use crate::{collector::CollectedSpan, python::Counts};
 const DETAILS: usize = 20;
 
 /// Where a client span's text may be: current names, then those of older instrumentations.
-const CLIENT_TEXT: &[&str] = &["db.query.text", "url.full", "db.statement", "http.url", ROUTING_KEY];
+const CLIENT_TEXT: &[&str] = &["db.query.text", "url.full", "db.statement", "http.url", ROUTING_KEY, RPC_METHOD];
 
 /// Where a message carries its id.
 const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
 
+/// Where a gRPC call does.
+const RPC_METHOD: &str = "rpc.method";
+
 /// Where a server span's query may be, likewise.
-const SERVER_TEXT: &[&str] = &["url.query", "url.full", "http.target", "http.url", ROUTING_KEY];
+const SERVER_TEXT: &[&str] = &["url.query", "url.full", "http.target", "http.url", ROUTING_KEY, RPC_METHOD];
 
 /// Statements that belong to a driver's book-keeping and that no service counts: transaction control, and what
 /// asyncpg sends when a connection goes back to its pool or is prepared.

@@ -29,8 +29,8 @@ pub(super) struct Exchanges {
     /// Requests by time, for the task that serves the connection.
     pub(super) served: VecDeque<(u64, UnitId)>,
     /// Begun and not yet joined with their other side.
-    pub(super) unjoined_units: VecDeque<UnitId>,
-    pub(super) unjoined_operations: VecDeque<OperationId>,
+    unjoined_units: VecDeque<(u64, UnitId)>,
+    unjoined_operations: VecDeque<(u64, OperationId)>,
     /// Deliveries that are not settled.
     pub(super) deliveries: VecDeque<(u64, UnitId)>,
     /// By channel, the context that makes the tasks for its deliveries.
@@ -59,7 +59,33 @@ pub(super) struct Exchanges {
     pub(super) closed: Option<u64>,
 }
 
+/// Takes out what may be the other side of an exchange: of a stream that with its number, which both sides know, else the
+/// first.
+fn take_unjoined<T>(waiting: &mut VecDeque<(u64, T)>, stream: Option<u64>) -> Option<T> {
+    let place = stream.map_or(Some(0), |stream| waiting.iter().position(|(number, _)| *number == stream))?;
+    waiting.remove(place).map(|(_, found)| found)
+}
+
+/// Leaves something to be found from its other side.
+fn leave_unjoined<T>(waiting: &mut VecDeque<(u64, T)>, number: u64, left: T) {
+    if waiting.len() >= UNJOINED_MAX {
+        waiting.pop_front();
+    }
+    waiting.push_back((number, left));
+}
+
+/// The number of a stream that begins.
+fn stream(happened: &Happened) -> Option<u64> {
+    let Event::Begin { exchange, .. } = &happened.event else { return None };
+    (happened.protocol == Protocol::Http2).then_some(*exchange)
+}
+
 impl Exchanges {
+    /// An operation is forgotten: it has no other side.
+    pub(super) fn forget_unjoined(&mut self, id: OperationId) {
+        self.unjoined_operations.retain(|(_, known)| *known != id);
+    }
+
     /// Notes the context of a wake-up right after an answer was read. Whether it is the connection's own, in which the loop
     /// calls its protocol: others come by chance, and seldom the same.
     pub(super) fn is_own(&mut self, context: ContextId) -> bool {
@@ -122,7 +148,7 @@ impl Engine {
             thread.last = at.time;
         }
         if let Some(peer) = peer {
-            self.join_unit(id, peer, happened.connection);
+            self.join_unit(id, peer, happened);
         }
     }
 
@@ -152,16 +178,14 @@ impl Engine {
     }
 
     /// Finds the caller's side of a request, or leaves the request to be found from there.
-    fn join_unit(&mut self, id: UnitId, peer: ConnectionId, own: ConnectionId) {
-        let caller =
-            self.exchanges.get_mut(&peer).and_then(|exchanges| exchanges.unjoined_operations.pop_front());
-        if let Some(caller) = caller {
+    fn join_unit(&mut self, id: UnitId, peer: ConnectionId, happened: &Happened) {
+        let Event::Begin { exchange, .. } = &happened.event else { return };
+        let waiting = self.exchanges.get_mut(&peer).map(|exchanges| &mut exchanges.unjoined_operations);
+        if let Some(caller) = waiting.and_then(|waiting| take_unjoined(waiting, stream(happened))) {
             self.join(id, caller);
         } else {
-            let exchanges = self.exchanges.entry(own).or_default();
-            if exchanges.unjoined_units.len() < UNJOINED_MAX {
-                exchanges.unjoined_units.push_back(id);
-            }
+            let exchanges = self.exchanges.entry(happened.connection).or_default();
+            leave_unjoined(&mut exchanges.unjoined_units, *exchange, id);
         }
     }
 
@@ -239,7 +263,7 @@ impl Engine {
         let mut joined = None;
         if let Some(waiting) = waiting {
             // The server's side came first by a few microseconds; an older one is of a request that was not seen here.
-            while let Some(unit) = waiting.unjoined_units.pop_front() {
+            while let Some(unit) = take_unjoined(&mut waiting.unjoined_units, stream(happened)) {
                 // One that has ended before this began is an earlier exchange of a connection that is kept open.
                 let fits = |unit: &Unit| {
                     unit.start + JOIN_WINDOW > first.time && unit.end.is_none_or(|end| end > first.time)
@@ -256,10 +280,7 @@ impl Engine {
             self.join(unit, id);
         } else {
             // The other end of a new connection is seen only when it is accepted, after the first request has left.
-            exchanges.unjoined_operations.push_back(id);
-            if exchanges.unjoined_operations.len() > UNJOINED_MAX {
-                exchanges.unjoined_operations.pop_front();
-            }
+            leave_unjoined(&mut exchanges.unjoined_operations, *exchange, id);
         }
     }
 

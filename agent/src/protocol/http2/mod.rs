@@ -1,8 +1,8 @@
 //! HTTP/2 (RFC 9113), and gRPC on it.
 //!
 //! [`Http2`] follows both halves of a connection; `frame` finds frames and finds them again after a loss, `hpack` reads field
-//! blocks, `rpc` says of a call what the semantic conventions for RPC say. Streams are paired by their numbers, so what is lost
-//! of one puts no other in doubt. Bodies are counted and never copied.
+//! blocks, `rpc` says of a call what the semantic conventions for RPC say. Streams are paired by their numbers, which
+//! are those of the exchanges too, so what is lost of one puts no other in doubt. Bodies are counted and never copied.
 //!
 //! # Coming late
 //! Frames are recognised from anywhere. Fields that refer to entries of a table that were not seen are unknown
@@ -73,15 +73,12 @@ pub struct Http2 {
     response_fields: Decoder,
     /// Streams whose response is not complete.
     open: BTreeMap<u32, Open>,
-    /// Number of the next exchange.
-    next: u64,
     /// Nothing more is said.
     done: bool,
 }
 
 #[derive(Debug)]
 struct Open {
-    number: u64,
     exchange: Box<Exchange>,
     /// The head of the final response has been seen.
     replied: bool,
@@ -121,7 +118,6 @@ impl Http2 {
             request_fields: Decoder::new(),
             response_fields: Decoder::new(),
             open: BTreeMap::new(),
-            next: 0,
             done: false,
         }
     }
@@ -246,11 +242,9 @@ impl Http2 {
         self.request.highest = stream;
         self.response.highest = self.response.highest.max(stream);
         self.give_up(at, out);
-        let number = self.next;
-        self.next += 1;
         let incoming = exchange.incoming.clone().map(Box::new);
-        self.open.insert(stream, Open { number, exchange, replied: false, doubtful: false, last: at.time });
-        out.push(Event::Begin { exchange: number, first, at, incoming });
+        self.open.insert(stream, Open { exchange, replied: false, doubtful: false, last: at.time });
+        out.push(Event::Begin { exchange: u64::from(stream), first, at, incoming });
     }
 
     /// Ends what nothing is expected of any more.
@@ -314,7 +308,7 @@ impl Http2 {
             // All of its response is behind whatever was lost.
             (open.replied, open.doubtful) = (true, false);
             open.exchange.status = fields.status;
-            out.push(Event::Reply { exchange: open.number, at: first });
+            out.push(Event::Reply { exchange: u64::from(stream), at: first });
         }
         if ends {
             self.end(stream, None, at, out);
@@ -324,9 +318,9 @@ impl Http2 {
 
     /// Ends a stream; without an outcome it is complete, as far as is known.
     fn end(&mut self, stream: u32, outcome: Option<Outcome>, at: Mark, out: &mut Vec<Event>) {
-        let Some(Open { number, mut exchange, doubtful, .. }) = self.open.remove(&stream) else { return };
+        let Some(Open { mut exchange, doubtful, .. }) = self.open.remove(&stream) else { return };
         exchange.outcome = outcome.unwrap_or(if doubtful { Outcome::Lost } else { Outcome::Complete });
-        out.push(Event::End { exchange: number, at, detail: Detail::Http(exchange) });
+        out.push(Event::End { exchange: u64::from(stream), at, detail: Detail::Http(exchange) });
     }
 }
 

@@ -118,12 +118,12 @@ fn streams_are_answered_in_any_order() {
             Op::Close,
         ],
         &[
-            "begin 0 @2-2",
             "begin 1 @2-2",
-            "reply 1 @3",
-            "reply 0 @4",
-            "end 0 @4 GET /a 404 0/0 Complete",
-            "end 1 @4 GET /b?q=1 200 0/15 Complete",
+            "begin 3 @2-2",
+            "reply 3 @3",
+            "reply 1 @4",
+            "end 1 @4 GET /a 404 0/0 Complete",
+            "end 3 @4 GET /b?q=1 200 0/15 Complete",
         ],
     );
 }
@@ -140,12 +140,12 @@ fn calls_of_grpc_have_their_status_in_the_trailers() {
             got(&[frame(1, 0x05, 3, &[&[0x88, 0x00][..], &text("grpc-status"), &text("5")].concat())]),
         ],
         &[
-            "begin 0 @2-2",
-            "begin 1 @3-3",
-            "reply 0 @4",
-            "end 0 @4 POST /games.Games/List 200 20/30 Complete grpc Some(0)",
-            "reply 1 @5",
-            "end 1 @5 POST /games.Games/Get 200 0/0 Complete grpc Some(5)",
+            "begin 1 @2-2",
+            "begin 3 @3-3",
+            "reply 1 @4",
+            "end 1 @4 POST /games.Games/List 200 20/30 Complete grpc Some(0)",
+            "reply 3 @5",
+            "end 3 @5 POST /games.Games/Get 200 0/0 Complete grpc Some(5)",
         ],
     );
 }
@@ -162,12 +162,12 @@ fn streams_end_by_reset_and_by_going_away() {
             Op::Close,
         ],
         &[
-            "begin 0 @2-2",
             "begin 1 @2-2",
-            "begin 2 @2-2",
-            "end 0 @3 GET /a - 0/0 CutShort reset 8",
-            "end 2 @4 GET /c - 0/0 CutShort",
-            "end 1 @5 GET /b - 0/0 CutShort",
+            "begin 3 @2-2",
+            "begin 5 @2-2",
+            "end 1 @3 GET /a - 0/0 CutShort reset 8",
+            "end 5 @4 GET /c - 0/0 CutShort",
+            "end 3 @5 GET /b - 0/0 CutShort",
         ],
     );
 }
@@ -187,7 +187,7 @@ fn blocks_are_padded_prioritised_and_continued() {
             sent(&[frame(9, 4, 1, two)]),
             got(&[informational, status(1, false, 0x88), padded]),
         ],
-        &["begin 0 @2-3", "reply 0 @4", "end 0 @4 GET /long 200 0/4 Complete"],
+        &["begin 1 @2-3", "reply 1 @4", "end 1 @4 GET /long 200 0/4 Complete"],
     );
 }
 
@@ -201,12 +201,12 @@ fn who_comes_late_tells_what_is_not_known() {
             got(&[status(5, true, 0x88), status(7, true, 0x88), status(9, true, 0xbe)]),
         ],
         &[
-            "begin 0 @1-1",
-            "begin 1 @1-1",
-            "reply 0 @2",
-            "end 0 @2 GET  200 0/0 Complete unknown",
-            "reply 1 @2",
-            "end 1 @2 GET /new - 0/0 Complete unknown",
+            "begin 7 @1-1",
+            "begin 9 @1-1",
+            "reply 7 @2",
+            "end 7 @2 GET  200 0/0 Complete unknown",
+            "reply 9 @2",
+            "end 9 @2 GET /new - 0/0 Complete unknown",
         ],
     );
 }
@@ -227,13 +227,13 @@ fn the_way_back_is_found_after_a_loss() {
             got(&[vec![7; 30], data(1, true, 10), status(3, true, 0x88)]),
         ],
         &[
-            "begin 0 @2-2",
             "begin 1 @2-2",
-            "reply 0 @3",
+            "begin 3 @2-2",
+            "reply 1 @3",
             "lost Gap 520",
-            "end 0 @7 GET /a 200 0/110 Lost",
-            "reply 1 @7",
-            "end 1 @7 GET /b 200 0/0 Complete",
+            "end 1 @7 GET /a 200 0/110 Lost",
+            "reply 3 @7",
+            "end 3 @7 GET /b 200 0/0 Complete",
             "lost Resync 30",
         ],
     );
@@ -250,7 +250,7 @@ fn a_block_that_is_lost_makes_the_table_unknown() {
             Op::Gap(Side::Request, torn.len() as u64 - 12),
             sent(&[frame(1, 0x05, 5, &[0x82, 0x87, 0xbe])]),
         ],
-        &["begin 0 @2-2", "lost Gap 0", "begin 1 @4-4"],
+        &["begin 1 @2-2", "lost Gap 0", "begin 5 @4-4"],
     );
 }
 
