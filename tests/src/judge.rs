@@ -17,7 +17,8 @@ use crate::{collector::CollectedSpan, python::Counts};
 const DETAILS: usize = 20;
 
 /// Where a client span's text may be: current names, then those of older instrumentations.
-const CLIENT_TEXT: &[&str] = &["db.query.text", "url.full", "db.statement", "http.url", ROUTING_KEY, RPC_METHOD];
+const CLIENT_TEXT: &[&str] =
+    &["db.query.text", "url.full", "db.statement", "http.url", ROUTING_KEY, RPC_METHOD];
 
 /// Where a message carries its id.
 const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";

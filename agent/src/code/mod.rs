@@ -69,16 +69,32 @@ impl CodeInfo {
         self.is("httpcore/_synchronization.py", "__aexit__")
     }
 
+    /// Whether it belongs to the calls of `grpc.aio`.
+    pub fn is_in_stubs(&self) -> bool {
+        self.is_in(STUBS)
+    }
+
+    /// Whether the task of such a call is made there.
+    pub fn makes_call(&self) -> bool {
+        self.is(STUBS, "__init__")
+    }
+
     fn is_among(&self, functions: &[(&str, &str)]) -> bool {
         functions.iter().any(|(file, name)| self.is(file, name))
     }
 
     /// Whether it is a function with this last part of its name, in a file whose path ends so.
     pub fn is(&self, file: &str, name: &str) -> bool {
-        self.name.rsplit('.').next() == Some(name)
-            && self.file.strip_suffix(file).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
+        self.name.rsplit('.').next() == Some(name) && self.is_in(file)
+    }
+
+    fn is_in(&self, file: &str) -> bool {
+        self.file.strip_suffix(file).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
     }
 }
+
+/// The calls of `grpc.aio`.
+const STUBS: &str = "grpc/aio/_call.py";
 
 /// Functions of frameworks that call the application's handler, and nothing else: file, and the last part of the name.
 const CALLERS: [(&str, &str); 5] = [

@@ -259,7 +259,7 @@ pub(super) struct Inbound {
 }
 
 /// Who is behind a piece of work that went through a queue, noted when it was put there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cause {
     /// Context of whoever put it.
     pub(super) context: ContextId,
@@ -269,6 +269,10 @@ pub(super) struct Cause {
     pub(super) unit: Option<UnitId>,
     /// It was put because a time had come, and nothing else is behind it.
     pub(super) by_timer: bool,
+    /// The thread that has put it.
+    pub(super) by: (u32, u32),
+    /// Its number; 0 for what no thread of Python has put.
+    pub(super) number: u64,
 }
 
 /// A piece of work that a thread took from a queue.
@@ -320,6 +324,8 @@ pub(super) struct Thread {
     pub(super) rested: u64,
     /// Where it makes its next fact.
     pub(super) stack: StackId,
+    /// How often that was told, and how often when it has last begun a stream of HTTP/2.
+    pub(super) stacks: (u64, u64),
     /// How many facts came from it.
     pub(super) facts: u64,
     /// When it was last heard of.

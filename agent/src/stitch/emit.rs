@@ -132,6 +132,9 @@ impl Engine {
         if act.shared == Shared::Open && act.woken == 0 && end + SHARED_WAIT > self.now {
             return false;
         }
+        if self.awaits_call(act, end) {
+            return false;
+        }
         // For a job nothing speaks but that nothing speaks for another.
         let owner = self.owner_of(act).filter(|(owner, _)| act.job != Some(*owner));
         if let Some((owner, certain)) = owner {
@@ -191,6 +194,9 @@ impl Engine {
         }
         if let Some(unit) = act.by_thread {
             return Some((unit, true));
+        }
+        if let Some(call) = act.work.and_then(|work| self.calls.of_work(&work.cause?)) {
+            return Some((call, true));
         }
         let queued = act.work.and_then(|work| self.cause(&work.cause?));
         if act.work.is_some_and(|work| self.is_of_work(&work, act.context)) {

@@ -34,6 +34,8 @@ impl Engine {
                 process.has_tasks = true;
             }
             self.turn_waits_for_others(parent, 1);
+            self.task_is_made(parent, child, header.time);
+            self.stub_is_made(header, child);
             self.wakes_for_notice(header, parent, child, true);
         }
         let own_work = self.works(header, parent);

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Engine, Finished, JOIN_WINDOW, Operation, OperationId, RemoteParent, SERVED_MAX, UNJOINED_MAX, Unit,
     UnitId,
+    calls::Dispatcher,
     context::{ContextId, Inbound},
     message::Sent,
     unit::{Act, Shared},
@@ -57,6 +58,8 @@ pub(super) struct Exchanges {
     /// The one that has last woken a task, which takes one after the other.
     pub(super) handled: Option<UnitId>,
     pub(super) closed: Option<u64>,
+    /// Who hands out the calls that come on it.
+    pub(super) dispatcher: Option<Dispatcher>,
 }
 
 /// Takes out what may be the other side of an exchange: of a stream that with its number, which both sides know, else the
@@ -103,6 +106,14 @@ impl Exchanges {
         known == context && seen >= OWN_AFTER && seen > others * 4
     }
 
+    /// Likewise of a message, and a context that nobody has announced, as are those that uvloop makes for connections: it is
+    /// known when it was seen twice and no other was.
+    pub(super) fn is_soon_own(&mut self, context: ContextId) -> bool {
+        let is_own = self.is_own(context);
+        let (known, seen, others) = self.answers;
+        is_own || known == context && seen > 1 && others == 0
+    }
+
     /// Whether there may have been deliveries at that time that were not seen.
     pub(super) fn is_doubted(&self, time: u64) -> bool {
         let before = self.were_doubted.iter().any(|(since, until)| *since <= time && time < *until);
@@ -146,6 +157,9 @@ impl Engine {
                 connection: happened.connection,
             });
             thread.last = at.time;
+        }
+        if happened.protocol == Protocol::Http2 {
+            self.call_comes(id, happened.connection);
         }
         if let Some(peer) = peer {
             self.join_unit(id, peer, happened);

@@ -438,6 +438,11 @@ impl Engine {
             }
         }
         let thread = self.threads.get(&(act.pid, act.tid))?;
+        let has_stacks = self.processes.get(&act.pid).is_some_and(|process| process.has_stacks);
+        if act.context == 0 && thread.stacks.0 == 0 && has_stacks {
+            // Python runs nothing there.
+            return None;
+        }
         let starting = self.processes.get(&act.pid).and_then(|process| process.starting);
         if let Some(turn) = starting.filter(|turn| act.tid == act.pid && turn.start <= act.start) {
             // It may never wait so: it ends when it is done all the same.

@@ -125,12 +125,16 @@ impl Engine {
     /// Who is behind a piece of work that a thread puts into a queue, or starts a thread for.
     pub(super) fn cause_of_work(&mut self, header: &Header, context: ContextId) -> Cause {
         let unit = self.origin_of_work(header, context);
-        let (job, by_timer) = if unit.is_none() && self.owner(context, header.time).is_none() {
+        let thread = (header.pid, header.tid);
+        let (job, by_timer) = if self.calls.hands_out(thread) {
+            (None, false)
+        } else if unit.is_none() && self.owner(context, header.time).is_none() {
             self.job_behind(header, context)
         } else {
             (None, false)
         };
-        Cause { context, time: header.time, unit: unit.or(job), by_timer }
+        let number = self.number();
+        Cause { context, time: header.time, unit: unit.or(job), by_timer, by: thread, number }
     }
 
     /// Processes in which it would help to see who wakes whom, since the last call.

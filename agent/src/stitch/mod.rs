@@ -24,6 +24,7 @@
 //! Decisions are taken when a span is made, which waits until its evidence is complete; see [`Engine::settled`].
 
 mod blocked;
+mod calls;
 mod consumer;
 mod context;
 mod emit;
@@ -46,6 +47,7 @@ mod sharing;
 mod site;
 mod stacks;
 mod streams;
+mod stubs;
 mod time;
 mod unit;
 
@@ -61,6 +63,7 @@ use serde::Serialize;
 pub use self::{blocked::LoopOptions, idle::JobOptions, output::LogCounters};
 use self::{
     blocked::Loops,
+    calls::{Calls, Queue},
     context::{Cause, Contexts, Thread, Work},
     exchange::Exchanges,
     job::{Trigger, Turn},
@@ -191,6 +194,9 @@ pub struct Engine {
     exchanges: FxHashMap<ConnectionId, Exchanges>,
     /// Connections on which tasks send for each other.
     sharing: BTreeMap<ConnectionId, Sharing>,
+    calls: Calls,
+    /// Calls that tasks of a process make through `grpc.aio`.
+    stubs: BTreeMap<u32, Queue<OperationId>>,
     units: FxHashMap<UnitId, Unit>,
     operations: FxHashMap<OperationId, Operation>,
     finished: VecDeque<Finished>,
@@ -242,6 +248,8 @@ impl Engine {
             begun: FxHashMap::default(),
             exchanges: FxHashMap::default(),
             sharing: BTreeMap::new(),
+            calls: Calls::default(),
+            stubs: BTreeMap::new(),
             units: FxHashMap::default(),
             operations: FxHashMap::default(),
             finished: VecDeque::new(),
@@ -319,10 +327,7 @@ impl Engine {
         let header = *fact.header();
         self.now = self.now.max(header.time);
         if let Fact::Stack { stack, frames } = fact {
-            // It is no sign of life by itself: a fact follows.
-            let stack = self.stacks.take(header.pid, fact::words(frames), stack.cut != 0);
-            self.threads.entry((header.pid, header.tid)).or_default().stack = stack;
-            return;
+            return self.is_at(&header, fact::words(frames), stack.cut != 0);
         }
         if let Fact::Text(_, text) = fact {
             if let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) {
@@ -442,6 +447,7 @@ impl Engine {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 self.turn_waits_for_others(context, 1);
                 let cause = self.cause_of_work(&header, context);
+                self.work_is_put(&cause);
                 if self.queued.len() < QUEUED_MAX {
                     self.queued.insert((header.pid, item.item), cause);
                 } else {

@@ -34,8 +34,7 @@ impl Engine {
         let unit = self.tasks.get(id).copied();
         let context = self.contexts.at(header.pid, header.context, header.time);
         // An id that is not known ends the work before all the same.
-        let cause =
-            unit.map(|unit| Cause { context: 0, time: header.time, unit: Some(unit), by_timer: false });
+        let cause = unit.map(|unit| Cause { time: header.time, unit: Some(unit), ..Cause::default() });
         let thread = self.thread(header);
         thread.work = Some(Work { cause, context, time: header.time });
         thread.inbound = None;

@@ -40,6 +40,8 @@ pub(super) struct ProcessState {
     pub(super) ownerless: (u64, u32),
     /// What its main thread does before the process waits, or is asked for anything, for the first time.
     pub(super) starting: Option<Turn>,
+    /// It was seen where in the code a thread of it is.
+    pub(super) has_stacks: bool,
     /// It has made tasks of an event loop.
     pub(super) has_tasks: bool,
     /// When it ended.
@@ -60,6 +62,7 @@ impl ProcessState {
             untold: 0,
             ownerless: (0, 0),
             starting: None,
+            has_stacks: false,
             has_tasks: false,
             ended: None,
         }

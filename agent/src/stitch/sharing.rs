@@ -119,6 +119,10 @@ impl Engine {
             if let Some(sharing) = self.sharing.get_mut(&connection) {
                 sharing.requests.push(id);
                 self.is_shared(id, 0);
+            } else if !self.is_sent_along(first) {
+                self.stub_sends(id, first);
+            } else if let Some(operation) = self.operations.get_mut(&id) {
+                operation.act.shared = Shared::Closed;
             }
             return;
         };
@@ -154,6 +158,14 @@ impl Engine {
             sharing.requests.push(id);
         }
         self.is_shared(id, owner);
+    }
+
+    /// Whether a request is not the first that a thread sends in one call: at most that is its own, the others were there already.
+    fn is_sent_along(&mut self, first: &Mark) -> bool {
+        let Some(thread) = self.threads.get_mut(&(first.pid, first.tid)) else { return false };
+        let (told, begun) = thread.stacks;
+        thread.stacks.1 = told;
+        told != 0 && told == begun
     }
 
     fn is_shared(&mut self, id: OperationId, owner: ContextId) {
@@ -312,16 +324,21 @@ impl Engine {
         let requests: Vec<_> = sharing.requests.drain(..count).collect();
         let turns: Vec<_> = sharing.turns.drain(..count).collect();
         for (id, turn) in requests.into_iter().zip(turns) {
-            let Some(operation) = self.operations.get_mut(&id) else { continue };
-            let act = &mut operation.act;
-            act.shared = Shared::Closed;
-            if act.woken == 0 {
-                (act.woken, act.stack) = (turn.context, turn.stack);
-                let (thread, start) = ((act.pid, act.tid), act.start);
-                self.works_on(turn.context, thread, start);
-                self.job_moves(id, turn.context);
-                self.work_begins(id, turn.context);
-            }
+            self.is_made_by(id, turn.context, turn.stack);
+        }
+    }
+
+    /// It shows whose a request is, where it was not known.
+    pub(super) fn is_made_by(&mut self, id: OperationId, context: ContextId, stack: StackId) {
+        let Some(operation) = self.operations.get_mut(&id) else { return };
+        let act = &mut operation.act;
+        act.shared = Shared::Closed;
+        if act.woken == 0 {
+            (act.woken, act.stack) = (context, stack);
+            let (thread, start) = ((act.pid, act.tid), act.start);
+            self.works_on(context, thread, start);
+            self.job_moves(id, context);
+            self.work_begins(id, context);
         }
     }
 

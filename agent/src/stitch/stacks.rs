@@ -4,7 +4,7 @@ use std::{hash::Hasher as _, sync::Arc};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-use adder_ebpf::{code_of, stacks};
+use adder_ebpf::{Header, code_of, stacks};
 
 use super::{
     Engine, Unit, UnitId,
@@ -51,6 +51,8 @@ pub(super) struct Stacks {
     has_flushers: bool,
     /// One of them sends what tasks have gathered on a connection.
     has_sharers: bool,
+    /// Code of `grpc.aio` is among them.
+    has_stubs: bool,
     /// Texts of statements that were prepared unseen, by connection and name.
     /// `None` where it is not clear which.
     prepared: FxHashMap<(ConnectionId, Arc<str>), Option<Arc<TextInfo>>>,
@@ -82,6 +84,8 @@ struct Code {
     shares_writes: bool,
     puts_request: bool,
     releases: bool,
+    in_stubs: bool,
+    makes_call: bool,
 }
 
 impl Stacks {
@@ -190,11 +194,14 @@ impl Stacks {
             shares_writes: info.shares_writes(),
             puts_request: info.puts_request(),
             releases: info.releases_lock(),
+            in_stubs: info.is_in_stubs(),
+            makes_call: info.makes_call(),
             ends: info.ends_stack(),
             info: info.clone(),
         };
         self.has_flushers |= code.flushes;
         self.has_sharers |= code.shares_writes;
+        self.has_stubs |= code.in_stubs;
         self.codes.insert(key, code);
     }
 
@@ -219,6 +226,18 @@ impl Stacks {
             Some(_) => None,
             None => Some(Came::Unknown),
         }
+    }
+
+    /// Whether what is sent there is a call through `grpc.aio`.
+    pub(super) fn is_in_stubs(&self, id: StackId) -> bool {
+        self.has_stubs && self.place(id, |code| code.in_stubs).is_some()
+    }
+
+    /// Whether the task of such a call is made there.
+    pub(super) fn makes_call(&self, id: StackId) -> bool {
+        let found = self.has_stubs.then(|| self.place(id, |code| code.in_stubs)).flatten();
+        let code = found.and_then(|(stack, place)| self.code_at(stack.pid, *stack.frames.get(place)?));
+        code.is_some_and(|code| code.makes_call)
     }
 
     /// What has called the code at a place.
@@ -324,6 +343,17 @@ impl Stacks {
 }
 
 impl Engine {
+    /// Where a thread makes its next fact. It is no sign of life by itself: that fact follows.
+    pub(super) fn is_at(&mut self, header: &Header, frames: impl Iterator<Item = u64> + Clone, cut: bool) {
+        let stack = self.stacks.take(header.pid, frames, cut);
+        let thread = self.threads.entry((header.pid, header.tid)).or_default();
+        thread.stack = stack;
+        thread.stacks.0 += 1;
+        if let Some(process) = self.processes.get_mut(&header.pid) {
+            process.has_stacks = true;
+        }
+    }
+
     /// Where something was done; 0 where the thread that has sent it was not the one that did it.
     pub(super) fn stack_of(&self, act: &Act) -> StackId {
         let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer);

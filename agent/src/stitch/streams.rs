@@ -11,7 +11,11 @@ impl Engine {
         let Some((id, claimed_by)) = self.replied(connection, exchange, at) else { return };
         let start = self.units.get(&id).map_or(0, |unit| unit.start);
         let task = self.task_since(at.context, at.time, start);
-        if task == 0 || task == claimed_by {
+        if task == 0 {
+            return self.thread_answers(connection, id, at);
+        }
+        self.task_answers(connection, id, task);
+        if task == claimed_by {
             return;
         }
         self.refute(id, claimed_by);

@@ -13,6 +13,8 @@ impl Engine {
         self.settle_unsettled();
         self.settle_all_untaken(false);
         self.settle_all_sharing(false);
+        self.settle_calls(false);
+        self.settle_stubs(false);
         self.find_origins(false);
         // What was logged may belong into a span.
         self.settle_outputs(false);
@@ -28,6 +30,8 @@ impl Engine {
     pub(super) fn finish(&mut self) {
         self.settle_all_untaken(true);
         self.settle_all_sharing(true);
+        self.settle_calls(true);
+        self.settle_stubs(true);
         self.find_origins(true);
         self.settle_outputs(true);
         self.settle_blocked(true);
@@ -74,5 +78,7 @@ impl Engine {
         });
         let exchanges = &self.exchanges;
         self.sharing.retain(|connection, _| exchanges.contains_key(connection));
+        self.sweep_calls();
+        self.sweep_stubs();
     }
 }

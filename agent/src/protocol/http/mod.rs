@@ -101,8 +101,10 @@ pub struct Exchange {
 /// What only a call of gRPC has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grpc {
-    /// `grpc-status` of the trailers.
+    /// `grpc-status` of the trailers, or what the end of the call stands for where it has none.
     pub status: Option<u32>,
+    /// `grpc-timeout` of the request, nanoseconds.
+    pub timeout: Option<u64>,
 }
 
 /// One connection in HTTP/1.

@@ -84,6 +84,7 @@ struct Open {
     replied: bool,
     /// Its end may be among lost bytes.
     doubtful: bool,
+    begun: u64,
     /// When anything was said on it.
     last: u64,
 }
@@ -167,6 +168,10 @@ impl Http2 {
             Step::Reset { stream, code } => {
                 if let Some(open) = self.open.get_mut(&stream) {
                     open.exchange.reset = Some(code);
+                    let lasted = mark.time.saturating_sub(open.begun);
+                    if let Some(grpc) = open.exchange.grpc.as_mut().filter(|_| code == rpc::CANCEL) {
+                        grpc.status.get_or_insert(rpc::given_up(grpc.timeout, lasted));
+                    }
                     self.end(stream, Some(Outcome::CutShort), mark, out);
                 }
             }
@@ -203,7 +208,7 @@ impl Http2 {
     /// Reads the fields of a request; what they begin.
     fn asked(&mut self, stream: u32, block: &[u8], promised: bool) -> Block {
         let mut head = RequestHead::without_line();
-        let (mut unknown, mut grpc, mut is_head) = (false, false, false);
+        let (mut unknown, mut grpc, mut is_head, mut timeout) = (false, false, false, None);
         let read = self.request_fields.decode(block, |name, value| {
             is_head |= matches!(name, Name::Method | Name::Path | Name::Scheme | Name::Authority);
             match name {
@@ -216,6 +221,7 @@ impl Http2 {
                 Name::Tracestate => head.field(b"tracestate", value),
                 Name::UserAgent => head.field(b"user-agent", value),
                 Name::XForwardedProto => head.field(b"x-forwarded-proto", value),
+                Name::GrpcTimeout => timeout = rpc::timeout(value),
                 Name::Unknown => unknown = true,
                 Name::Scheme | Name::Status | Name::GrpcStatus | Name::Other => {}
             }
@@ -234,7 +240,7 @@ impl Http2 {
         let mut exchange = head.finish();
         exchange.secure = self.secure;
         exchange.unknown = unknown;
-        exchange.grpc = grpc.then(Grpc::default);
+        exchange.grpc = grpc.then_some(Grpc { status: None, timeout });
         Block::Request(exchange)
     }
 
@@ -243,7 +249,10 @@ impl Http2 {
         self.response.highest = self.response.highest.max(stream);
         self.give_up(at, out);
         let incoming = exchange.incoming.clone().map(Box::new);
-        self.open.insert(stream, Open { exchange, replied: false, doubtful: false, last: at.time });
+        self.open.insert(
+            stream,
+            Open { exchange, replied: false, doubtful: false, begun: first.time, last: at.time },
+        );
         out.push(Event::Begin { exchange: u64::from(stream), first, at, incoming });
     }
 
@@ -308,7 +317,10 @@ impl Http2 {
             // All of its response is behind whatever was lost.
             (open.replied, open.doubtful) = (true, false);
             open.exchange.status = fields.status;
-            out.push(Event::Reply { exchange: u64::from(stream), at: first });
+            // A server of gRPC gives a call up by itself when its time is over: that is no answer of who handles it.
+            if !(ends && fields.grpc_status.is_some_and(rpc::is_given_up)) {
+                out.push(Event::Reply { exchange: u64::from(stream), at: first });
+            }
         }
         if ends {
             self.end(stream, None, at, out);

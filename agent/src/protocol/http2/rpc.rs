@@ -29,8 +29,9 @@ const CODES: [&str; 17] = [
 const SERVER_ERRORS: [u32; 6] = [2, 4, 12, 13, 14, 15];
 /// `CANCELLED`
 const CANCELLED: u32 = 1;
+const DEADLINE_EXCEEDED: u32 = 4;
 /// `CANCEL`, RFC 9113 §7.
-const CANCEL: u32 = 8;
+pub(super) const CANCEL: u32 = 8;
 
 /// Describes a call as a span of the watched process.
 pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints) -> Description {
@@ -42,9 +43,7 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints) -> Descr
         attributes.push(Attribute::new("rpc.service", service.to_owned()));
         attributes.push(Attribute::new("rpc.method", method.to_owned()));
     }
-    // A call that its client gives up has no trailers, but a status all the same.
-    let told = exchange.grpc.as_ref().and_then(|grpc| grpc.status);
-    let status = told.or_else(|| (exchange.reset == Some(CANCEL)).then_some(CANCELLED));
+    let status = exchange.grpc.as_ref().and_then(|grpc| grpc.status);
     if let Some(status) = status {
         attributes.push(Attribute::new("rpc.grpc.status_code", i64::from(status)));
     }
@@ -84,6 +83,35 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints) -> Descr
     let status = failed.map_or(Status::Unset, |_| Status::Error(String::new()));
     let name = if known { format!("{service}/{method}") } else { "grpc".to_owned() };
     Description { name, attributes, status }
+}
+
+/// The status of a call that was given up after so long, nanoseconds, and has no trailers. The time that it had counts from
+/// before it is sent, and is told rounded up.
+pub(super) fn given_up(timeout: Option<u64>, lasted: u64) -> u32 {
+    let is_late = timeout.is_some_and(|timeout| lasted >= timeout - timeout / 20);
+    if is_late { DEADLINE_EXCEEDED } else { CANCELLED }
+}
+
+/// Whether a status says that a call was given up.
+pub(super) fn is_given_up(status: u32) -> bool {
+    matches!(status, CANCELLED | DEADLINE_EXCEEDED)
+}
+
+/// Reads `grpc-timeout`, nanoseconds: at most eight digits and a unit
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, "Timeout").
+pub(super) fn timeout(value: &[u8]) -> Option<u64> {
+    let (unit, digits) = value.split_last()?;
+    let unit = match unit {
+        b'H' => 3_600_000_000_000,
+        b'M' => 60_000_000_000,
+        b'S' => 1_000_000_000,
+        b'm' => 1_000_000,
+        b'u' => 1_000,
+        b'n' => 1,
+        _ => return None,
+    };
+    let number: u64 = std::str::from_utf8(digits).ok().filter(|digits| digits.len() <= 8)?.parse().ok()?;
+    Some(number.saturating_mul(unit))
 }
 
 fn code(status: u32) -> String {

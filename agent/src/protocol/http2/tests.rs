@@ -151,6 +151,59 @@ fn calls_of_grpc_have_their_status_in_the_trailers() {
 }
 
 #[test]
+fn calls_of_grpc_that_are_given_up_have_a_status_all_the_same() {
+    let timed = |stream, timeout| {
+        let kind = [&[0x0f, 0x10][..], &text("application/grpc")].concat();
+        let timeout = [&[0x00][..], &text("grpc-timeout"), &text(timeout)].concat();
+        frame(1, 0x05, stream, &[&[0x83, 0x86, 0x04][..], &text("/a.A/B"), &kind, &timeout].concat())
+    };
+    let cancel = |stream| frame(3, 0, stream, &[0, 0, 0, 8]);
+    check(
+        true,
+        &[
+            start(),
+            sent(&[timed(1, "1n"), timed(3, "1S"), call(5, "/a.A/B")]),
+            sent(&[cancel(1), cancel(3), cancel(5)]),
+        ],
+        &[
+            "begin 1 @2-2",
+            "begin 3 @2-2",
+            "begin 5 @2-2",
+            "end 1 @3 POST /a.A/B - 0/0 CutShort grpc Some(4) reset 8",
+            "end 3 @3 POST /a.A/B - 0/0 CutShort grpc Some(1) reset 8",
+            "end 5 @3 POST /a.A/B - 0/0 CutShort grpc Some(1) reset 8",
+        ],
+    );
+}
+
+#[test]
+fn a_call_that_the_server_gives_up_is_answered_by_nobody() {
+    let only = |stream, status: &str| {
+        frame(1, 0x05, stream, &[&[0x88, 0x00][..], &text("grpc-status"), &text(status)].concat())
+    };
+    check(
+        true,
+        &[start(), sent(&[call(1, "/a.A/B"), call(3, "/a.A/C")]), got(&[only(1, "4"), only(3, "5")])],
+        &[
+            "begin 1 @2-2",
+            "begin 3 @2-2",
+            "end 1 @3 POST /a.A/B 200 0/0 Complete grpc Some(4)",
+            "reply 3 @3",
+            "end 3 @3 POST /a.A/C 200 0/0 Complete grpc Some(5)",
+        ],
+    );
+}
+
+#[test]
+fn timeouts_are_a_number_and_a_unit() {
+    assert_eq!(rpc::timeout(b"200m"), Some(200_000_000));
+    assert_eq!(rpc::timeout(b"99999999H"), Some(u64::MAX), "centuries");
+    for bad in [&b""[..], b"m", b"20", b"-1S", b"123456789S", b"1x"] {
+        assert_eq!(rpc::timeout(bad), None, "{bad:?}");
+    }
+}
+
+#[test]
 fn streams_end_by_reset_and_by_going_away() {
     check(
         true,
@@ -358,7 +411,7 @@ fn described(exchange: &Exchange, role: Role) -> (String, Option<String>, Vec<St
 
 #[test]
 fn calls_are_named_by_service_and_method() {
-    let grpc = |status| Some(Grpc { status });
+    let grpc = |status| Some(Grpc { status, timeout: None });
     let call = Exchange { target: "/games.Games/List".into(), grpc: grpc(Some(0)), ..Exchange::default() };
     let (name, error, attributes) = described(&call, Role::Server);
     assert_eq!((name.as_str(), error), ("games.Games/List", None));
@@ -378,7 +431,8 @@ fn calls_are_named_by_service_and_method() {
     let (_, error, attributes) = described(&missing, Role::Client);
     assert_eq!(error.as_deref(), Some("NOT_FOUND"));
     assert!(attributes.contains(&"server.address=games".to_owned()), "{attributes:?}");
-    let given_up = Exchange { grpc: grpc(None), reset: Some(8), outcome: Outcome::CutShort, ..call.clone() };
+    let given_up =
+        Exchange { grpc: grpc(Some(1)), reset: Some(8), outcome: Outcome::CutShort, ..call.clone() };
     assert_eq!(described(&given_up, Role::Client).1.as_deref(), Some("CANCELLED"));
     let cut = Exchange { grpc: grpc(None), outcome: Outcome::CutShort, ..call };
     assert_eq!(described(&cut, Role::Server).1.as_deref(), Some("connection_closed"));
