@@ -1,7 +1,10 @@
-"""sockets-api: WebSocket servers that do something for each message, and a client that sends them.
+"""sockets-api: WebSocket servers and clients that do something for each message, and who sends them.
 
     sockets.py PORT LOOP            an aiohttp server (`sockets:app` is the same for uvicorn)
     sockets.py load URL CONNECTIONS MESSAGES
+
+With `FEED=URL` and `CLIENT=aiohttp|websockets` the first is a bot that keeps connections to that server, and with `MESSAGES=N` it is
+such a server, which lets bots in when it is asked for `/open`.
 
 Each message is the id of its own piece of work. On odd connections the client waits for the answer before it sends the next; on even
 ones it sends two at a time. Some messages are long enough to be compressed.
@@ -9,11 +12,13 @@ ones it sends two at a time. Some messages are long enough to be compressed.
 
 import asyncio
 import contextlib
+import os
 import sys
 
 import aiohttp
 import asyncpg
 import redis.asyncio
+import websockets
 from aiohttp import web
 from common import PG_DSN, REDIS_URL, Rid, serve_truth, truth
 from fastapi import FastAPI, WebSocket
@@ -71,9 +76,70 @@ async def aiohttp_truth(_):
     return web.json_response(truth())
 
 
+async def bot(number):
+    """One connection of a bot, which it tries to get until it has it."""
+    url = f"{os.environ['FEED']}/live/{number}"
+    while True:
+        with contextlib.suppress(aiohttp.ClientError, websockets.WebSocketException, OSError):
+            if os.environ["CLIENT"] == "aiohttp":
+                async with state.session.ws_connect(url, compress=15) as socket:
+                    async for message in socket:
+                        await socket.send_str(await serve(message.data))
+            else:
+                async with websockets.connect(url.replace("http", "ws", 1)) as socket:
+                    async for message in socket:
+                        await socket.send(await serve(message))
+            return
+        await asyncio.sleep(0.1)
+
+
+async def bots(_):
+    async with aiohttp.ClientSession() as state.session:
+        running = [asyncio.create_task(bot(number)) for number in range(int(os.environ["CONNECTIONS"]))]
+        yield
+        for task in running:
+            task.cancel()
+
+
+def feed_app():
+    """Sends to everybody who is let in."""
+    made, state.open, state.done = web.Application(), False, 0
+
+    async def live(request):
+        if not state.open:
+            raise web.HTTPServiceUnavailable
+        socket = web.WebSocketResponse(compress=True)
+        await socket.prepare(request)
+        await send(socket, int(request.match_info["room"]), int(os.environ["MESSAGES"]))
+        state.done += 1
+        await socket.close()
+        return socket
+
+    async def let_in(_):
+        state.open = True
+        return web.json_response({})
+
+    async def done(_):
+        return web.json_response(state.done)
+
+    made.add_routes(
+        [
+            web.get("/live/{room}", live),
+            web.get("/open", let_in),
+            web.get("/done", done),
+            web.get("/health", aiohttp_health),
+        ]
+    )
+    return made
+
+
 def aiohttp_app():
+    if "MESSAGES" in os.environ:
+        return feed_app()
     made = web.Application()
     made.cleanup_ctx.append(connected)
+    if "FEED" in os.environ:
+        made.cleanup_ctx.append(bots)
     made.add_routes(
         [
             web.get("/live/{room}", aiohttp_live),
@@ -84,18 +150,22 @@ def aiohttp_app():
     return made
 
 
+async def send(socket, number, messages):
+    at_once = 2 - number % 2
+    for index in range(0, messages, at_once):
+        rids = [f"ws{number}x{index + more}" for more in range(at_once)]
+        for rid in rids:
+            await socket.send_str(rid + " padding" * (index % 5 * 100))
+        for rid in rids:
+            answer = await socket.receive_str(timeout=30)
+            assert answer.split()[0] == rid, (answer, rid)
+        await asyncio.sleep(number % 7 * 0.002)
+
+
 async def load(url, connections, messages):
     async def one(session, number):
-        at_once = 2 - number % 2
         async with session.ws_connect(f"{url}/live/{number}", compress=15) as socket:
-            for index in range(0, messages, at_once):
-                rids = [f"ws{number}x{index + more}" for more in range(at_once)]
-                for rid in rids:
-                    await socket.send_str(rid + " padding" * (index % 5 * 100))
-                for rid in rids:
-                    answer = await socket.receive_str(timeout=30)
-                    assert answer.split()[0] == rid, (answer, rid)
-                await asyncio.sleep(number % 7 * 0.002)
+            await send(socket, number, messages)
 
     async with aiohttp.ClientSession() as session:
         await asyncio.gather(*(one(session, number) for number in range(connections)))

@@ -14,9 +14,9 @@
 //!
 //! The end of such work is not to be seen either: it is over when nothing was done for [`QUIET`].
 
-use adder_ebpf::Header;
-use rustc_hash::FxHasher;
 use std::hash::{Hash as _, Hasher as _};
+
+use rustc_hash::FxHasher;
 
 use super::{
     Engine, Finished, OperationId,
@@ -350,7 +350,7 @@ impl Engine {
     }
 
     /// Somebody handles a message; `waits` says that it is a task that takes one after the other.
-    fn take_notice(&mut self, unit: UnitId, waits: bool) {
+    pub(super) fn take_notice(&mut self, unit: UnitId, waits: bool) {
         let Some(notice) = self.notice_mut(unit) else { return };
         notice.taken = true;
         let connection = notice.connection;
@@ -397,42 +397,6 @@ impl Engine {
         batch.sought += sought;
         batch.last = batch.last.max(last);
         batch.origins.extend(origins);
-    }
-
-    /// A future has its result, or a task was made: it may be because of what was just read.
-    pub(super) fn wakes_for_notice(&mut self, header: &Header, by: ContextId, child: ContextId, task: bool) {
-        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
-        let Some(reading) = thread.reading else { return };
-        if self.handles_itself((header.pid, header.tid), by) {
-            // Who has read the message itself wakes others in his course.
-            return;
-        }
-        let Some(context) = self.contexts.find(by) else { return };
-        if reading.context != by {
-            // uvloop reads outside the connection's own context, in which it calls the protocol at once. What asyncio calls next
-            // may be for anybody.
-            let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
-            let is_own = !context.common && (uvloop || !context.announced);
-            let at_once = reading.facts + 1 == thread.facts && is_own;
-            let Some(exchanges) = self.exchanges.get_mut(&reading.connection).filter(|_| at_once) else {
-                return;
-            };
-            // All connections that it has accepted have one context.
-            if reading.rested || reading.served && uvloop {
-                exchanges.waker = Some(by);
-            }
-            if exchanges.waker != Some(by) {
-                return;
-            }
-            // It may go on: several messages may have come.
-            if let Some(reading) =
-                self.threads.get_mut(&(header.pid, header.tid)).and_then(|thread| thread.reading.as_mut())
-            {
-                reading.context = by;
-            }
-        }
-        self.receive_in(child, Arrival { time: header.time, unit: Some(reading.unit), own: task });
-        self.take_notice(reading.unit, !task);
     }
 
     /// The message for which a context (or a thread without one) worked at `time`.

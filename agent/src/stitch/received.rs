@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use adder_ebpf::Header;
+
 use super::{Engine, context::ContextId, unit::UnitId};
 use crate::conn::ConnectionId;
 
@@ -89,5 +91,61 @@ impl Engine {
     pub(super) fn handles_itself(&self, thread: (u32, u32), context: ContextId) -> bool {
         let by_loop = || self.threads.get(&thread).is_some_and(|thread| thread.is_loop);
         self.contexts.find(context).is_some_and(|context| context.is_task || context.announced && !by_loop())
+    }
+
+    /// A future has its result, or a task was made: it may be because of what was just read.
+    pub(super) fn wakes_for_notice(
+        &mut self,
+        header: &Header,
+        mut by: ContextId,
+        child: ContextId,
+        task: bool,
+    ) {
+        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
+        let Some(reading) = thread.reading else { return };
+        if self.handles_itself((header.pid, header.tid), by) {
+            // Who has read the message itself wakes others in his course. But a context that uvloop makes for a connection, which
+            // nobody announces, may stand where a task's was.
+            let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
+            let at_once = reading.context != by && reading.facts + 1 == thread.facts && uvloop && !task;
+            let exchanges = self.exchanges.get_mut(&reading.connection).filter(|_| at_once);
+            if !exchanges.is_some_and(|exchanges| exchanges.is_own(by)) {
+                return;
+            }
+            self.contexts.renew(header.pid, header.context, header.time);
+            by = self.contexts.at(header.pid, header.context, header.time);
+            if let Some(exchanges) = self.exchanges.get_mut(&reading.connection) {
+                exchanges.waker = Some(by);
+            }
+        }
+        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
+        let Some(context) = self.contexts.find(by) else { return };
+        if reading.context != by {
+            // uvloop reads outside the connection's own context, in which it calls the protocol at once. What asyncio calls next
+            // may be for anybody.
+            let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
+            let is_own = !context.common && (uvloop || !context.announced);
+            let at_once = reading.facts + 1 == thread.facts && is_own;
+            let announced = context.announced;
+            let Some(exchanges) = self.exchanges.get_mut(&reading.connection).filter(|_| at_once) else {
+                return;
+            };
+            // All connections that it has accepted have one context. One that is never at rest is known by time.
+            let is_known = reading.rested || reading.served && uvloop;
+            if is_known || exchanges.waker.is_none() && !announced && exchanges.is_soon_own(by) {
+                exchanges.waker = Some(by);
+            }
+            if exchanges.waker != Some(by) {
+                return;
+            }
+            // It may go on: several messages may have come.
+            if let Some(reading) =
+                self.threads.get_mut(&(header.pid, header.tid)).and_then(|thread| thread.reading.as_mut())
+            {
+                reading.context = by;
+            }
+        }
+        self.receive_in(child, Arrival { time: header.time, unit: Some(reading.unit), own: task });
+        self.take_notice(reading.unit, !task);
     }
 }
