@@ -99,6 +99,8 @@ impl Environment {
     pub fn encrypted(mut self, certificates: &Certificates) -> Self {
         self.certificates = Some(certificates.clone());
         self.set("SSL_CERT_FILE", &certificates.authority.display().to_string())
+            .set("TLS_CERTIFICATE", &certificates.certificate.display().to_string())
+            .set("TLS_KEY", &certificates.key.display().to_string())
     }
 
     /// The service runs under the OpenTelemetry SDK (an environment of `requirements-sdk.txt`) and exports there.
@@ -373,7 +375,7 @@ impl App {
     }
 }
 
-/// The Python environments that `cargo xtask` has made, by name: `3.11.7`, `sdk-3.11.7`.
+/// The Python environments that `cargo xtask` has made, by name: `3.11.7`, `sdk-3.11.7`, `openssl11-3.11.7`.
 pub fn venvs() -> BTreeMap<String, PathBuf> {
     let folders = std::fs::read_dir(root().join("target/venv")).into_iter().flatten().flatten();
     folders

@@ -116,12 +116,17 @@ pub fn venv(prefix: &str) -> Result<PathBuf> {
     let venvs = venvs();
     let named = venvs.iter().find(|(name, _)| name.starts_with(prefix));
     let plain = || {
-        let found = venvs.iter().find(|(name, _)| !name.starts_with("sdk"))?;
+        let found = venvs.iter().find(|(name, _)| is_plain(name))?;
         println!("no environment with CPython {prefix} here: {} instead", found.0);
         Some(found)
     };
     let found = named.or_else(plain).map(|(_, path)| path.clone());
     found.context("no virtual environment yet: run `cargo xtask test` or `cargo xtask demo` once")
+}
+
+/// Whether an environment has the applications and nothing else.
+fn is_plain(name: &str) -> bool {
+    !name.starts_with("sdk") && !name.starts_with("openssl")
 }
 
 /// Runs a test with every environment of the matrix (`cargo xtask test --matrix` makes them), of which `ADDER_MATRIX=3.9`
@@ -133,7 +138,7 @@ pub fn venv(prefix: &str) -> Result<PathBuf> {
 /// Where not all are right.
 pub fn on_every_python(test: impl Fn(&str, &Path)) {
     let only = std::env::var("ADDER_MATRIX").unwrap_or_default();
-    let venvs = venvs().into_iter().filter(|(name, _)| !name.starts_with("sdk") && name.starts_with(&only));
+    let venvs = venvs().into_iter().filter(|(name, _)| is_plain(name) && name.starts_with(&only));
     let run = |venv: &Path, name: &str| panic::catch_unwind(AssertUnwindSafe(|| test(name, venv))).is_ok();
     let table: Vec<_> = venvs.map(|(name, venv)| (run(&venv, &name), name)).collect();
     for (right, name) in &table {

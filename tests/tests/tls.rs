@@ -9,6 +9,7 @@ use adder_tests::{
     load::Load,
     python::{App, EventLoop},
     rig::Rig,
+    stack::venv,
     watch::{Watched, attach, watch},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -96,5 +97,58 @@ fn objects_at_the_same_addresses_and_libraries_that_come_late_are_told_apart() {
         let (statements, wanted) = by_path("/library", "SELECT");
         println!("{statements} of {wanted} statements by a library that came late");
         assert!(statements + 16 >= wanted, "{statements} of {wanted}");
+    }
+}
+
+/// The interpreter's own OpenSSL 3 serves, and psycopg2 asks Postgres over the OpenSSL 1.1 in its wheel.
+#[test]
+fn two_versions_of_openssl_in_one_process() {
+    for late in [false, true] {
+        let mut rig = Rig::start_encrypted("tls-versions", "versions", "3.11").expect("servers");
+        rig.venv = venv("openssl11").expect("a virtual environment");
+        let app = App::script(&rig.venv, &rig.dir, "versions.py", EventLoop::Asyncio, &rig.environment);
+        let app = app.expect("the service starts");
+        let paths = vec!["/games".to_owned()];
+        let load = Load { port: app.port(), connections: 16, requests: 600, paths, tls: app.tls() };
+        // The library is mapped, and probed, from the first connection on.
+        app.get("/games?rid=").expect("an answer");
+        let (_, about) = app.get("/").expect("an answer");
+        assert!(about.contains("OpenSSL 3") && about.contains(".so.1.1"), "two versions: {about}");
+        let watched = if late {
+            thread::scope(|scope| {
+                let running = scope.spawn(|| load.run().expect("the load runs"));
+                thread::sleep(Duration::from_millis(300));
+                let watched = watch(&rig.dir, &[app.pid()], &Load { requests: 200, ..load.clone() });
+                assert_eq!(running.join().expect("the load ends").failed(), 0);
+                watched
+            })
+        } else {
+            watch(&rig.dir, &[app.pid()], &load)
+        };
+        let watched = watched.expect("a watched load");
+        assert_eq!(watched.report.failed(), 0, "every request is answered");
+        let verdict = &watched.verdict;
+        if late {
+            // Two statements of each request that had begun before, or was read before its connection was known: at most two a
+            // connection.
+            assert_eq!(verdict.wrong, 0, "no span under a wrong request");
+            assert!(verdict.orphan <= 2 * 2 * load.connections, "{} orphans", verdict.orphan);
+            assert!(verdict.right > 400, "{} are right", verdict.right);
+        } else {
+            watched.expect_right_parents();
+        }
+        let versions: BTreeSet<_> = watched
+            .spans
+            .iter()
+            .filter(|span| span.attribute("db.query.text").is_some() || span.span.kind() == SpanKind::Server)
+            .map(|span| (span.span.kind() as i32, span.attribute("tls.protocol.version")))
+            .collect();
+        let told = |kind: SpanKind| (kind as i32, Some("1.3".to_owned()));
+        assert!(versions.contains(&told(SpanKind::Server)) && versions.contains(&told(SpanKind::Client)));
+        if !late {
+            let told = app.truth().expect("the service's own counts");
+            let differences = watched.verdict.differences(app.service(), &told);
+            assert!(differences.is_empty(), "{differences:#?}");
+        }
     }
 }

@@ -141,7 +141,10 @@ fn test(only: Option<&str>) -> Result<()> {
     servers()?;
     environments(2)?;
     let python = main_python()?;
-    setup::venv(&python, &name("sdk", &python), &root().join("tests/requirements-sdk.txt"))?;
+    for other in ["sdk", "openssl11"] {
+        let requirements = root().join(format!("tests/requirements-{other}.txt"));
+        setup::venv(&python, &name(other, &python), &requirements)?;
+    }
     if let Some(only) = only {
         return run(
             cargo(&["test", "--package", "adder-tests", "--", "--test-threads=1", "--nocapture"]).arg(only)
