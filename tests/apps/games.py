@@ -13,10 +13,10 @@ import aiohttp
 import asyncpg
 import httpx
 import psycopg
-import psycopg2
 import redis
 import redis.asyncio
 from common import PG_DSN, REDIS_URL, Rid, serve_truth
+from connections import SyncConnections
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Integer, Numeric, Text, func, insert, select, text
@@ -54,27 +54,6 @@ class Play(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     game_id: Mapped[int] = mapped_column(Integer)
     note: Mapped[str] = mapped_column(Text)
-
-
-class SyncConnections:
-    """As many psycopg2 connections as there are threads that ask for one at the same time."""
-
-    def __init__(self):
-        self.idle = []
-
-    @contextlib.contextmanager
-    def connection(self):
-        try:
-            connection = self.idle.pop()
-        except IndexError:
-            connection = psycopg2.connect(PG_DSN)
-        with connection:
-            yield connection
-        self.idle.append(connection)
-
-    def close(self):
-        while self.idle:
-            self.idle.pop().close()
 
 
 @contextlib.asynccontextmanager

@@ -6,8 +6,8 @@ import os
 import asyncpg
 import grpc
 import grpc.aio
-import psycopg2
 from common import PG_DSN, Rid, serve_truth
+from connections import SyncConnections
 from fastapi import Depends, FastAPI
 from roster import dumps, loads
 
@@ -20,7 +20,7 @@ KINDS = {"Watch": "unary_stream", "Collect": "stream_unary", "Chat": "stream_str
 @contextlib.asynccontextmanager
 async def lifespan(app):
     app.state.pg = await asyncpg.create_pool(PG_DSN, min_size=4, max_size=24)
-    app.state.idle = []
+    app.state.sync = SyncConnections()
     channel = grpc.aio.insecure_channel(ROSTER) if AIO else grpc.insecure_channel(ROSTER)
     app.state.channel = channel
     yield
@@ -46,15 +46,7 @@ def ids():
 
 
 def query(request, value):
-    try:
-        connection = app.state.idle.pop()
-    except IndexError:
-        connection = psycopg2.connect(PG_DSN)
-    with connection, connection.cursor() as cursor:
-        cursor.execute(request.sql(GUILD.format("%s")), (value,))
-        found = cursor.fetchone()[0]
-    app.state.idle.append(connection)
-    return found
+    return app.state.sync.value(request.sql(GUILD.format("%s")), value)
 
 
 async def fetch(request, value):
@@ -82,26 +74,23 @@ def in_threads():
     def chat(request: Rid = Depends(Rid)):
         return {"names": list(method(request, "Chat")(ids())), "guild": query(request, 5)}
 
-    @app.get("/refuse")
-    def refuse(request: Rid = Depends(Rid)):
+    def code(stub, message, **options):
         try:
-            method(request, "Refuse")({})
+            stub(message, **options)
         except grpc.RpcError as error:
             return {"code": error.code().name}
+
+    @app.get("/refuse")
+    def refuse(request: Rid = Depends(Rid)):
+        return code(method(request, "Refuse"), {})
 
     @app.get("/unknown")
     def unknown(request: Rid = Depends(Rid)):
-        try:
-            method(request, "NoSuch")({})
-        except grpc.RpcError as error:
-            return {"code": error.code().name}
+        return code(method(request, "NoSuch"), {})
 
     @app.get("/late")
     def late(request: Rid = Depends(Rid)):
-        try:
-            method(request, "Sleep")({"seconds": 0.5}, timeout=0.2)
-        except grpc.RpcError as error:
-            return {"code": error.code().name}
+        return code(method(request, "Sleep"), {"seconds": 0.5}, timeout=0.2)
 
 
 def in_tasks():
@@ -127,26 +116,23 @@ def in_tasks():
         names = [answer async for answer in method(request, "Chat")(ids())]
         return {"names": names, "guild": await fetch(request, 5)}
 
-    @app.get("/refuse")
-    async def refuse(request: Rid = Depends(Rid)):
+    async def code(stub, message, **options):
         try:
-            await method(request, "Refuse")({})
+            await stub(message, **options)
         except grpc.RpcError as error:
             return {"code": error.code().name}
+
+    @app.get("/refuse")
+    async def refuse(request: Rid = Depends(Rid)):
+        return await code(method(request, "Refuse"), {})
 
     @app.get("/unknown")
     async def unknown(request: Rid = Depends(Rid)):
-        try:
-            await method(request, "NoSuch")({})
-        except grpc.RpcError as error:
-            return {"code": error.code().name}
+        return await code(method(request, "NoSuch"), {})
 
     @app.get("/late")
     async def late(request: Rid = Depends(Rid)):
-        try:
-            await method(request, "Sleep")({"seconds": 0.5}, timeout=0.2)
-        except grpc.RpcError as error:
-            return {"code": error.code().name}
+        return await code(method(request, "Sleep"), {"seconds": 0.5}, timeout=0.2)
 
 
 if AIO:

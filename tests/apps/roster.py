@@ -15,9 +15,8 @@ import time
 import asyncpg
 import grpc
 import grpc.aio
-import psycopg2
-import psycopg2.pool
 from common import PG_DSN, Rid, serve_truth
+from connections import SyncConnections
 from fastapi import FastAPI
 
 THREADS = 32
@@ -37,22 +36,10 @@ class Roster:
     """The handlers that run in threads."""
 
     def __init__(self):
-        self.idle = []
-
-    @contextlib.contextmanager
-    def cursor(self):
-        try:
-            connection = self.idle.pop()
-        except IndexError:
-            connection = psycopg2.connect(PG_DSN)
-        with connection, connection.cursor() as cursor:
-            yield cursor
-        self.idle.append(connection)
+        self.sync = SyncConnections()
 
     def query(self, request, text, value):
-        with self.cursor() as cursor:
-            cursor.execute(request.sql(text.format("%s")), (value,))
-            return cursor.fetchone()[0]
+        return self.sync.value(request.sql(text.format("%s")), value)
 
     def find(self, request, message, context):
         return {"name": self.query(request, NAME, message["id"])}

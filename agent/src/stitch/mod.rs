@@ -63,7 +63,7 @@ use serde::Serialize;
 pub use self::{blocked::LoopOptions, idle::JobOptions, output::LogCounters};
 use self::{
     blocked::Loops,
-    calls::{Calls, Queue},
+    calls::Calls,
     context::{Cause, Contexts, Thread, Work},
     exchange::Exchanges,
     job::{Trigger, Turn},
@@ -75,6 +75,7 @@ use self::{
     publishes::Publishes,
     sharing::Sharing,
     stacks::{StackId, Stacks},
+    stubs::Stubs,
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
 };
 use crate::{
@@ -196,7 +197,7 @@ pub struct Engine {
     sharing: BTreeMap<ConnectionId, Sharing>,
     calls: Calls,
     /// Calls that tasks of a process make through `grpc.aio`.
-    stubs: BTreeMap<u32, Queue<OperationId>>,
+    stubs: BTreeMap<u32, Stubs>,
     units: FxHashMap<UnitId, Unit>,
     operations: FxHashMap<OperationId, Operation>,
     finished: VecDeque<Finished>,
@@ -472,6 +473,7 @@ impl Engine {
                     ..Thread::default()
                 };
                 self.threads.insert((header.pid, child.child), thread);
+                self.thread_is_new(header.pid, child.child);
             }
             Fact::Fork(child) => {
                 if let Some(parent) = self.processes.get(&header.pid) {
@@ -481,6 +483,7 @@ impl Engine {
             }
             Fact::Exec(_) => {
                 self.executed(header.pid, header.time);
+                self.calls_end(header.pid);
                 self.outputs_end(header.pid);
                 self.stacks.forget(header.pid);
                 self.routes.forget(header.pid);
@@ -499,6 +502,7 @@ impl Engine {
                 self.start_is_over(header.pid);
                 self.steps_end(header.pid);
                 self.contexts.exit(header.pid);
+                self.calls_end(header.pid);
                 self.measures.end(header.pid);
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.ended = Some(header.time);
@@ -521,26 +525,9 @@ impl Engine {
                 self.dropped.insert(header.pid, *count);
                 self.counters.dropped_facts = self.dropped.values().sum();
                 self.sharing_is_unclear();
+                self.calls_are_unclear();
             }
             Fact::End(_) => self.finish(),
-        }
-    }
-
-    /// A thread has moved bytes that are not encrypted, or not yet, or no longer, through a socket or an `SSL` object.
-    fn moved(&mut self, header: &Header, through: u64, length: u64, context: context::ContextId) {
-        let thread = self.thread(header);
-        let received = header.flags & flag::RECEIVED != 0;
-        if received || thread.flush.0 != through {
-            thread.flush = (if received { 0 } else { through }, 0);
-        }
-        if received {
-            thread.reads += 1;
-            thread.read_at = thread.facts;
-            thread.answered.0 = context;
-            thread.answered.1.clear();
-            thread.reading = None;
-            thread.read_for = 0;
-            thread.read = length;
         }
     }
 
@@ -583,6 +570,7 @@ impl Engine {
                 (Event::Lost { .. }, _) => {
                     self.doubt(happened.connection);
                     self.sharing_misses(happened.connection);
+                    self.calls_are_missing(happened.connection, happened.pid);
                 }
                 (Event::Upgrade { .. }, _) => {}
             }

@@ -1,8 +1,8 @@
-//! What contexts and threads have received of messages that nobody acknowledges.
+//! What contexts and threads have received: bytes, and messages that nobody acknowledges.
 
 use std::collections::VecDeque;
 
-use adder_ebpf::Header;
+use adder_ebpf::{Header, flag};
 
 use super::{Engine, context::ContextId, unit::UnitId};
 use crate::conn::ConnectionId;
@@ -109,7 +109,7 @@ impl Engine {
             let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
             let at_once = reading.context != by && reading.facts + 1 == thread.facts && uvloop && !task;
             let exchanges = self.exchanges.get_mut(&reading.connection).filter(|_| at_once);
-            if !exchanges.is_some_and(|exchanges| exchanges.is_own(by)) {
+            if !exchanges.is_some_and(|exchanges| exchanges.waker.is_none() && exchanges.is_own(by)) {
                 return;
             }
             self.contexts.renew(header.pid, header.context, header.time);
@@ -147,5 +147,23 @@ impl Engine {
         }
         self.receive_in(child, Arrival { time: header.time, unit: Some(reading.unit), own: task });
         self.take_notice(reading.unit, !task);
+    }
+
+    /// A thread has moved bytes that are not encrypted, or not yet, or no longer, through a socket or an `SSL` object.
+    pub(super) fn moved(&mut self, header: &Header, through: u64, length: u64, context: ContextId) {
+        let thread = self.thread(header);
+        let received = header.flags & flag::RECEIVED != 0;
+        if received || thread.flush.0 != through {
+            thread.flush = (if received { 0 } else { through }, 0);
+        }
+        if received {
+            thread.reads += 1;
+            thread.read_at = thread.facts;
+            thread.answered.0 = context;
+            thread.answered.1.clear();
+            thread.reading = None;
+            thread.read_for = 0;
+            thread.read = length;
+        }
     }
 }

@@ -1,22 +1,38 @@
 //! Calls that tasks make through `grpc.aio`. Its core sends most in the task that makes them; what is sent while another of its
 //! threads is at the connection, that thread sends, of which Python knows nothing. The tasks are made in the order in which the
-//! calls are sent: those between two that are known belong together, as in [`super::calls`].
+//! calls are sent: those between two that are known belong together, as in [`super::calls`]. That is so on one connection: where a process
+//! calls over several in turn, nothing is said.
 
 use adder_ebpf::{Header, stacks};
 
 use super::{
-    Engine, HOLD_MAX, OperationId,
-    calls::{Handling, Pair, SILENT},
+    Engine, HOLD_MAX, Operation, OperationId,
+    calls::{Handling, Pair, Queue, SILENT},
     context::ContextId,
     unit::Shared,
 };
-use crate::protocol::Mark;
+use crate::{conn::ConnectionId, protocol::Mark};
+
+/// The calls of a process.
+#[derive(Debug)]
+pub(super) struct Stubs {
+    pub(super) queue: Queue<OperationId>,
+    /// Over which the last was made.
+    connection: Option<ConnectionId>,
+}
+
+impl Default for Stubs {
+    fn default() -> Self {
+        Self { queue: Queue::in_order(), connection: None }
+    }
+}
 
 impl Engine {
     /// A task was made here.
     pub(super) fn stub_is_made(&mut self, header: &Header, task: ContextId) {
         if self.stacks.makes_call(self.stack) {
-            self.stubs.entry(header.pid).or_default().is_made(header.time, Handling::Task(task));
+            let stubs = self.stubs.entry(header.pid).or_default();
+            stubs.queue.is_made(header.time, Handling::Task(task));
         }
     }
 
@@ -26,12 +42,16 @@ impl Engine {
         if is_own {
             self.want_stacks(first.pid, stacks::TASKS);
         }
-        let Some(queue) = self.stubs.get_mut(&first.pid).filter(|_| is_own || first.context == 0) else {
-            return;
-        };
-        queue.comes(id);
+        let thread = self.threads.get(&(first.pid, first.tid));
+        let is_core = || first.context == 0 && thread.is_none_or(|thread| thread.stacks.0 == 0);
+        let stubs = self.stubs.get_mut(&first.pid).filter(|_| is_own || is_core());
+        let (Some(stubs), Some(operation)) = (stubs, self.operations.get(&id)) else { return };
+        if stubs.connection.replace(operation.connection) != Some(operation.connection) {
+            stubs.queue.misses();
+        }
+        stubs.queue.comes(first.time, id);
         if is_own {
-            let pairs = queue.answered(id, Handling::Task(first.context), self.now);
+            let pairs = stubs.queue.answered(id, Handling::Task(first.context), self.now);
             self.stubs_belong_together(&pairs);
         } else if let Some(operation) = self.operations.get_mut(&id) {
             operation.act.shared = Shared::Open;
@@ -39,23 +59,13 @@ impl Engine {
     }
 
     fn stubs_belong_together(&mut self, pairs: &[Pair<OperationId>]) {
-        let is_open = |(id, time, _): &Pair<OperationId>| {
-            let operation = self.operations.get(id);
-            operation.filter(|operation| operation.act.shared == Shared::Open && operation.act.start >= *time)
-        };
-        // Who is first of several connections is not known.
-        let mut connections: Vec<_> =
-            pairs.iter().filter_map(is_open).map(|operation| operation.connection).collect();
-        connections.dedup();
-        let open: Vec<_> = pairs.iter().filter(|pair| is_open(pair).is_some()).copied().collect();
-        for (id, _, handling) in open {
+        for (id, _, handling) in pairs {
+            let is_open = |operation: &Operation| operation.act.shared == Shared::Open;
             if let Handling::Task(task) = handling
-                && connections.len() == 1
+                && self.operations.get(id).is_some_and(is_open)
             {
-                let stack = self.contexts.find(task).map_or(0, |context| context.made_at);
-                self.is_made_by(id, task, stack);
-            } else if let Some(operation) = self.operations.get_mut(&id) {
-                operation.act.shared = Shared::Closed;
+                let stack = self.contexts.find(*task).map_or(0, |context| context.made_at);
+                self.is_made_by(*id, *task, stack);
             }
         }
     }
@@ -63,16 +73,18 @@ impl Engine {
     /// Decides of calls behind which none was sent in its own task.
     pub(super) fn settle_stubs(&mut self, all: bool) {
         let since = if all { u64::MAX } else { self.now.saturating_sub(SILENT) };
-        let silent: Vec<_> = self.stubs.values_mut().flat_map(|queue| queue.silent(since)).collect();
-        self.stubs_belong_together(&silent);
+        let silent: Vec<_> = self.stubs.values_mut().map(|stubs| stubs.queue.silent(since)).collect();
+        for pairs in silent {
+            self.stubs_belong_together(&pairs);
+        }
     }
 
     /// Forgets what nothing has told of.
     pub(super) fn sweep_stubs(&mut self) {
         let (now, operations, processes) = (self.now, &self.operations, &self.processes);
         self.stubs.retain(|pid, _| processes.contains_key(pid));
-        for queue in self.stubs.values_mut() {
-            queue.calls.retain(|(_, id)| operations.contains_key(id));
+        for Stubs { queue, .. } in self.stubs.values_mut() {
+            queue.calls.retain(|(.., id)| operations.contains_key(id));
             queue.handlings.retain(|(_, time, _)| time + HOLD_MAX > now);
         }
     }

@@ -19,20 +19,31 @@ pub(in crate::stitch) enum Handling {
 /// What a dispatcher has to do. All are numbered, so that it shows which are beside each other.
 #[derive(Debug)]
 pub(in crate::stitch) struct Queue<Call> {
-    /// Calls in the order in which they came.
-    pub(in crate::stitch) calls: VecDeque<(u64, Call)>,
+    /// Calls in the order in which they came, and when.
+    pub(in crate::stitch) calls: VecDeque<(u64, u64, Call)>,
     /// What was made, and when.
     pub(in crate::stitch) handlings: VecDeque<(u64, u64, Handling)>,
     /// The next numbers.
     next: (u64, u64),
     /// The last two that belong together; all before are dealt with.
-    last: Option<(u64, u64)>,
+    last: Option<Last>,
     /// How many are made for each call.
     each: u64,
     /// That is known.
-    pub(in crate::stitch) in_step: bool,
+    in_step: bool,
     /// The last answer did not agree with it.
     differed: bool,
+    /// Both come in the same order, however many are open; what handles a call is made before it.
+    in_order: bool,
+}
+
+/// Numbers and times of two that belong together.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    number: u64,
+    made: u64,
+    called_at: u64,
+    made_at: u64,
 }
 
 /// Two that belong together.
@@ -48,14 +59,20 @@ impl<Call> Default for Queue<Call> {
             each: 0,
             in_step: false,
             differed: false,
+            in_order: false,
         }
     }
 }
 
 impl<Call: Copy + PartialEq> Queue<Call> {
-    pub(in crate::stitch) fn comes(&mut self, call: Call) {
+    /// Of calls that come in the order of what was made for them.
+    pub(in crate::stitch) fn in_order() -> Self {
+        Self { in_order: true, ..Self::default() }
+    }
+
+    pub(in crate::stitch) fn comes(&mut self, time: u64, call: Call) {
         if self.calls.len() < WAITING_MAX {
-            self.calls.push_back((self.next.0, call));
+            self.calls.push_back((self.next.0, time, call));
         }
         self.next.0 += 1;
     }
@@ -67,11 +84,18 @@ impl<Call: Copy + PartialEq> Queue<Call> {
         self.next.1 += 1;
     }
 
-    /// A call is handled by nobody.
-    pub(in crate::stitch) fn is_refused(&mut self, call: Call) {
-        let Some(place) = self.calls.iter().position(|(_, known)| *known == call) else { return };
+    /// Something may be missing: what is there does not say what belongs together.
+    pub(in crate::stitch) fn misses(&mut self) {
+        self.calls.clear();
+        self.handlings.clear();
+        (self.last, self.in_step, self.differed) = (None, false, false);
+    }
+
+    /// A call has no place: it is handled by nobody, or by what was made before anything was known.
+    pub(in crate::stitch) fn has_no_place(&mut self, call: Call) {
+        let Some(place) = self.calls.iter().position(|(.., known)| *known == call) else { return };
         self.calls.remove(place);
-        self.calls.iter_mut().skip(place).for_each(|(number, _)| *number -= 1);
+        self.calls.iter_mut().skip(place).for_each(|(number, ..)| *number -= 1);
         self.next.0 -= 1;
     }
 
@@ -94,14 +118,14 @@ impl<Call: Copy + PartialEq> Queue<Call> {
         handling: Handling,
         now: u64,
     ) -> Vec<Pair<Call>> {
-        let place = self.calls.iter().position(|(_, known)| *known == call);
+        let place = self.calls.iter().position(|(.., known)| *known == call);
         let own = self.handlings.iter().position(|(.., known)| *known == handling);
-        let number = place.and_then(|place| self.calls.get(place)).map(|(number, _)| *number);
+        let called = place.and_then(|place| self.calls.get(place)).map(|(number, time, _)| (*number, *time));
         let made = own.and_then(|own| self.handlings.get(own)).map(|(made, time, _)| (*made, *time));
         let pair = (call, made.map_or(now, |(_, time)| time), handling);
-        match (number, made) {
-            (Some(number), Some((made, _))) => {
-                let since = |last: (u64, u64)| (number.saturating_sub(last.0), made.saturating_sub(last.1));
+        match (called, made) {
+            (Some((number, called_at)), Some((made, made_at))) => {
+                let since = |last: Last| (number.saturating_sub(last.number), made.saturating_sub(last.made));
                 let (calls, handlings) = self.last.map_or((0, 0), since);
                 let agrees = calls * self.each == handlings;
                 if self.in_step && !agrees && !std::mem::replace(&mut self.differed, true) {
@@ -111,8 +135,9 @@ impl<Call: Copy + PartialEq> Queue<Call> {
                 self.differed = false;
                 let mut pairs = Vec::new();
                 if self.in_step && agrees {
-                    let between = calls.min(self.calls.len() as u64 + 1);
-                    pairs.extend((1..between).filter_map(|ahead| self.ahead(ahead)));
+                    while let Some(next) = self.next_pair().filter(|(last, _)| last.number < number) {
+                        pairs.extend(self.takes(next));
+                    }
                 } else if calls != 0 && handlings % calls == 0 {
                     self.in_step = agrees;
                     self.each = handlings / calls;
@@ -120,7 +145,7 @@ impl<Call: Copy + PartialEq> Queue<Call> {
                     self.in_step = false;
                 }
                 pairs.push(pair);
-                self.dealt_with(number, made);
+                self.dealt_with(Last { number, made, called_at, made_at });
                 pairs
             }
             (None, Some(_)) => {
@@ -129,40 +154,75 @@ impl<Call: Copy + PartialEq> Queue<Call> {
             }
             // Its handling came before that was known, or both did, or both are dealt with.
             (_, None) => {
-                self.is_refused(call);
+                self.has_no_place(call);
                 vec![pair]
             }
         }
     }
 
-    /// The pair that is this far ahead of the last one.
-    fn ahead(&self, ahead: u64) -> Option<Pair<Call>> {
-        let (number, made) = self.last?;
-        let (number, made) = (number + ahead, made + ahead * self.each);
-        let call = self.calls.binary_search_by_key(&number, |(known, _)| *known).ok()?;
-        let own = self.handlings.binary_search_by_key(&made, |(known, ..)| *known).ok()?;
-        let ((_, call), (_, time, handling)) = (self.calls.get(call)?, self.handlings.get(own)?);
-        Some((*call, *time, *handling))
+    /// An answer has shown that one of those that were believed to belong together do not.
+    pub(in crate::stitch) fn was_wrong(&mut self) {
+        self.in_step = false;
     }
 
-    fn dealt_with(&mut self, number: u64, made: u64) {
-        self.last = Some((number, made));
-        self.calls.retain(|(known, _)| *known > number);
-        self.handlings.retain(|(known, ..)| *known > made);
+    /// The two behind the last that belong together, by their places, and the pair that they are.
+    fn next_pair(&self) -> Option<(Last, Pair<Call>)> {
+        let last = self.last?;
+        let (number, made) = (last.number + 1, last.made + self.each);
+        let (called_at, call) = self.call(number)?;
+        let (made_at, handling) = self.handling(made)?;
+        Some((Last { number, made, called_at, made_at }, (call, made_at, handling)))
+    }
+
+    fn call(&self, number: u64) -> Option<(u64, Call)> {
+        let place = self.calls.binary_search_by_key(&number, |(known, ..)| *known).ok()?;
+        self.calls.get(place).map(|(_, time, call)| (*time, *call))
+    }
+
+    fn handling(&self, made: u64) -> Option<(u64, Handling)> {
+        let place = self.handlings.binary_search_by_key(&made, |(known, ..)| *known).ok()?;
+        self.handlings.get(place).map(|(_, time, handling)| (*time, *handling))
+    }
+
+    /// Goes on to the next two. They are a pair if they come in order anyway, or no other call was open meanwhile: who has several
+    /// open may take them in any order, as a server with a queue for each method does.
+    fn takes(&mut self, (next, pair): (Last, Pair<Call>)) -> Option<Pair<Call>> {
+        let last = self.last?;
+        let call = self.call(next.number + 1).map(|(time, _)| time);
+        let handling = self.handling(next.made + self.each).map(|(time, _)| time);
+        let is_alone = last.made_at < next.called_at
+            && next.called_at <= next.made_at
+            && match (call, handling) {
+                (None, None) => true,
+                (Some(call), None) => next.made_at < call,
+                (Some(call), Some(handling)) => next.made_at < call && call <= handling,
+                (None, Some(_)) => false,
+            };
+        self.dealt_with(next);
+        (is_alone || self.in_order && next.made_at <= next.called_at).then_some(pair)
+    }
+
+    fn dealt_with(&mut self, last: Last) {
+        self.last = Some(last);
+        self.calls.retain(|(known, ..)| *known > last.number);
+        self.handlings.retain(|(known, ..)| *known > last.made);
     }
 
     /// The pairs that have been silent since.
     pub(in crate::stitch) fn silent(&mut self, since: u64) -> Vec<Pair<Call>> {
         let mut pairs = Vec::new();
-        while self.in_step
+        // Where the order tells, none may be missing.
+        let is_whole = self.last.is_some_and(|last| {
+            let calls = self.next.0.saturating_sub(last.number);
+            let handlings = self.next.1.saturating_sub(last.made);
+            !self.in_order || calls * self.each == handlings
+        });
+        while is_whole
+            && self.in_step
             && !self.differed
-            && let Some((number, made)) = self.last
-            // Else not all were made for calls.
-            && self.next.0.saturating_sub(number) * self.each >= self.next.1.saturating_sub(made)
-            && let Some(pair) = self.ahead(1).filter(|(_, time, _)| *time < since)
+            && let Some(next) = self.next_pair().filter(|(last, _)| last.called_at.max(last.made_at) < since)
         {
-            pairs.push(pair);
-            self.dealt_with(number + 1, made + self.each);
+            pairs.extend(self.takes(next));
         }
         pairs
     }
