@@ -56,9 +56,20 @@ pub fn folder(name: &str) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// A loopback port that nobody listens on now.
+/// A loopback port that nobody listens on now. It is below those that the kernel gives to connections
+/// (`net.ipv4.ip_local_port_range`, 32768 and up), one of which might have it before the server does.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes that run at the same time begin at different ones.
+    let start = std::process::id().wrapping_mul(61);
+    let free = (0..COUNT).find_map(|_| {
+        let port = FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(port).ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_| port)
+    });
+    free.ok_or_else(|| io::ErrorKind::AddrInUse.into())
 }
 
 /// Asks `condition` every few milliseconds until it is true; whether it became so within `limit`.

@@ -166,12 +166,12 @@ fn messages_to_aiohttp() {
 
 #[test]
 fn messages_to_a_bot_on_aiohttp() {
-    run_bot("aiohttp", "3.11", EventLoop::Asyncio, 2);
+    run_bot("aiohttp", "3.11", EventLoop::Asyncio, 6);
 }
 
 #[test]
 fn messages_to_a_bot_on_websockets() {
-    run_bot("websockets", "3.11", EventLoop::Asyncio, 2);
+    run_bot("websockets", "3.11", EventLoop::Asyncio, 6);
 }
 
 /// A loop that is never at rest: in which context it calls a connection's protocol shows after some messages.
