@@ -96,9 +96,18 @@ impl Watched {
     ///
     /// Where that is not so.
     pub fn expect_right_parents(&self) {
+        self.expect_parents(0.999);
+    }
+
+    /// The same with at least this share under the right request.
+    ///
+    /// # Panics
+    ///
+    /// Where that is not so.
+    pub fn expect_parents(&self, least: f64) {
         assert_eq!(self.verdict.wrong, 0, "no span under a wrong request");
         let share = self.verdict.right as f64 / self.verdict.marked() as f64;
-        assert!(share >= 0.999, "{share:.4} of the spans are under the right request");
+        assert!(share >= least, "{share:.4} of the spans are under the right request");
         let full = self.lines.iter().any(|line| line.contains("ring buffer was full"));
         assert!(!full, "no fact was dropped");
     }

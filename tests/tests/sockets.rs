@@ -13,6 +13,7 @@ use adder_tests::{
     judge::find_rid,
     python::{App, Counts, Environment, EventLoop},
     rig::Rig,
+    wait_until,
     watch::attach,
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -30,21 +31,28 @@ fn rid(span: &CollectedSpan) -> Option<String> {
 fn run(name: &str, python: &str, start: impl FnOnce(&Rig) -> App) {
     let rig = Rig::start(&format!("sockets-{name}"), "sockets-api", python, false).expect("servers");
     let app = start(&rig);
-    let collector = Collector::start().expect("a collector");
-    let (agent, recorder) = attach(&rig.dir, &[app.pid()], &collector).expect("the agent");
     let (connections, messages) = (CONNECTIONS.to_string(), MESSAGES.to_string());
     let arguments = ["load", &app.url(""), &connections, &messages];
-    let client = App::worker(&rig.venv, &rig.dir, "sockets.py", &arguments, &Environment::new("client"));
-    let client = client.expect("every message is answered");
+    let spans = watch(&rig, &app, || {
+        let client = App::worker(&rig.venv, &rig.dir, "sockets.py", &arguments, &Environment::new("client"));
+        drop(client.expect("every message is answered"));
+    });
     let truth = app.truth().expect("what the service did");
-    drop(client);
+    judge(name, &spans, &truth, SpanKind::Server, 0);
+}
+
+/// The spans of a process while something is done.
+fn watch(rig: &Rig, app: &App, work: impl FnOnce()) -> Vec<CollectedSpan> {
+    let collector = Collector::start().expect("a collector");
+    let (agent, recorder) = attach(&rig.dir, &[app.pid()], &collector).expect("the agent");
+    work();
     thread::sleep(AFTERWARDS);
     let (status, lines) = agent.stop().expect("the agent ends");
     if let Some(recorder) = recorder {
         recorder.stop().expect("the recorder ends");
     }
     assert!(status.success(), "{lines:#?}");
-    judge(name, &collector.spans(), &truth, SpanKind::Server, 0);
+    collector.spans()
 }
 
 /// A bot, whose connections are made under the agent's eyes.
@@ -60,26 +68,15 @@ fn run_bot(library: &str, python: &str, event_loop: EventLoop, first: usize) {
     let connections = CONNECTIONS.to_string();
     let environment = rig.environment.clone().set("FEED", &feed.url("")).set("CONNECTIONS", &connections);
     let bot = script(environment.set("CLIENT", library));
-    let collector = Collector::start().expect("a collector");
-    let (agent, recorder) = attach(&rig.dir, &[bot.pid()], &collector).expect("the agent");
-    thread::sleep(Duration::from_secs(1));
-    feed.get("/open").expect("an answer");
-    let is_done = || feed.get("/done").is_ok_and(|(_, done)| done == connections);
-    for _ in 0..60 {
-        if is_done() {
-            break;
-        }
-        thread::sleep(Duration::from_millis(500));
-    }
-    assert!(is_done(), "every message is answered: {}", bot.process().log_tail());
-    thread::sleep(AFTERWARDS);
+    let spans = watch(&rig, &bot, || {
+        thread::sleep(Duration::from_secs(1));
+        feed.get("/open").expect("an answer");
+        let is_done = || feed.get("/done").is_ok_and(|(_, done)| done == connections);
+        let all = wait_until(Duration::from_secs(30), is_done);
+        assert!(all, "every message is answered: {}", bot.process().log_tail());
+    });
     let truth = bot.truth().expect("what the bot did");
-    let (status, lines) = agent.stop().expect("the agent ends");
-    if let Some(recorder) = recorder {
-        recorder.stop().expect("the recorder ends");
-    }
-    assert!(status.success(), "{lines:#?}");
-    judge(&name, &collector.spans(), &truth, SpanKind::Client, first);
+    judge(&name, &spans, &truth, SpanKind::Client, first);
 }
 
 fn judge(

@@ -122,8 +122,7 @@ fn dispatch(task: Task) -> Result<()> {
             setup::debian(&[("wrk", "wrk")], "the load of the benchmark")?;
             let venv = environments(1)?.remove(0);
             let python = main_python()?;
-            let sdk =
-                setup::venv(&python, &name("sdk", &python), &root().join("tests/requirements-sdk.txt"))?;
+            let sdk = other("sdk", &python)?;
             let mut bench =
                 cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "bench", "--"]);
             run(bench.arg(venv).arg(sdk).arg(seconds.to_string()).arg(rounds.to_string()))
@@ -141,9 +140,8 @@ fn test(only: Option<&str>) -> Result<()> {
     servers()?;
     environments(2)?;
     let python = main_python()?;
-    for other in ["sdk", "openssl11"] {
-        let requirements = root().join(format!("tests/requirements-{other}.txt"));
-        setup::venv(&python, &name(other, &python), &requirements)?;
+    for what in ["sdk", "openssl11"] {
+        other(what, &python)?;
     }
     if let Some(only) = only {
         return run(
@@ -203,6 +201,11 @@ fn main_python() -> Result<PathBuf> {
 fn label(python: &Path) -> String {
     let pythons = setup::pythons();
     pythons.into_iter().find(|(_, path)| path == python).map_or_else(|| "default".into(), |(label, _)| label)
+}
+
+/// An environment from requirements of its own.
+fn other(what: &str, python: &Path) -> Result<PathBuf> {
+    setup::venv(python, &name(what, python), &root().join(format!("tests/requirements-{what}.txt")))
 }
 
 fn name(prefix: &str, python: &Path) -> String {

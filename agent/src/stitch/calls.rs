@@ -56,7 +56,7 @@ impl Calls {
 
     /// Whether a thread hands out calls.
     pub(super) fn hands_out(&self, thread: (u32, u32)) -> bool {
-        !self.queues.is_empty() && self.queues.contains_key(&Dispatcher::Thread(thread.0, thread.1))
+        self.queues.contains_key(&Dispatcher::Thread(thread.0, thread.1))
     }
 
     /// The call that a piece of work was put into a queue for.
@@ -163,13 +163,10 @@ impl Engine {
 
     /// Whether it may yet show for which call something was done that ended at `end`.
     pub(super) fn awaits_call(&self, act: &Act, end: u64) -> bool {
-        if end + CALL_WAIT <= self.now {
+        if self.calls.queues.is_empty() || end + CALL_WAIT <= self.now {
             return false;
         }
         let is_open = |by, handling| self.calls.queues.get(&by).is_some_and(|queue| queue.is_open(handling));
-        if self.calls.queues.is_empty() {
-            return false;
-        }
         let cause = act.work.and_then(|work| work.cause);
         cause.is_some_and(|cause| {
             is_open(Dispatcher::Thread(cause.by.0, cause.by.1), Handling::Work(cause.number))
@@ -221,8 +218,7 @@ impl Engine {
         let is_new = |id: &UnitId| units.get(id).is_some_and(|unit| unit.start + HOLD_MAX > now);
         let Calls { queues, works } = &mut self.calls;
         for queue in queues.values_mut() {
-            queue.calls.retain(|(.., id)| is_new(id));
-            queue.handlings.retain(|(_, time, _)| time + HOLD_MAX > now);
+            queue.sweep(now, is_new);
         }
         works.retain(|_, unit| units.contains_key(unit));
         let (processes, contexts) = (&self.processes, &self.contexts);

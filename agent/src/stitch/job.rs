@@ -438,9 +438,7 @@ impl Engine {
             }
         }
         let thread = self.threads.get(&(act.pid, act.tid))?;
-        let has_stacks = self.processes.get(&act.pid).is_some_and(|process| process.has_stacks);
-        if act.context == 0 && thread.stacks.0 == 0 && has_stacks {
-            // Python runs nothing there.
+        if self.is_foreign((act.pid, act.tid), act.context) {
             return None;
         }
         let starting = self.processes.get(&act.pid).and_then(|process| process.starting);

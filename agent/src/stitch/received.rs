@@ -103,11 +103,12 @@ impl Engine {
     ) {
         let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
         let Some(reading) = thread.reading else { return };
+        let is_next = reading.facts + 1 == thread.facts;
+        let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
         if self.handles_itself((header.pid, header.tid), by) {
             // Who has read the message itself wakes others in his course. But a context that uvloop makes for a connection, which
             // nobody announces, may stand where a task's was.
-            let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
-            let at_once = reading.context != by && reading.facts + 1 == thread.facts && uvloop && !task;
+            let at_once = reading.context != by && is_next && uvloop && !task;
             let exchanges = self.exchanges.get_mut(&reading.connection).filter(|_| at_once);
             if !exchanges.is_some_and(|exchanges| exchanges.waker.is_none() && exchanges.is_own(by)) {
                 return;
@@ -118,14 +119,12 @@ impl Engine {
                 exchanges.waker = Some(by);
             }
         }
-        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
         let Some(context) = self.contexts.find(by) else { return };
         if reading.context != by {
             // uvloop reads outside the connection's own context, in which it calls the protocol at once. What asyncio calls next
             // may be for anybody.
-            let uvloop = self.processes.get(&header.pid).is_some_and(|process| process.uvloop);
             let is_own = !context.common && (uvloop || !context.announced);
-            let at_once = reading.facts + 1 == thread.facts && is_own;
+            let at_once = is_next && is_own;
             let announced = context.announced;
             let Some(exchanges) = self.exchanges.get_mut(&reading.connection).filter(|_| at_once) else {
                 return;

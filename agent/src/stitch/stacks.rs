@@ -8,6 +8,7 @@ use adder_ebpf::{Header, code_of, stacks};
 
 use super::{
     Engine, Unit, UnitId,
+    context::ContextId,
     sharing::Came,
     site::{Handler, Rank, Site, attributes},
     unit::{Act, Shared},
@@ -352,6 +353,13 @@ impl Engine {
         if let Some(process) = self.processes.get_mut(&header.pid) {
             process.has_stacks = true;
         }
+    }
+
+    /// Whether a thread is none of Python's: it runs no code there, and has no context.
+    pub(super) fn is_foreign(&self, thread: (u32, u32), context: ContextId) -> bool {
+        context == 0
+            && self.threads.get(&thread).is_none_or(|thread| thread.stacks.0 == 0)
+            && self.processes.get(&thread.0).is_some_and(|process| process.has_stacks)
     }
 
     /// Where something was done; 0 where the thread that has sent it was not the one that did it.

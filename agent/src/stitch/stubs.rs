@@ -6,7 +6,7 @@
 use adder_ebpf::{Header, stacks};
 
 use super::{
-    Engine, HOLD_MAX, Operation, OperationId,
+    Engine, Operation, OperationId,
     calls::{Handling, Pair, Queue, SILENT},
     context::ContextId,
     unit::Shared,
@@ -42,9 +42,8 @@ impl Engine {
         if is_own {
             self.want_stacks(first.pid, stacks::TASKS);
         }
-        let thread = self.threads.get(&(first.pid, first.tid));
-        let is_core = || first.context == 0 && thread.is_none_or(|thread| thread.stacks.0 == 0);
-        let stubs = self.stubs.get_mut(&first.pid).filter(|_| is_own || is_core());
+        let is_core = self.is_foreign((first.pid, first.tid), first.context);
+        let stubs = self.stubs.get_mut(&first.pid).filter(|_| is_own || is_core);
         let (Some(stubs), Some(operation)) = (stubs, self.operations.get(&id)) else { return };
         if stubs.connection.replace(operation.connection) != Some(operation.connection) {
             stubs.queue.misses();
@@ -84,8 +83,7 @@ impl Engine {
         let (now, operations, processes) = (self.now, &self.operations, &self.processes);
         self.stubs.retain(|pid, _| processes.contains_key(pid));
         for Stubs { queue, .. } in self.stubs.values_mut() {
-            queue.calls.retain(|(.., id)| operations.contains_key(id));
-            queue.handlings.retain(|(_, time, _)| time + HOLD_MAX > now);
+            queue.sweep(now, |id| operations.contains_key(id));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::stitch::context::ContextId;
+use crate::stitch::{HOLD_MAX, context::ContextId};
 
 /// Calls, and handlings, of one queue that are kept at most until it is known which belong together.
 const WAITING_MAX: usize = 4096;
@@ -20,9 +20,9 @@ pub(in crate::stitch) enum Handling {
 #[derive(Debug)]
 pub(in crate::stitch) struct Queue<Call> {
     /// Calls in the order in which they came, and when.
-    pub(in crate::stitch) calls: VecDeque<(u64, u64, Call)>,
+    pub(super) calls: VecDeque<(u64, u64, Call)>,
     /// What was made, and when.
-    pub(in crate::stitch) handlings: VecDeque<(u64, u64, Handling)>,
+    handlings: VecDeque<(u64, u64, Handling)>,
     /// The next numbers.
     next: (u64, u64),
     /// The last two that belong together; all before are dealt with.
@@ -225,6 +225,12 @@ impl<Call: Copy + PartialEq> Queue<Call> {
             pairs.extend(self.takes(next));
         }
         pairs
+    }
+
+    /// Forgets what nothing has told of.
+    pub(in crate::stitch) fn sweep(&mut self, now: u64, is_kept: impl Fn(&Call) -> bool) {
+        self.calls.retain(|(.., call)| is_kept(call));
+        self.handlings.retain(|(_, time, _)| time + HOLD_MAX > now);
     }
 
     /// Whether it is not known what this is for.
