@@ -19,6 +19,9 @@ const SERVERS: [(&str, &str, &str, &[&str]); 7] = [
 ];
 /// Attributes in which middleware keeps what it is around.
 const INNER: [&str; 3] = ["app", "application", "wsgi_app"];
+/// How often the stacks are read until one shows a server. A thread that runs meanwhile shows a part of its stack: of a
+/// busy one, one reading in thirty did not reach the server.
+const TRIES: usize = 16;
 /// What a resolver of Django at the root takes.
 const ROOT: &str = "^/";
 /// How many layers of middleware, and mounts within mounts, are looked through.
@@ -31,18 +34,7 @@ const TABLE_MAX: usize = 512 * 1024;
 /// The routes of a process, given the thread states of its interpreter; `None` where they are not found, or in which order
 /// they are tried is not known. The table is empty where the application is found, but nothing is known of its routes (yet).
 pub fn routes(codes: &Codes, states: &[u64]) -> Option<RouteTable> {
-    let application = states.iter().find_map(|state| {
-        codes.frames(*state).into_iter().find_map(|(frame, code)| {
-            let (path, name) = codes.function(code)?;
-            let serves = |(file, function, _, _): &&(&str, &str, _, _)| {
-                name.rsplit('.').next() == Some(*function) && path.ends_with(file)
-            };
-            let (_, _, variable, path) = SERVERS.iter().find(serves)?;
-            let object = codes.behind_cell(codes.local_value(frame, code, variable)?)?;
-            path.iter().try_fold(object, |object, name| codes.attribute(object, name))
-        })
-    })?;
-    let mut object = application;
+    let mut object = (0..TRIES).find_map(|_| application(codes, states))?;
     for _ in 0..LAYERS_MAX {
         let mut reader = Reader { codes, rules: Vec::new(), left: OBJECTS_MAX, within: 0 };
         if let Some(dialect) = reader.read(object) {
@@ -52,6 +44,21 @@ pub fn routes(codes: &Codes, states: &[u64]) -> Option<RouteTable> {
         object = inner(codes, object)?;
     }
     None
+}
+
+/// The application that a thread of these serves.
+fn application(codes: &Codes, states: &[u64]) -> Option<u64> {
+    states.iter().find_map(|state| {
+        codes.frames(*state).into_iter().find_map(|(frame, code)| {
+            let (path, name) = codes.function(code)?;
+            let serves = |(file, function, _, _): &&(&str, &str, _, _)| {
+                name.rsplit('.').next() == Some(*function) && path.ends_with(file)
+            };
+            let (_, _, variable, path) = SERVERS.iter().find(serves)?;
+            let object = codes.behind_cell(codes.local_value(frame, code, variable)?)?;
+            path.iter().try_fold(object, |object, name| codes.attribute(object, name))
+        })
+    })
 }
 
 /// What a middleware is around.
