@@ -148,6 +148,8 @@ pub enum Fact<'a> {
     Put(Item),
     /// An item was taken from a work queue.
     Get(Item),
+    /// Something was given to a descriptor's connection that leaves when the turn of the loop ends.
+    Given(Item),
     /// A future has its result, and a context waits for it.
     Wake(Lineage),
     /// A process has a new thread.
@@ -302,6 +304,7 @@ impl<'a> Fact<'a> {
             kind::WAKE => Self::Wake(front(bytes).ok_or(short)?),
             kind::PUT => Self::Put(front(bytes).ok_or(short)?),
             kind::GET => Self::Get(front(bytes).ok_or(short)?),
+            kind::GIVEN => Self::Given(front(bytes).ok_or(short)?),
             kind::THREAD => Self::Thread(front(bytes).ok_or(short)?),
             kind::FORK => Self::Fork(front(bytes).ok_or(short)?),
             kind::EXEC => Self::Exec(header),
@@ -338,6 +341,7 @@ impl<'a> Fact<'a> {
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
             Self::Put(item)
             | Self::Get(item)
+            | Self::Given(item)
             | Self::Timer(item)
             | Self::Step(item)
             | Self::TlsHandshake(item)
@@ -389,6 +393,7 @@ impl<'a> Fact<'a> {
             }
             Self::Put(item)
             | Self::Get(item)
+            | Self::Given(item)
             | Self::Timer(item)
             | Self::Step(item)
             | Self::TlsHandshake(item)

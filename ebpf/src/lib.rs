@@ -47,6 +47,8 @@ pub mod kind {
     /// [`Item`](super::Item): a step of an event loop is over that has lasted [`Settings::step_min`](super::Settings) or longer;
     /// the item is how long, in nanoseconds.
     pub const STEP: u16 = 20;
+    /// [`Item`](super::Item): a descriptor to which something was given that is sent when the turn of the loop ends.
+    pub const GIVEN: u16 = 21;
 }
 
 /// Bits of [`Header::flags`].
@@ -341,6 +343,10 @@ pub struct Process {
     pub texts: u32,
     /// 1: how long the steps of its event loops last is counted.
     pub steps: u32,
+    /// 1: it is told what is given to its event loop to be sent at the end of a turn: see [`kind::GIVEN`].
+    pub late: u32,
+    /// Nothing: the structure has no padding.
+    pub reserved: u32,
 }
 
 /// What a thread that waits with `epoll_wait` is at: the step of its event loop from one wait to the next.

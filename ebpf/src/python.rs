@@ -12,9 +12,10 @@ use aya_ebpf::{
 
 use crate::{
     frames::report_stack,
-    kernel::{kernel, user},
+    kernel::{kernel, stream_socket, user},
     maps::{PENDING, Pending, offset},
     record::{current, report_flagged, report_number, reserve, wake_flags, watched, write_header},
+    socket::is_accepted,
 };
 
 /// Offset of `PyObject.ob_type` (Include/object.h; the same on every build with the GIL).
@@ -28,6 +29,14 @@ const LIST_SIZE: u64 = 16;
 const LIST_ITEMS: u64 = 24;
 /// Offset of the second item of a `PyTupleObject`.
 const TUPLE_SECOND: u64 = 32;
+/// Offset of `UVHandle._handle` (uvloop/handles/handle.pxd: the first field, behind `PyObject_HEAD` and Cython's table of
+/// functions), and of `io_watcher.fd` in the `uv_stream_t` to which it points (libuv, include/uv.h and include/uv/unix.h).
+/// The same from uvloop 0.19 to 0.22.
+const STREAM_HANDLE: u64 = 24;
+const HANDLE_FD: u64 = 184;
+/// What [`descriptor_of`] says besides: there is a stream socket, and it was accepted.
+const STREAM: u64 = 1 << 32;
+const TO_CLIENT: u64 = 1 << 33;
 /// Bit of [`Pending::parent`], which is free in addresses of objects: the stack was reported where the task was made.
 const STACKED: u64 = 1;
 /// The bits of an address of user space (`Documentation/arch/x86/x86_64/mm.rst`, four-level page tables).
@@ -161,6 +170,34 @@ pub fn set_result(ctx: ProbeContext) -> u32 {
         report_flagged(kind::WAKE, flags, context, waiting);
     }
     0
+}
+
+/// Entry of `uvloop.loop.UVStream.write(self, …)` and `writelines`, up to uvloop 0.22: what is given to them is sent when
+/// the turn of the loop ends, in nobody's context.
+#[uprobe]
+pub fn stream_write(ctx: ProbeContext) -> u32 {
+    let (pid, _) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process);
+    let stream: u64 = ctx.arg(0).unwrap_or(0);
+    let known = descriptor_of(stream);
+    if known != 0 {
+        let context = current_context(process);
+        // What a server answers is its handler's.
+        let flags = if known & TO_CLIENT != 0 { 0 } else { report_stack(process, context) };
+        report_flagged(kind::GIVEN, flags, context, known as u32 as u64);
+    }
+    0
+}
+
+/// Descriptor of a `UVStream` and, in the bits above, [`STREAM`] and [`TO_CLIENT`]; 0 where it has no stream socket.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn descriptor_of(stream: u64) -> u64 {
+    let handle: u64 = user(stream + STREAM_HANDLE);
+    let fd: u32 = user(handle + HANDLE_FD);
+    let Some(socket) = stream_socket(fd) else { return 0 };
+    u64::from(fd) | STREAM | if is_accepted(socket) { TO_CLIENT } else { 0 }
 }
 
 /// Entry of `queue.SimpleQueue.put(self, args, …)` and `put_nowait`: a fast call, the item is the first of `args`.

@@ -325,7 +325,8 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     let has_stack = if flags & flag::RECEIVED != 0 {
         process.stacks & stacks::RECEIVED != 0
     } else {
-        flags & flag::OUTPUT != 0 || !is_accepted(socket)
+        let told = process.late != 0 && writes;
+        flags & flag::OUTPUT != 0 || !told && !is_accepted(socket)
     };
     let encrypted = process.tls != 0 && matches!(buffer, Buffer::Plain) && begins_application_data(second);
     if has_stack && !encrypted {

@@ -124,9 +124,17 @@ pub fn venv(prefix: &str) -> Result<PathBuf> {
     found.context("no virtual environment yet: run `cargo xtask test` or `cargo xtask demo` once")
 }
 
+/// The folder with the packages of an environment.
+pub fn packages(venv: &Path) -> Result<String> {
+    let mut folders =
+        std::fs::read_dir(venv.join("lib"))?.flatten().map(|entry| entry.path().join("site-packages"));
+    let found = folders.find(|folder| folder.exists()).context("an environment without packages")?;
+    Ok(found.display().to_string())
+}
+
 /// Whether an environment has the applications and nothing else.
 fn is_plain(name: &str) -> bool {
-    !name.starts_with("sdk") && !name.starts_with("openssl")
+    !["sdk", "openssl", "uvloop"].iter().any(|other| name.starts_with(other))
 }
 
 /// Runs a test with every environment of the matrix (`cargo xtask test --matrix` makes them), of which `ADDER_MATRIX=3.9`

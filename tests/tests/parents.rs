@@ -6,7 +6,7 @@ use adder_tests::{
     judge,
     load::Load,
     python::EventLoop,
-    stack::{PATHS, Stack, Wanted, on_every_python, venv},
+    stack::{PATHS, Stack, Wanted, on_every_python, packages, venv},
     watch::{Watched, watch},
 };
 
@@ -144,6 +144,25 @@ fn parents_are_right_where_every_connection_is_encrypted() {
             connections: 64,
             requests: 5_000,
             encrypted: true,
+        });
+    }
+}
+
+/// Up to 0.22 it writes when all tasks have run, in nobody's name.
+#[test]
+fn parents_are_right_on_older_uvloops() {
+    let python = venv("3.11").expect("a virtual environment");
+    for version in ["uvloop19", "uvloop21", "uvloop22"] {
+        let older = venv(version).expect("a virtual environment");
+        let older = packages(&older).expect("its packages");
+        run(&Case {
+            name: &format!("parents-{version}"),
+            venv: &python,
+            event_loop: EventLoop::Uvloop,
+            variables: vec![("PYTHONPATH", &older)],
+            connections: 64,
+            requests: 2_000,
+            encrypted: false,
         });
     }
 }

@@ -148,6 +148,10 @@ fn workers_that_are_killed_and_replaced_in_the_middle_of_the_load_are_watched() 
     let seen: HashSet<_> = verdict.found.keys().map(|(_, rid)| rid).collect();
     assert!(answered.is_subset(&seen), "a server span for each request that was answered");
     assert!(report.failed() <= KILLS, "no more than what the killed workers had begun");
+    assert!(
+        lines.iter().any(|line| line.contains(" dropped_facts=0 ")),
+        "facts are read while probes come and go"
+    );
     // One that loads a library later is attached to once more.
     let attached: HashSet<_> =
         lines.iter().filter_map(|line| line.split_once("attached pid=")?.1.split(' ').next()).collect();

@@ -140,7 +140,7 @@ fn test(only: Option<&str>) -> Result<()> {
     servers()?;
     environments(2)?;
     let python = main_python()?;
-    for what in ["sdk", "openssl11"] {
+    for what in ["sdk", "openssl11", "uvloop19", "uvloop21", "uvloop22"] {
         other(what, &python)?;
     }
     if let Some(only) = only {

@@ -241,6 +241,14 @@ impl Connections {
         }
     }
 
+    /// The protocol of what a socket carries in plain text, where it is known.
+    pub fn protocol(&self, socket: u64) -> Option<Protocol> {
+        match &self.by_socket.get(&socket)?.state {
+            State::Parsing { protocol, .. } => Some(*protocol),
+            State::Undecided { .. } | State::Opaque => None,
+        }
+    }
+
     /// Bytes went through a socket.
     pub fn data(&mut self, data: &Data, head: &[u8], tail: &[u8], mark: Mark, out: &mut VecDeque<Happened>) {
         self.counters.rights += u64::from(data.header.flags & flag::RIGHTS != 0);

@@ -1,10 +1,7 @@
 //! Loading and attaching, through aya.
 
 use std::{
-    collections::HashMap as Table,
     os::fd::{AsFd as _, AsRawFd as _},
-    path::Path,
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -16,7 +13,11 @@ use aya::{
     programs::{BtfTracePoint, FEntry, FExit, Program, RawTracePoint, TracePoint, UProbe},
 };
 
-use super::{perf, tracepoint, uprobe};
+use super::{
+    attacher::{Attached, Attacher, Programs},
+    perf, tracepoint,
+};
+use crate::python::Probe;
 
 /// The compiled programs; `cargo xtask build-ebpf` puts them there.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/adder-programs"));
@@ -69,12 +70,13 @@ const FENTRY: [(&str, &str); 2] =
     [("fentry_epoll_wait", "__x64_sys_epoll_wait"), ("fentry_epoll_pwait", "__x64_sys_epoll_pwait")];
 
 /// Programs on functions of `CPython` and of TLS libraries.
-const UPROBES: [&str; 13] = [
+const UPROBES: [&str; 14] = [
     "task_init",
     "copy_context",
     "queue_put",
     "queue_get",
     "set_result",
+    "stream_write",
     "tls_read_ex",
     "tls_read",
     "tls_write_ex",
@@ -175,8 +177,7 @@ pub struct Bpf {
     marks: HashMap<MapData, Plain<MarkKey>, u32>,
     loops: HashMap<MapData, u32, Plain<Step>>,
     lags: HashMap<MapData, u32, Plain<Lags>>,
-    uprobes: Table<u32, Vec<perf::Link>>,
-    released: Vec<JoinHandle<()>>,
+    uprobes: Attacher,
     way: AttachWay,
     /// Steps of event loops are seen.
     steps: bool,
@@ -261,9 +262,11 @@ impl Bpf {
                 (false, Vec::new())
             }
         };
+        let mut uprobes = Programs::new();
         for name in UPROBES {
             let program: &mut UProbe = program(&mut ebpf, name)?.try_into()?;
             program.load()?;
+            uprobes.insert(name, (program.fd()?.as_fd().try_clone_to_owned()?, program.kind()));
         }
         let map =
             |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).ok_or_else(|| anyhow::anyhow!("no map {name}"));
@@ -273,7 +276,6 @@ impl Bpf {
         let marks = HashMap::try_from(map(&mut ebpf, "MARKS")?)?;
         let loops = HashMap::try_from(map(&mut ebpf, "LOOPS")?)?;
         let lags = HashMap::try_from(map(&mut ebpf, "LAGS")?)?;
-        let (uprobes, released) = (Table::new(), Vec::new());
         Ok(Self {
             ebpf,
             facts,
@@ -282,8 +284,7 @@ impl Bpf {
             marks,
             loops,
             lags,
-            uprobes,
-            released,
+            uprobes: Attacher::new(uprobes),
             way,
             steps,
             _tracepoints: tracepoints,
@@ -354,27 +355,20 @@ impl Bpf {
         self.detach(pid);
     }
 
-    /// Puts a uprobe program on an instruction, for one process.
-    pub fn attach(
-        &mut self,
-        program: &'static str,
-        pid: u32,
-        file: &Path,
-        offset: u64,
-    ) -> anyhow::Result<()> {
-        let probe: &mut UProbe = self::program(&mut self.ebpf, program)?.try_into()?;
-        let link = uprobe::attach(probe.fd()?.as_fd(), probe.kind(), pid, file, offset)
-            .with_context(|| format!("a uprobe at {offset:#x} in {}", file.display()))?;
-        self.uprobes.entry(pid).or_default().push(link);
-        Ok(())
+    /// Puts uprobes on instructions of one process, in the background; returns the number of the job, of which
+    /// [`Self::attached`] tells when it is done.
+    pub fn attach(&mut self, pid: u32, probes: Vec<Probe>) -> u64 {
+        self.uprobes.attach(pid, probes)
+    }
+
+    /// A job that is done, oldest first; with `wait` it waits for one, and may be called only if one is under way.
+    pub fn attached(&self, wait: bool) -> Option<Attached> {
+        self.uprobes.attached(wait)
     }
 
     /// Removes the uprobes of a process, in the background.
     pub fn detach(&mut self, pid: u32) {
-        if let Some(links) = self.uprobes.remove(&pid) {
-            self.released.retain(|thread| !thread.is_finished());
-            self.released.push(release(links));
-        }
+        self.uprobes.detach(pid);
     }
 
     /// Waits until facts are there to be read, at most this long. The kernel side wakes only when much is waiting.
@@ -424,24 +418,6 @@ impl Bpf {
         }
         stats.sort_by(|a, b| a.name.cmp(&b.name));
         stats
-    }
-}
-
-/// Removes uprobes in a thread of its own. For each the kernel waits, under a lock of its own, until no CPU can be in
-/// the probe (`perf_uprobe_destroy`, `uprobe_unregister_sync`): about 0.1 s in which no facts would be read.
-fn release(links: Vec<perf::Link>) -> JoinHandle<()> {
-    thread::spawn(|| drop(links))
-}
-
-impl Drop for Bpf {
-    fn drop(&mut self) {
-        for (_, links) in self.uprobes.drain() {
-            self.released.push(release(links));
-        }
-        for thread in self.released.drain(..) {
-            // Nothing in it can panic.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -95,6 +95,12 @@ pub struct Proof {
 }
 
 impl Proof {
+    /// Takes over what was asked of the same process meanwhile.
+    pub fn keep_wishes(&mut self, before: &Self) {
+        let Process { marks, texts, stacks, .. } = before.process;
+        self.process = Process { marks, texts, stacks, ..self.process };
+    }
+
     /// Takes over what was proven of the frames of the same interpreter before.
     pub fn keep_frames(&mut self, before: &Self) {
         self.codes = before.codes;
@@ -436,6 +442,21 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
     for name in ["get", "get_nowait"] {
         if let Some(address) = elf.method(name, &names) {
             proof.probes.extend(probe("queue_get", path, elf, address, false));
+        }
+    }
+    if proof.late_writes
+        && let Some((path, elf)) = module("loop.")
+    {
+        // The table of `UVStream`; those of its TLS transports begin otherwise.
+        let names = ["write", "writelines", "write_eof", "can_write_eof", "is_reading"];
+        let found = names[..2].iter().filter_map(|name| elf.method(name, &names));
+        let probes: Vec<_> =
+            found.filter_map(|address| probe("stream_write", path, &elf, address, true)).collect();
+        if probes.len() == 2 {
+            proof.process.late = 1;
+            proof.probes.extend(probes);
+        } else {
+            notes.push("`UVStream.write` of uvloop was not found: what it sends has no owner".into());
         }
     }
 }

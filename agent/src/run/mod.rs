@@ -1,5 +1,6 @@
 //! A run of the agent: facts out of the kernel, through the engine, to a collector, the terminal or a recording.
 
+mod attaching;
 mod codes;
 mod loops;
 mod routes;
@@ -185,6 +186,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         watcher.adopt_family(*pid, &mut facts);
     }
     watcher.look_around(&mut facts);
+    watcher.settle(&mut facts);
     if explicit && !by_name && watcher.is_empty() {
         return Err(RunError::Nothing("none of the processes named with --pid is running".into()));
     }

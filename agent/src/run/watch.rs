@@ -10,6 +10,7 @@ use adder_ebpf::{Child, Header, Process, kind, stacks};
 
 use super::{
     Facts,
+    attaching::Attaching,
     codes::{CodeReader, Wanted},
     loops::{LoopWatch, tell_lags},
     monotonic,
@@ -18,29 +19,31 @@ use super::{
 use crate::{
     config::Config,
     discover,
-    fact::{self, Fact, PythonInfo, TextInfo},
+    fact::{self, Fact, TextInfo},
     probe::Bpf,
-    python::{self, Attribution, Proof, ProofError},
+    python::Proof,
     status::AttachReport,
     stitch::Engine,
 };
 
 /// Pauses before the next look at a process whose interpreter is not proven yet.
-const RETRIES: [u64; 10] = [30, 60, 120, 250, 500, 1000, 2000, 5000, 10_000, 30_000];
+pub(super) const RETRIES: [u64; 10] = [30, 60, 120, 250, 500, 1000, 2000, 5000, 10_000, 30_000];
 /// Pause after a new mapping, so that the module behind it is there completely.
 const AFTER_MAP: Duration = Duration::from_millis(20);
 
 /// One process.
 pub(super) struct Watched {
-    report: AttachReport,
+    pub(super) report: AttachReport,
     pub(super) proof: Option<Proof>,
     /// It is to be seen who wakes whom.
-    wakes: bool,
+    pub(super) wakes: bool,
+    /// Programs that show it and were asked for.
+    pub(super) asked: BTreeSet<&'static str>,
     /// Functions of which the kernel side knows something.
     marks: BTreeSet<u64>,
     /// When to look again, and how often that was done.
-    due: Option<Instant>,
-    tries: usize,
+    pub(super) due: Option<Instant>,
+    pub(super) tries: usize,
     routes: RoutesReader,
 }
 
@@ -50,6 +53,7 @@ impl Watched {
             report,
             proof: None,
             wakes: false,
+            asked: BTreeSet::new(),
             marks: BTreeSet::new(),
             due: None,
             tries: 0,
@@ -60,18 +64,20 @@ impl Watched {
 
 /// All of them, and the kernel side.
 pub(super) struct Watcher {
-    bpf: Bpf,
-    all: bool,
-    watched: BTreeMap<u32, Watched>,
+    pub(super) bpf: Bpf,
+    pub(super) all: bool,
+    pub(super) watched: BTreeMap<u32, Watched>,
+    /// What is being put on them.
+    pub(super) attaching: Vec<Attaching>,
     /// Look for processes by these patterns; none at all for only those that were named, and their children.
     patterns: Option<Vec<String>>,
     extra: Vec<(String, String)>,
     names: BTreeMap<String, String>,
     /// Logs are wanted, but not of these services.
-    logs: bool,
-    silent: Vec<String>,
+    pub(super) logs: bool,
+    pub(super) silent: Vec<String>,
     /// Where in the code things are done is wanted.
-    code: bool,
+    pub(super) code: bool,
     codes: CodeReader,
     loops: LoopWatch,
     /// Dropped facts of the processes there are.
@@ -101,6 +107,7 @@ impl Watcher {
             bpf,
             all,
             watched: BTreeMap::new(),
+            attaching: Vec::new(),
             patterns,
             extra: config.resource.clone(),
             names: config.service.names.clone(),
@@ -197,6 +204,7 @@ impl Watcher {
                 }
             }
         }
+        self.take_attached(facts);
         if self.code {
             self.loops.look(&self.bpf, &self.watched, &mut self.codes, facts);
         }
@@ -226,7 +234,7 @@ impl Watcher {
             .map(|(pid, _)| *pid)
             .collect();
         for pid in due {
-            self.look(pid, facts);
+            self.look(pid);
         }
     }
 
@@ -293,9 +301,12 @@ impl Watcher {
             notes: Vec::new(),
         };
         self.watched.insert(pid, Watched::new(report));
-        self.look(pid, facts);
+        self.look(pid);
         let proven = self.watched.get(&pid).is_some_and(|watched| watched.proof.is_some());
-        if !proven && let Err(error) = self.bpf.watch(pid, Process::default()) {
+        if !proven
+            && !self.is_attaching(pid)
+            && let Err(error) = self.bpf.watch(pid, Process::default())
+        {
             tracing::warn!(pid, "cannot watch this process: {error:#}");
             self.watched.remove(&pid);
         }
@@ -315,139 +326,6 @@ impl Watcher {
         }
         facts.own(&Fact::Process(head(pid), info));
         service
-    }
-
-    /// Looks at a process's interpreter, and attaches what there is to attach.
-    fn look(&mut self, pid: u32, facts: &mut Facts<'_>) {
-        // What a watched process has started may be handed work by it (a Celery worker's pool).
-        let started = discover::parent(pid).is_some_and(|parent| self.watched.contains_key(&parent));
-        let Some(watched) = self.watched.get_mut(&pid) else { return };
-        watched.due = None;
-        match python::prove(pid) {
-            Ok(mut proof) => {
-                proof.process.pipes = u32::from(started);
-                let silent = self.silent.contains(&watched.report.service);
-                proof.process.output = u32::from(self.logs && !silent);
-                proof.process.steps = u32::from(self.bpf.sees_steps() && (proof.asyncio || proof.uvloop));
-                if !self.code {
-                    proof.process.frame = 0;
-                }
-                if let Some(before) = &watched.proof {
-                    proof.process.marks = before.process.marks;
-                    proof.process.texts = before.process.texts;
-                    proof.process.stacks = before.process.stacks;
-                    if proof.codes.is_none() && before.process.runtime == proof.process.runtime {
-                        // No thread has shown its frames this time.
-                        proof.keep_frames(before);
-                    }
-                }
-                if self.code && proof.codes.is_none() {
-                    let pause = RETRIES.get(watched.tries).copied();
-                    watched.tries += 1;
-                    watched.due = pause.map(|pause| Instant::now() + Duration::from_millis(pause));
-                }
-                self.proven(pid, proof, facts);
-            }
-            Err(error) => {
-                let pause = RETRIES.get(watched.tries).copied();
-                watched.tries += 1;
-                if let (Some(pause), true) = (pause, error != ProofError::NotPython || watched.tries < 8) {
-                    watched.due = Some(Instant::now() + Duration::from_millis(pause));
-                } else {
-                    watched.report.attribution = Some(Attribution::Thread);
-                }
-                watched.report.notes = vec![error.to_string()];
-            }
-        }
-    }
-
-    fn proven(&mut self, pid: u32, proof: Proof, facts: &mut Facts<'_>) {
-        let Some(watched) = self.watched.get_mut(&pid) else { return };
-        let before = watched.proof.as_ref();
-        let same =
-            before.is_some_and(|before| before.process == proof.process && before.probes == proof.probes);
-        if same {
-            // Threads come and go.
-            if let Some(before) = &mut watched.proof {
-                before.states = proof.states;
-            }
-            return;
-        }
-        let known: Vec<_> = before.map(|before| before.probes.clone()).unwrap_or_default();
-        let mut notes = proof.notes.clone();
-        for probe in proof.probes.iter().filter(|probe| !known.contains(probe)) {
-            match self.bpf.attach(probe.program, pid, &probe.file, probe.offset) {
-                Ok(()) => watched.report.probes.push(probe.program),
-                Err(error) => notes.push(format!("{} cannot be attached: {error:#}", probe.program)),
-            }
-        }
-        if proof.process.steps != 0 {
-            match self.bpf.count_steps(pid) {
-                // From now on.
-                Ok(()) => tell_lags(&self.bpf, pid, facts),
-                Err(error) => notes.push(format!("the lag of its event loops is not counted: {error:#}")),
-            }
-        }
-        // The probes first: a request whose bytes are seen must have its task seen too.
-        if let Err(error) = self.bpf.watch(pid, proof.process) {
-            tracing::warn!(pid, "cannot configure this process: {error:#}");
-            return;
-        }
-        watched.report.probes.sort_unstable();
-        watched.report.probes.dedup();
-        watched.report.python.clone_from(&proof.version);
-        watched.report.interpreter.clone_from(&proof.interpreter);
-        watched.report.attribution = Some(proof.attribution);
-        watched.report.r#loop = match (proof.uvloop, proof.asyncio) {
-            (true, _) => "uvloop",
-            (false, true) => "asyncio",
-            (false, false) => "",
-        };
-        for note in &notes {
-            tracing::debug!(pid, service = watched.report.service, "{note}");
-        }
-        watched.report.notes = notes;
-        tracing::info!(
-            pid,
-            service = watched.report.service,
-            python = proof.version,
-            r#loop = watched.report.r#loop,
-            exact = proof.attribution == Attribution::Context,
-            "attached"
-        );
-        if proof.process.output != 0 {
-            facts.own(&Fact::Output(head(pid), discover::output(pid, &proof.version)));
-        }
-        let info = PythonInfo { attribution: proof.attribution, uvloop: proof.uvloop };
-        let late = proof.late_writes;
-        let wakes = late || self.all || watched.wakes;
-        watched.proof = Some(proof);
-        facts.own(&Fact::Python(head(pid), info));
-        if late {
-            facts.own(&Fact::LateWrites(head(pid)));
-        }
-        if wakes {
-            self.attach_wakes(pid);
-        }
-    }
-
-    /// Attaches what shows who wakes whom in a process.
-    pub(super) fn attach_wakes(&mut self, pid: u32) {
-        let Some(watched) = self.watched.get_mut(&pid) else { return };
-        watched.wakes = true;
-        let Some(proof) = &watched.proof else { return };
-        for probe in &proof.wakes {
-            if watched.report.probes.contains(&probe.program) {
-                continue;
-            }
-            match self.bpf.attach(probe.program, pid, &probe.file, probe.offset) {
-                Ok(()) => watched.report.probes.push(probe.program),
-                Err(error) => {
-                    watched.report.notes.push(format!("{} cannot be attached: {error:#}", probe.program));
-                }
-            }
-        }
-        watched.report.probes.sort_unstable();
     }
 
     /// Tells the kernel side what is known of a function.
@@ -506,7 +384,7 @@ impl Watcher {
         let report = AttachReport { pid: child, probes: Vec::new(), ..parent.report.clone() };
         self.watched.insert(child, Watched::new(report));
         self.introduce(child, facts);
-        self.look(child, facts);
+        self.look(child);
     }
 
     fn executed(&mut self, begun: Header, facts: &mut Facts<'_>) {
@@ -514,12 +392,14 @@ impl Watcher {
         if self.watched.contains_key(&pid) {
             self.codes.forget(pid);
             self.forget_marks(pid);
+            self.forget_attaching(pid);
             self.bpf.detach(pid);
             self.bpf.forget_steps(pid);
             let service = self.introduce(pid, facts);
             if let Some(watched) = self.watched.get_mut(&pid) {
                 watched.proof = None;
                 watched.report.probes.clear();
+                watched.asked.clear();
                 watched.report.service = service;
                 watched.routes = RoutesReader::default();
                 watched.tries = 0;
@@ -538,6 +418,7 @@ impl Watcher {
         self.forget_marks(pid);
         if self.watched.remove(&pid).is_some() {
             self.codes.forget(pid);
+            self.forget_attaching(pid);
             self.bpf.forget(pid);
         }
     }

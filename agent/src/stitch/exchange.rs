@@ -223,8 +223,7 @@ impl Engine {
             tid: first.tid,
             start: first.time,
             context: first.context,
-            late: flags & flag::FILE_CALL != 0
-                && self.processes.get(&first.pid).is_some_and(|process| process.late_writes),
+            late: self.is_late(first, flags),
             shared: Shared::No,
             woken: 0,
             // What the thread was at then is not known any more.

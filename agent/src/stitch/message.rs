@@ -520,42 +520,6 @@ impl Engine {
         }
     }
 
-    /// uvloop up to 0.22: what was just read is for whoever is woken.
-    fn woken_by_read(&mut self, header: &Header, by: ContextId, child: ContextId) {
-        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        // The loop reads outside the connection's own context, in which it calls the protocol at once. A wake-up next to the
-        // read in another context is another's.
-        let at_once = thread.read_at + 1 == thread.facts;
-        if thread.answered.0 == by || at_once {
-            let same = thread.answered.0 == by;
-            for id in std::mem::take(&mut thread.answered.1) {
-                let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.act.late)
-                else {
-                    continue;
-                };
-                let exchanges = self.exchanges.get_mut(&operation.connection);
-                if same || exchanges.is_some_and(|exchanges| exchanges.is_own(by)) {
-                    operation.act.woken = child;
-                    self.job_moves(id, child);
-                }
-            }
-        }
-        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
-        let Some(inbound) = thread.inbound.filter(|inbound| inbound.by_loop && inbound.context == by) else {
-            return;
-        };
-        let adjacent = inbound.facts + 1 == thread.facts;
-        let late = self.processes.get(&header.pid).is_some_and(|process| process.late_writes);
-        let Some(unit) = self.units.get(&inbound.unit).filter(|unit| unit.claimed_by == 0) else { return };
-        if adjacent
-            && late
-            && unit.replied.is_none()
-            && let Some(context) = self.contexts.find_mut(child).filter(|context| context.announced)
-        {
-            context.serves = Some(inbound.connection);
-        }
-    }
-
     /// Whether the span of a delivery can be made.
     pub(super) fn delivery_is_over(&self, delivery: &Delivery) -> bool {
         !delivery.outlives() || delivery.last + QUIET < self.now

@@ -33,6 +33,7 @@ mod exchange;
 mod idle;
 mod interaction;
 mod job;
+mod late;
 mod measure;
 mod message;
 mod notice;
@@ -385,12 +386,12 @@ impl Engine {
         match fact {
             Fact::Data { head, .. } if header.flags & flag::PIPE != 0 => self.piped(&header, head),
             Fact::Data { data, head, tail } => {
-                let mark = self.mark(&header);
+                let (mark, flags) = self.sender(&header, data);
                 if !ciphertext {
                     self.moved(&header, data.socket, data.length, mark.context);
                 }
                 self.connections.data(data, head, tail, mark, &mut self.happened);
-                self.handle(if ciphertext { flag::DETACHED } else { header.flags });
+                self.handle(if ciphertext { flag::DETACHED } else { flags });
             }
             Fact::Tls { tls, head, tail } => {
                 let mark = self.mark(&header);
@@ -430,11 +431,15 @@ impl Engine {
             }
             Fact::Close(close) => {
                 let mark = self.mark(&header);
+                if let Some(process) = self.processes.get_mut(&header.pid) {
+                    process.given.remove(&close.fd);
+                }
                 self.connections.close(close, mark, &mut self.happened);
                 self.handle(0);
             }
             Fact::Timer(item) => self.timer(item),
             Fact::Wake(lineage) => self.woken(&header, lineage.child),
+            Fact::Given(item) => self.given(&header, item.item as i32),
             Fact::LateWrites(_) => {
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.late_writes = true;

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Engine, emit,
     job::{Trigger, Turn},
+    late::Given,
     unit::UnitId,
 };
 use crate::{
@@ -24,6 +25,10 @@ pub(super) struct ProcessState {
     pub(super) resource: Arc<Resource>,
     pub(super) uvloop: bool,
     pub(super) late_writes: bool,
+    /// It is told what is given to its loop.
+    pub(super) tells_given: bool,
+    /// What that was, by descriptor.
+    pub(super) given: FxHashMap<i32, Given>,
     /// It has been asked for who wakes whom in it.
     pub(super) wakes_wanted: bool,
     /// It is seen.
@@ -54,6 +59,8 @@ impl ProcessState {
             resource,
             uvloop: false,
             late_writes: false,
+            tells_given: false,
+            given: FxHashMap::default(),
             wakes_wanted: false,
             wakes_seen: false,
             wakes_placed: None,
