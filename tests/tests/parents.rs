@@ -152,7 +152,8 @@ fn parents_are_right_where_every_connection_is_encrypted() {
 #[test]
 fn parents_are_right_on_older_uvloops() {
     let python = venv("3.11").expect("a virtual environment");
-    for version in ["uvloop19", "uvloop21", "uvloop22"] {
+    let cases = [("uvloop19", true), ("uvloop21", false), ("uvloop22", false), ("uvloop22", true)];
+    for (version, encrypted) in cases {
         let older = venv(version).expect("a virtual environment");
         let older = packages(&older).expect("its packages");
         run(&Case {
@@ -162,7 +163,7 @@ fn parents_are_right_on_older_uvloops() {
             variables: vec![("PYTHONPATH", &older)],
             connections: 64,
             requests: 2_000,
-            encrypted: false,
+            encrypted,
         });
     }
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use self::{
     ends::endpoints,
-    sessions::{Layer, Sessions},
+    sessions::{Key, Layer, Sessions},
 };
 use crate::{
     protocol::{
@@ -111,6 +111,8 @@ pub struct Connection {
     state: State,
     /// Its encryption.
     tls: Option<Box<Layer>>,
+    /// The object of a TLS library that has made what was given to it to be sent later, and whether in its handshake.
+    offered: Option<(Key, bool)>,
     /// Stream positions up to which bytes were taken: received, sent.
     taken: [u64; 2],
     descriptors: Vec<(u32, i32)>,
@@ -230,6 +232,7 @@ impl Connections {
             role,
             state: State::new(),
             tls: None,
+            offered: None,
             taken: [0; 2],
             descriptors: Vec::new(),
             last: mark.time,

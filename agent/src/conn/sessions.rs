@@ -6,7 +6,7 @@
 //! - It has received ciphertext, and at once goes on with a handshake, or reads plaintext of the size of a record in it:
 //!   event loops call the library as soon as they have read.
 //! - It has gone on with a handshake, or has written plaintext, and at once sends records, the first of that size.
-//!   uvloop up to 0.22 sends later, and may send another's.
+//!   uvloop up to 0.22 sends later, and may send another's; there it is given to the connection at once, which is told.
 //!
 //! What is found holds until the object is freed or the connection closed.
 
@@ -237,6 +237,18 @@ impl Sessions {
             Step::Wrote(key, length) => {
                 records.first().is_some_and(|record| fits(*record, length)).then_some((key, false))
             }
+            Step::Received(_) => None,
+        }
+    }
+
+    /// A thread has given something to a connection that is sent later: the object that has made it, if that shows, and
+    /// whether by its handshake.
+    pub(super) fn gave(&mut self, mark: Mark) -> Option<(Key, bool)> {
+        let step = self.before(mark)?.step;
+        self.threads.remove(&(mark.pid, mark.tid));
+        match step {
+            Step::Handshake(key) => Some((key, true)),
+            Step::Wrote(key, _) => Some((key, false)),
             Step::Received(_) => None,
         }
     }

@@ -82,6 +82,12 @@ impl Rig {
         self.connections.tls(&tls, bytes, &[], mark, &mut self.happened);
     }
 
+    /// Something is given to a connection that is sent later.
+    fn gives(&mut self, socket: u64, (tid, context): (u32, u32)) {
+        let mark = self.mark(tid, context);
+        self.connections.given(mark, socket as i32);
+    }
+
     fn item(&mut self, kind: u16, ssl: u64, (tid, context): (u32, u32)) {
         let mark = self.mark(tid, context);
         let item = Item { item: ssl, ..Item::default() };
@@ -176,6 +182,34 @@ fn late_writers_send_anybodys() {
     rig.tls(0x10, 0, REQUEST, (1, 5));
     rig.data(101, 0, &record(REQUEST.len()), (1, 5));
     assert_eq!(rig.begun(), [] as [u16; 0]);
+}
+
+#[test]
+fn what_late_writers_give_at_once_shows_the_connection() {
+    let mut rig = Rig::default();
+    rig.connections.writes_late(PID);
+    // Both go on with their handshakes, and both connections are sent to later, the other way round.
+    for (ssl, socket, context) in [(0x10, 101, 1), (0x20, 102, 2)] {
+        rig.socket(socket);
+        rig.item(kind::TLS_HANDSHAKE, ssl, (1, context));
+        rig.gives(socket, (1, context));
+    }
+    for socket in [102, 101] {
+        rig.data(socket, 0, HELLO, (1, 9));
+    }
+    rig.tls(0x20, 0, REQUEST, (1, 2));
+    assert_eq!(rig.begun(), [102]);
+    rig.tls(0x10, 0, REQUEST, (1, 1));
+    assert_eq!(rig.begun(), [101]);
+    // Of one whose handshake was not seen, and what another context has given, which tells nothing.
+    rig.socket(103);
+    rig.data(103, 0, &record(9), (1, 9));
+    for (context, begun) in [(4, vec![]), (3, vec![103; 2])] {
+        rig.tls(0x30, 0, REQUEST, (1, 3));
+        rig.gives(103, (1, context));
+        rig.data(103, 0, &record(REQUEST.len()), (1, 9));
+        assert_eq!(rig.begun(), begun);
+    }
 }
 
 #[test]

@@ -101,7 +101,16 @@ impl Connections {
         }
     }
 
-    /// A process sends at the end of a turn of its loop, perhaps another's: nothing follows from it.
+    /// A process has given something to a descriptor's connection, to be sent at the end of a turn of its loop.
+    pub fn given(&mut self, mark: Mark, fd: i32) {
+        let Some(socket) = self.by_descriptor.get(&(mark.pid, fd)) else { return };
+        let made_by = self.sessions.gave(mark);
+        if let Some(connection) = self.by_socket.get_mut(socket) {
+            connection.offered = made_by.or(connection.offered);
+        }
+    }
+
+    /// A process sends at the end of a turn of its loop, perhaps another's: nothing follows from it but what was given before.
     pub fn writes_late(&mut self, pid: u32) {
         self.late_writers.insert(pid);
     }
@@ -131,9 +140,8 @@ impl Connections {
         mark: Mark,
         out: &mut VecDeque<Happened>,
     ) {
-        let Some(layer) = self.by_socket.get_mut(&socket).and_then(|known| known.tls.as_mut()) else {
-            return;
-        };
+        let Some(connection) = self.by_socket.get_mut(&socket) else { return };
+        let Some(layer) = connection.tls.as_mut() else { return };
         let found = match direction {
             Direction::Received => {
                 self.sessions.received(mark, socket, &layer.begun);
@@ -141,8 +149,9 @@ impl Connections {
             }
             Direction::Sent => {
                 let late = self.late_writers.contains(&mark.pid);
-                let found = self.sessions.sent(mark, &layer.begun);
-                found.filter(|_| layer.session.is_none() && !late)
+                let sent = self.sessions.sent(mark, &layer.begun);
+                let found = if late { connection.offered.take() } else { sent };
+                found.filter(|_| layer.session.is_none())
             }
         };
         layer.begun.clear();
@@ -227,6 +236,7 @@ impl Connections {
             role: None,
             state: State::new(),
             tls: Some(Box::<Layer>::default()),
+            offered: None,
             taken: [0; 2],
             descriptors: Vec::new(),
             last: mark.time,

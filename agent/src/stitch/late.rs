@@ -26,7 +26,9 @@ pub(super) struct Given {
 impl Engine {
     /// Something was given to a descriptor's connection.
     pub(super) fn given(&mut self, header: &Header, fd: i32) {
-        let by = (self.contexts.at(header.pid, header.context, header.time), self.stack);
+        let mark = self.mark(header);
+        self.connections.given(mark, fd);
+        let by = (mark.context, mark.stack);
         let Some(process) = self.processes.get_mut(&header.pid) else { return };
         process.tells_given = true;
         let before = process.given.get_mut(&fd);
@@ -115,3 +117,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+use adder_ebpf::{Data, Item, Lineage, Socket, kind};
+
+use super::*;
+use crate::{
+    fact::{Clock, Fact, ProcessInfo, PythonInfo},
+    python::Attribution,
+    signal::{Span, Kind},
+    stitch::Options,
+};
+
+const PID: u32 = 7;
+const LOOP: u64 = 0x9000;
+/// The tasks of two requests.
+const TASKS: [u64; 2] = [0x100, 0x200];
+/// Descriptors: of the two requests, and of a connection to Redis. They are the numbers of their sockets too.
+const CLIENTS: [u64; 2] = [11, 12];
+const REDIS: u64 = 20;
+const AF_INET: u16 = 2;
+const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+
+struct Rig {
+    engine: Engine,
+    time: u64,
+    moved: [[u64; 2]; 32],
+}
+
+impl Rig {
+    /// Two requests have come, and each has a task.
+    fn new() -> Self {
+        let engine = Engine::new(Options { seed: 1, ..Options::default() });
+        let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32] };
+        let header = rig.header(0, LOOP, 0);
+        rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
+        rig.engine
+            .fact(&Fact::Python(header, PythonInfo { attribution: Attribution::Context, uvloop: true }));
+        rig.engine.fact(&Fact::LateWrites(header));
+        rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
+        rig.socket(REDIS, flag::CONNECTED);
+        for (client, task) in CLIENTS.into_iter().zip(TASKS) {
+            rig.socket(client, flag::ACCEPTED);
+            rig.data(client, flag::RECEIVED, LOOP, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            let header = rig.header(kind::TASK, LOOP, 0);
+            rig.engine.fact(&Fact::Task(Lineage { header, child: task }));
+        }
+        rig
+    }
+
+    fn header(&mut self, kind: u16, context: u64, flags: u16) -> Header {
+        self.time += 1_000;
+        Header { time: self.time, context, pid: PID, tid: PID, kind, flags, ..Header::default() }
+    }
+
+    fn socket(&mut self, socket: u64, flags: u16) {
+        // SAFETY: a structure of integers.
+        let mut fact: Socket = unsafe { std::mem::zeroed() };
+        (fact.header, fact.socket) = (self.header(kind::SOCKET, LOOP, flags), socket);
+        (fact.fd, fact.family, fact.remote_port) = (socket as i32, AF_INET, socket as u16);
+        self.engine.fact(&Fact::Socket(Box::new(fact)));
+    }
+
+    fn data(&mut self, socket: u64, flags: u16, context: u64, bytes: &[u8]) {
+        let header = self.header(kind::DATA, context, flags | flag::FILE_CALL);
+        let moved = &mut self.moved[socket as usize][usize::from(flags & flag::RECEIVED == 0)];
+        let (offset, length) = (*moved, bytes.len() as u64);
+        *moved += length;
+        let data = Data { header, socket, offset, length, fd: socket as i32, ..Data::default() };
+        self.engine.fact(&Fact::Data { data, head: bytes, tail: &[] });
+    }
+
+    fn gives(&mut self, task: u64, socket: u64) {
+        let header = self.header(kind::GIVEN, task, 0);
+        self.engine.fact(&Fact::Given(Item { header, item: socket }));
+    }
+
+    /// At the end of a turn this leaves.
+    fn leaves(&mut self, socket: u64, bytes: &[u8]) {
+        self.data(socket, 0, LOOP, bytes);
+    }
+
+    /// All is answered: below which requests the commands are, by their places.
+    fn owners(&mut self, commands: usize) -> Vec<Option<usize>> {
+        for _ in 0..commands {
+            self.data(REDIS, flag::RECEIVED, LOOP, b"$1\r\n1\r\n");
+        }
+        for (client, task) in CLIENTS.into_iter().zip(TASKS) {
+            self.gives(task, client);
+            self.leaves(client, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+        let header = self.header(0, LOOP, 0);
+        self.engine.fact(&Fact::End(header));
+        let spans = self.engine.spans();
+        let of = |kind: Kind| spans.iter().filter(move |span| span.kind == kind);
+        let mut servers: Vec<&Span> = of(Kind::Server).collect();
+        servers.sort_by_key(|span| span.start);
+        let place =
+            |span: &Span| servers.iter().position(|server| Some(server.span_id) == span.parent_span_id);
+        let mut calls: Vec<&Span> = of(Kind::Client).collect();
+        calls.sort_by_key(|span| span.start);
+        assert_eq!(calls.len(), commands);
+        calls.into_iter().map(place).collect()
+    }
+}
+
+#[test]
+fn what_leaves_is_of_who_has_given_it() {
+    let mut rig = Rig::new();
+    rig.gives(TASKS[0], REDIS);
+    rig.leaves(REDIS, GET);
+    rig.gives(TASKS[1], REDIS);
+    // The parts of one call follow each other.
+    rig.leaves(REDIS, &GET[..4]);
+    rig.leaves(REDIS, &GET[4..]);
+    rig.leaves(REDIS, GET);
+    assert_eq!(rig.owners(3), [Some(0), Some(1), Some(1)]);
+}
+
+#[test]
+fn what_several_have_given_is_nobodys() {
+    let mut rig = Rig::new();
+    rig.gives(TASKS[0], REDIS);
+    rig.gives(TASKS[1], REDIS);
+    rig.leaves(REDIS, GET);
+    rig.leaves(REDIS, GET);
+    rig.gives(TASKS[0], REDIS);
+    rig.gives(TASKS[0], REDIS);
+    rig.leaves(REDIS, GET);
+    assert_eq!(rig.owners(3), [None, None, Some(0)]);
+}
+
+#[test]
+fn what_leaves_some_time_later_is_nobodys() {
+    let mut rig = Rig::new();
+    rig.gives(TASKS[0], REDIS);
+    rig.leaves(REDIS, GET);
+    rig.gives(TASKS[1], CLIENTS[1]);
+    rig.leaves(REDIS, GET);
+    assert_eq!(rig.owners(2), [Some(0), None]);
+}
+
+#[test]
+fn a_new_connection_is_given_nothing_by_what_was_given_to_another_of_its_number() {
+    let mut rig = Rig::new();
+    rig.gives(TASKS[0], REDIS);
+    let header = rig.header(kind::CLOSE, LOOP, 0);
+    rig.engine.fact(&Fact::Close(adder_ebpf::Close { header, fd: REDIS as i32, ..Default::default() }));
+    rig.moved[REDIS as usize] = [0; 2];
+    rig.socket(REDIS, flag::CONNECTED);
+    rig.leaves(REDIS, GET);
+    assert_eq!(rig.owners(1), [None]);
+}
