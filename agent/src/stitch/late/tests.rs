@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     fact::{Clock, Fact, ProcessInfo, PythonInfo},
     python::Attribution,
-    signal::{Span, Kind},
+    signal::{Kind, Span},
     stitch::Options,
 };
 
