@@ -445,7 +445,7 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
         }
     }
     if proof.late_writes
-        && let Some((path, elf)) = module("loop.")
+        && let Some((path, elf)) = module("loop.").filter(|(path, _)| path.contains("/uvloop/"))
     {
         // The table of `UVStream`; those of its TLS transports begin otherwise.
         let names = ["write", "writelines", "write_eof", "can_write_eof", "is_reading"];
@@ -456,7 +456,7 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
             proof.process.late = 1;
             proof.probes.extend(probes);
         } else {
-            notes.push("`UVStream.write` of uvloop was not found: what it sends has no owner".into());
+            notes.push("`UVStream.write` of uvloop was not found: whose it is what it sends shows only at the answer".into());
         }
     }
 }

@@ -78,7 +78,7 @@ impl Engine {
             return None;
         }
         given.left = Some(facts);
-        (!given.several).then_some(given.by)
+        (!given.several && given.by.0 != 0).then_some(given.by)
     }
 
     /// uvloop up to 0.22: what was just read is for whoever is woken.
