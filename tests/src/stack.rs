@@ -124,12 +124,13 @@ pub fn venv(prefix: &str) -> Result<PathBuf> {
     found.context("no virtual environment yet: run `cargo xtask test` or `cargo xtask demo` once")
 }
 
-/// The folder with the packages of an environment.
-pub fn packages(venv: &Path) -> Result<String> {
-    let mut folders =
-        std::fs::read_dir(venv.join("lib"))?.flatten().map(|entry| entry.path().join("site-packages"));
-    let found = folders.find(|folder| folder.exists()).context("an environment without packages")?;
-    Ok(found.display().to_string())
+/// The folder with the packages of the environment whose name begins so, for `PYTHONPATH`.
+pub fn packages(prefix: &str) -> Result<String> {
+    let venv = venvs().into_iter().find(|(name, _)| name.starts_with(prefix));
+    let (_, venv) = venv.with_context(|| format!("no environment {prefix}: run `cargo xtask test` once"))?;
+    let folders = std::fs::read_dir(venv.join("lib"))?.flatten();
+    let found = folders.map(|entry| entry.path().join("site-packages")).find(|folder| folder.exists());
+    Ok(found.context("an environment without packages")?.display().to_string())
 }
 
 /// Whether an environment has the applications and nothing else.

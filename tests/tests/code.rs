@@ -14,7 +14,7 @@ use adder_tests::{
     load::Load,
     python::{App, EventLoop},
     rig::Rig,
-    stack::on_every_python,
+    stack::{on_every_python, packages},
     watch::attach,
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -27,6 +27,8 @@ struct Case<'a> {
     venv: Option<&'a Path>,
     python: &'a str,
     event_loop: Option<EventLoop>,
+    /// Another uvloop than that of the environment.
+    uvloop: Option<&'a str>,
     connections: usize,
     requests: usize,
     paths: &'a [&'a str],
@@ -53,6 +55,10 @@ fn found(span: &CollectedSpan) -> Option<(String, u32)> {
 fn run(case: &Case<'_>) {
     let rig = Rig::start(&format!("code-{}", case.name), "places-api", case.python, false);
     let mut rig = rig.expect("servers");
+    if let Some(older) = case.uvloop {
+        let older = packages(older).expect("its packages");
+        rig.environment = rig.environment.set("PYTHONPATH", &older);
+    }
     if let Some(venv) = case.venv {
         venv.clone_into(&mut rig.venv);
     }
@@ -155,6 +161,7 @@ fn calls_of_tasks_and_threads_on_asyncio() {
         venv: None,
         python: "3.11",
         event_loop,
+        uvloop: None,
         connections: 64,
         requests: 800,
         paths: &ASYNC,
@@ -169,6 +176,23 @@ fn calls_of_tasks_and_threads_on_uvloop() {
         venv: None,
         python: "3.13",
         event_loop,
+        uvloop: None,
+        connections: 64,
+        requests: 800,
+        paths: &ASYNC,
+    });
+}
+
+/// Up to 0.22 it sends when all tasks have run.
+#[test]
+fn calls_of_tasks_and_threads_on_an_older_uvloop() {
+    let event_loop = Some(EventLoop::Uvloop);
+    run(&Case {
+        name: "uvloop22",
+        venv: None,
+        python: "3.11",
+        event_loop,
+        uvloop: Some("uvloop22"),
         connections: 64,
         requests: 800,
         paths: &ASYNC,
@@ -183,6 +207,7 @@ fn calls_of_flask_views() {
         venv: None,
         python: "3.11",
         event_loop: None,
+        uvloop: None,
         connections: 4,
         requests: 800,
         paths,
@@ -201,6 +226,7 @@ fn places_are_right_on_every_python() {
                 venv,
                 python: "",
                 event_loop,
+                uvloop: None,
                 connections: 64,
                 requests: 800,
                 paths: &ASYNC,

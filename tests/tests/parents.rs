@@ -154,8 +154,7 @@ fn parents_are_right_on_older_uvloops() {
     let python = venv("3.11").expect("a virtual environment");
     let cases = [("uvloop19", true), ("uvloop21", false), ("uvloop22", false), ("uvloop22", true)];
     for (version, encrypted) in cases {
-        let older = venv(version).expect("a virtual environment");
-        let older = packages(&older).expect("its packages");
+        let older = packages(version).expect("its packages");
         run(&Case {
             name: &format!("parents-{version}"),
             venv: &python,
