@@ -192,8 +192,8 @@ impl Watcher {
         let Some(watched) = self.watched.get_mut(&pid) else { return };
         watched.wakes = true;
         let Some(proof) = &watched.proof else { return };
-        let is_new = |program| !watched.report.probes.contains(program) && !watched.asked.contains(program);
-        let new: Vec<_> = proof.wakes.iter().filter(|probe| is_new(&probe.program)).cloned().collect();
+        let is_new = |program| !watched.asked.contains(program);
+        let new: Vec<_> = proof.wakes.iter().filter(|probe| is_new(probe.program)).cloned().collect();
         if new.is_empty() {
             return;
         }

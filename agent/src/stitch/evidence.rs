@@ -1,6 +1,6 @@
 //! Evidence: which request a context, a thread or a piece of work belongs to. The rules are in the parent module.
 
-use adder_ebpf::{Header, flag, kind};
+use adder_ebpf::{Header, kind};
 
 use super::{
     Engine,
@@ -176,9 +176,7 @@ impl Engine {
     pub(super) fn reply(&mut self, connection: ConnectionId, exchange: u64, at: Mark, flags: u16) {
         let Some((id, claimed_by)) = self.replied(connection, exchange, at) else { return };
         let header = Header { pid: at.pid, tid: at.tid, ..Header::default() };
-        let late = flags & flag::FILE_CALL != 0
-            && self.processes.get(&at.pid).is_some_and(|process| process.late_writes);
-        if late || at.context == 0 || self.by_queue(&header) == Some(id) {
+        if self.is_late(&at, flags) || at.context == 0 || self.by_queue(&header) == Some(id) {
             return;
         }
         if claimed_by != 0 && self.contexts.descends(at.context, claimed_by) {
