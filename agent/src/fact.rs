@@ -4,7 +4,7 @@
 //! head and a `postcard` body. Both together are a recording: the engine gives the same signals for the same facts.
 
 use adder_ebpf::{
-    Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, Stack, TAIL_MAX, Text, Tls, kind,
+    Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, Stack, Stream, TAIL_MAX, Text, Tls, kind,
 };
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +132,8 @@ pub enum Fact<'a> {
         /// Its frames, eight bytes each.
         frames: &'a [u8],
     },
+    /// Of which stream the task has the care that made the stack before.
+    Stream(Stream),
     /// A TLS library goes on with the handshake of an `SSL` object.
     TlsHandshake(Item),
     /// An `SSL` object was freed.
@@ -262,6 +264,8 @@ unsafe impl Fixed for Item {}
 unsafe impl Fixed for Stack {}
 // SAFETY: likewise.
 unsafe impl Fixed for Text {}
+// SAFETY: likewise.
+unsafe impl Fixed for Stream {}
 
 fn as_bytes<T: Fixed>(value: &T) -> &[u8] {
     // SAFETY: `Fixed` types have no padding.
@@ -293,6 +297,7 @@ impl<'a> Fact<'a> {
                 let frames = rest.get(..stack.count as usize * 8).ok_or(short)?;
                 Self::Stack { stack, frames }
             }
+            kind::STREAM => Self::Stream(front(bytes).ok_or(short)?),
             kind::TLS_HANDSHAKE => Self::TlsHandshake(front(bytes).ok_or(short)?),
             kind::TIMER => Self::Timer(front(bytes).ok_or(short)?),
             kind::STEP => Self::Step(front(bytes).ok_or(short)?),
@@ -336,6 +341,7 @@ impl<'a> Fact<'a> {
             Self::Data { data, .. } => &data.header,
             Self::Tls { tls, .. } => &tls.header,
             Self::Stack { stack, .. } => &stack.header,
+            Self::Stream(stream) => &stream.header,
             Self::Socket(socket) => &socket.header,
             Self::Close(close) => &close.header,
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
@@ -386,6 +392,7 @@ impl<'a> Fact<'a> {
                 into.extend_from_slice(as_bytes(stack));
                 into.extend_from_slice(frames);
             }
+            Self::Stream(stream) => into.extend_from_slice(as_bytes(stream)),
             Self::Socket(socket) => into.extend_from_slice(as_bytes(&**socket)),
             Self::Close(close) => into.extend_from_slice(as_bytes(close)),
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => {

@@ -6,8 +6,8 @@
 //! cannot change meanwhile.
 
 use adder_ebpf::{
-    FAR, FRAME_BYTES, FRAMES_MAX, MARK_END, MarkKey, Process, Stack, TEXT_HEAD, TEXT_MAX, Text, code_of,
-    flag, kind, mark_bit,
+    FAR, FRAME_BYTES, FRAMES_MAX, MARK_END, MARK_STREAM, MarkKey, Process, Stack, Stream, TEXT_HEAD,
+    TEXT_MAX, Text, code_of, flag, kind, mark_bit,
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
@@ -18,11 +18,17 @@ use crate::{
     record::{count_drop, current, wake_flags, watched, write_header},
 };
 
-/// Where each frame is read, behind the frames, and then the address of a text: the stack of these programs has no room.
+/// Where each frame is read, behind the frames, and then the address of a text, or what [`report_stream`] takes: the stack of these programs has no room.
 const SCRATCH: usize = size_of::<Stack>() + FRAMES_MAX * 8;
 /// `PyASCIIObject.length` and `state` (Include/cpython/unicodeobject.h).
 const LENGTH: u64 = 16;
 const STATE: u64 = 32;
+/// `PyVarObject.ob_size` of an `int` up to 3.11, `_PyLongValue.lv_tag` since (Include/cpython/longintrepr.h), and its digits.
+const TAG: u64 = 16;
+const DIGITS: u64 = 24;
+/// The tag of a positive number with one digit up to 3.11, and since; what 3.14 sets besides in those that are never freed.
+const ONE_DIGIT: [u64; 2] = [1, 1 << 3];
+const IMMORTAL: u64 = 1 << 2;
 /// Keeps an offset in the part of a frame that was read within it.
 const IN_FRAME: u64 = FRAME_BYTES as u64 - 8;
 
@@ -91,8 +97,14 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
                 break;
             }
             // The innermost is that of what was called last.
-            if mark != 0 && field!(process.texts) != 0 && unsafe { text_at(start).read_volatile() } == 0 {
-                unsafe { text_at(start).write_volatile(user::<u64>(frame + u64::from(mark)) & !7) };
+            if mark != 0 && unsafe { text_at(start).read_volatile() } == 0 {
+                if mark & MARK_STREAM != 0 {
+                    let mark = u64::from(mark);
+                    let number = frame + (mark & 0xffff) | (mark >> 16 & 0xff) << 56 | 1;
+                    unsafe { text_at(start).write_volatile(number) };
+                } else if field!(process.texts) != 0 {
+                    unsafe { text_at(start).write_volatile(user::<u64>(frame + u64::from(mark)) & !7) };
+                }
             }
         }
         frame = word(start, field!(process.frame_previous));
@@ -104,10 +116,38 @@ pub extern "C" fn report_frames(state: u64, context: u64) -> u32 {
         text_at(start).read_volatile()
     };
     entry.submit(wake_flags());
-    if text != 0 {
+    if text & 1 != 0 {
+        report_stream(text);
+    } else if text != 0 {
         report_text(text);
     }
     1
+}
+
+/// Reports the stream whose number is in the variable at an address, in the low 48 bits; the upper eight are how many variables
+/// behind `self` that is, and the lowest is set. Global, likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_stream(place: u64) -> u32 {
+    let variable = code_of(place) & !7;
+    let number = user::<u64>(variable) & !7;
+    let tag = user::<u64>(number + TAG) & !IMMORTAL;
+    if tag != ONE_DIGIT[0] && tag != ONE_DIGIT[1] {
+        return 0;
+    }
+    let Some(mut entry) = FACTS.reserve_bytes(size_of::<Stream>(), 0) else {
+        count_drop();
+        return 0;
+    };
+    let fact = entry.as_mut_ptr().cast::<Stream>();
+    unsafe {
+        write_header(&raw mut (*fact).header, kind::STREAM, 0, 0);
+        (&raw mut (*fact).object).write(user::<u64>(variable - (place >> 56) * 8) & !7);
+        (&raw mut (*fact).number).write(user(number + DIGITS));
+        (&raw mut (*fact).reserved).write(0);
+    }
+    entry.submit(wake_flags());
+    0
 }
 
 /// Where the address of a text is kept.

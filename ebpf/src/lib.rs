@@ -49,6 +49,8 @@ pub mod kind {
     pub const STEP: u16 = 20;
     /// [`Item`](super::Item): a descriptor to which something was given that is sent when the turn of the loop ends.
     pub const GIVEN: u16 = 21;
+    /// [`Stream`](super::Stream): of which stream of HTTP/2 the task has the care that made the stack before.
+    pub const STREAM: u16 = 22;
 }
 
 /// Bits of [`Header::flags`].
@@ -258,6 +260,20 @@ pub struct Text {
     pub reserved: u32,
 }
 
+/// The local variables `self` and `stream_id` of a function of httpcore in a frame of the stack before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    /// The head of the fact.
+    pub header: Header,
+    /// Address of the object that stands for the connection.
+    pub object: u64,
+    /// Number of the stream (RFC 9113, section 5.1.1).
+    pub number: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
 /// A function of which something is known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -273,6 +289,8 @@ pub struct MarkKey {
 /// What is known of a function: a stack need not go beyond it. Any other number is the offset in its frame of a local variable
 /// with the text of a statement.
 pub const MARK_END: u32 = 1 << 31;
+/// With this bit the low 16 are the offset of a [`Stream`]'s number, and the eight above them how many variables behind `self` it is.
+pub const MARK_STREAM: u32 = 1 << 30;
 
 /// The bit of [`Process::marks`] that stands for a code object.
 #[must_use]

@@ -144,7 +144,10 @@ fn calls_that_are_given_up_put_no_other_under_a_wrong_request() {
         .filter(|span| span.span.kind() == SpanKind::Client && span.attribute("url.full").is_some())
         .filter(|span| span.attribute("http.response.status_code").is_none());
     println!("{} calls without an answer", given_up.count());
+    println!("{}", watched.verdict);
     assert_eq!(watched.verdict.wrong, 0, "no span under a wrong request: {}", watched.verdict);
+    // Of a call that is given up while others send it nothing may tell whose it was.
+    assert!(watched.verdict.orphan * 8 <= REQUESTS, "{}", watched.verdict);
     assert!(watched.verdict.servers >= REQUESTS, "a server span for each request");
     drop((games, players, rig));
 }

@@ -59,14 +59,9 @@ impl CodeInfo {
         self.is("httpcore/_async/http2.py", "_write_outgoing_data")
     }
 
-    /// Whether httpcore has put the head of a request there, before it sends what has gathered.
-    pub fn puts_request(&self) -> bool {
-        self.is("httpcore/_async/http2.py", "_send_request_headers")
-    }
-
-    /// Whether one of httpcore's locks is released there.
-    pub fn releases_lock(&self) -> bool {
-        self.is("httpcore/_synchronization.py", "__aexit__")
+    /// Whether httpcore does there what one request needs; it has the local variables `self` and `stream_id`.
+    pub fn cares_for_stream(&self) -> bool {
+        STREAMS.iter().any(|name| self.is("httpcore/_async/http2.py", name))
     }
 
     /// Whether it belongs to the calls of `grpc.aio`.
@@ -92,6 +87,9 @@ impl CodeInfo {
         self.file.strip_suffix(file).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
     }
 }
+
+/// Functions of httpcore for one request, the last part of the name.
+const STREAMS: [&str; 3] = ["handle_async_request", "_receive_response_body", "_response_closed"];
 
 /// The calls of `grpc.aio`.
 const STUBS: &str = "grpc/aio/_call.py";

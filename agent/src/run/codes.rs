@@ -5,7 +5,7 @@
 
 use std::hash::Hasher as _;
 
-use adder_ebpf::{MARK_END, code_of};
+use adder_ebpf::{MARK_END, MARK_STREAM, code_of};
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::{Facts, watch::head};
@@ -38,6 +38,12 @@ const TEXTS: [(&str, &str, &str); 7] = [
 fn mark_of(code: &CodeInfo, codes: &Codes) -> Option<u32> {
     if code.ends_stack() {
         return Some(MARK_END);
+    }
+    if code.cares_for_stream() {
+        let (of, number) = (codes.local(code.address, "self")?, codes.local(code.address, "stream_id")?);
+        let distance = number.checked_sub(of)?;
+        return (number <= 0xffff && distance / 8 <= 0xff)
+            .then_some(MARK_STREAM | ((distance / 8) << 16) | number);
     }
     let (_, _, variable) = TEXTS.iter().find(|(file, function, _)| code.is(file, function))?;
     codes.local(code.address, variable)

@@ -43,8 +43,6 @@ pub(super) struct Context {
     pub(super) is_task: bool,
     /// When a timer of the loop has called in it.
     pub(super) called: u64,
-    /// When it was last woken.
-    pub(super) woken: u64,
     /// The inbound request that it was made for.
     pub(super) claim: Option<UnitId>,
     /// The claim stands against an older owner (see [`super::Engine`]) and wants the response's confirmation.
@@ -69,13 +67,6 @@ pub(super) struct Context {
     /// Its address now belongs to another.
     replaced: bool,
     last: u64,
-}
-
-impl Context {
-    /// When it was last woken, or made, where that was seen.
-    pub(super) fn waited_until(&self) -> u64 {
-        self.woken.max(if self.announced { self.created } else { 0 })
-    }
 }
 
 /// All contexts.
@@ -148,7 +139,6 @@ impl Contexts {
             parent,
             made_at: 0,
             created: time,
-            woken: 0,
             announced,
             is_task: false,
             called: 0,
@@ -324,6 +314,8 @@ pub(super) struct Thread {
     pub(super) rested: u64,
     /// Where it makes its next fact.
     pub(super) stack: StackId,
+    /// For which stream of HTTP/2 it is there: the object that stands for the connection, and the number.
+    pub(super) stream: Option<(u64, u32)>,
     /// How often that was told, and how often when it has last begun a stream of HTTP/2.
     pub(super) stacks: (u64, u64),
     /// How many facts came from it.

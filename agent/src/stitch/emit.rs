@@ -170,7 +170,7 @@ impl Engine {
             || act.shared != Shared::No
             || self.contexts.find(act.context).is_some_and(|context| context.writer)
             || self.is_stray(act)
-            || self.stacks.shares_writes(act.stack).is_some()
+            || self.stacks.shares_writes(act.stack)
     }
 
     /// Whether something was sent by a callback of the loop that sends for others, when the unit of its context had ended: another

@@ -256,7 +256,7 @@ impl Engine {
             operation.act.late = true;
         }
         if happened.protocol == Protocol::Http2 {
-            self.shared_begins(id, first, happened.connection);
+            self.shared_begins(id, first, happened.connection, *exchange as u32);
         }
         self.works_on(first.context, (first.pid, first.tid), first.time);
         self.work_begins(id, first.context);

@@ -479,13 +479,6 @@ impl Engine {
         if by == child {
             return;
         }
-        let waiting = self.contexts.find_mut(child);
-        let after = waiting.map_or(0, |waiting| {
-            let after = waiting.waited_until();
-            waiting.woken = header.time;
-            after
-        });
-        self.hands_over(header, by, child, after);
         self.wakes_for_notice(header, by, child, false);
         let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
         let sent = self.contexts.find_mut(by).and_then(|context| {

@@ -196,6 +196,8 @@ pub struct Engine {
     exchanges: FxHashMap<ConnectionId, Exchanges>,
     /// Connections on which tasks send for each other.
     sharing: BTreeMap<ConnectionId, Sharing>,
+    /// Which connection an object of a library stands for, by process and address.
+    shared_objects: FxHashMap<(u32, u64), ConnectionId>,
     calls: Calls,
     /// Calls that tasks of a process make through `grpc.aio`.
     stubs: BTreeMap<u32, Stubs>,
@@ -211,6 +213,8 @@ pub struct Engine {
     measures: Measures,
     /// Where the current fact was made.
     stack: StackId,
+    /// For which stream of HTTP/2 it is there ([`Thread::stream`]).
+    stream: Option<(u64, u32)>,
     /// Messages whose publish has not been looked for.
     unoriginated: VecDeque<Waiting>,
     /// Deliveries of tasks that a pool's processes may be handed, by the task's id.
@@ -250,6 +254,7 @@ impl Engine {
             begun: FxHashMap::default(),
             exchanges: FxHashMap::default(),
             sharing: BTreeMap::new(),
+            shared_objects: FxHashMap::default(),
             calls: Calls::default(),
             stubs: BTreeMap::new(),
             units: FxHashMap::default(),
@@ -263,6 +268,7 @@ impl Engine {
             loops: Loops::default(),
             measures: Measures::default(),
             stack: 0,
+            stream: None,
             tasks: FxHashMap::default(),
             interactions: FxHashMap::default(),
             unsettled: VecDeque::new(),
@@ -331,24 +337,21 @@ impl Engine {
         if let Fact::Stack { stack, frames } = fact {
             return self.is_at(&header, fact::words(frames), stack.cut != 0);
         }
-        if let Fact::Text(_, text) = fact {
-            if let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) {
-                thread.stack = self.stacks.with_text(thread.stack, text);
-            }
-            return;
-        }
         match fact {
+            Fact::Text(_, text) => return self.has_text(&header, text),
+            Fact::Stream(stream) => return self.has_stream(stream),
             // Nor what was seen of the thread from outside.
             Fact::LoopSample(_, sample) => return self.loop_sampled(&header, sample),
             Fact::Step(item) => return self.loop_stepped(item),
             _ => self.loops.heard(&header),
         }
-        self.stack = 0;
+        (self.stack, self.stream) = (0, None);
         if header.flags & flag::STACKED != 0
             && let Some(thread) = self.threads.get(&(header.pid, header.tid))
         {
             // The parts of a vector have one in common.
-            self.stack = thread.stack;
+            (self.stack, self.stream) = (thread.stack, thread.stream);
+            self.cares_for_stream(&header);
         } else if !matches!(fact, Fact::Socket(_))
             && let Some(thread) = self.threads.get_mut(&(header.pid, header.tid))
         {
@@ -514,7 +517,12 @@ impl Engine {
                 }
             }
             // Some have been dealt with above.
-            Fact::Map(_) | Fact::Stack { .. } | Fact::Text(..) | Fact::Step(_) | Fact::LoopSample(..) => {}
+            Fact::Map(_)
+            | Fact::Stack { .. }
+            | Fact::Text(..)
+            | Fact::Stream(_)
+            | Fact::Step(_)
+            | Fact::LoopSample(..) => {}
             Fact::Code(_, code) => self.stacks.code(header.pid, code),
             Fact::Routes(_, table) => self.routes.found(header.pid, table),
             Fact::CodeOptions(_, options) => self.stacks.configure(options),
@@ -529,7 +537,6 @@ impl Engine {
             Fact::Dropped(_, count) => {
                 self.dropped.insert(header.pid, *count);
                 self.counters.dropped_facts = self.dropped.values().sum();
-                self.sharing_is_unclear();
                 self.calls_are_unclear();
             }
             Fact::End(_) => self.finish(),
@@ -574,7 +581,6 @@ impl Engine {
                 }
                 (Event::Lost { .. }, _) => {
                     self.doubt(happened.connection);
-                    self.sharing_misses(happened.connection);
                     self.calls_are_missing(happened.connection, happened.pid);
                 }
                 (Event::Upgrade { .. }, _) => {}

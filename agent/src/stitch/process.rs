@@ -33,8 +33,6 @@ pub(super) struct ProcessState {
     pub(super) wakes_wanted: bool,
     /// It is seen.
     pub(super) wakes_seen: bool,
-    /// Since when it is seen where in the code that is.
-    pub(super) wakes_placed: Option<u64>,
     /// Requests that were read and have not been answered yet.
     pub(super) open: FxHashMap<UnitId, u64>,
     /// Where its stacks are wanted besides.
@@ -63,7 +61,6 @@ impl ProcessState {
             given: FxHashMap::default(),
             wakes_wanted: false,
             wakes_seen: false,
-            wakes_placed: None,
             open: FxHashMap::default(),
             stacks_wanted: 0,
             untold: 0,

@@ -4,12 +4,11 @@ use std::{hash::Hasher as _, sync::Arc};
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-use adder_ebpf::{Header, code_of, stacks};
+use adder_ebpf::{Header, Stream, code_of, stacks};
 
 use super::{
     Engine, Unit, UnitId,
     context::ContextId,
-    sharing::Came,
     site::{Handler, Rank, Site, attributes},
     unit::{Act, Shared},
 };
@@ -83,8 +82,6 @@ struct Code {
     calls_handlers: bool,
     flushes: bool,
     shares_writes: bool,
-    puts_request: bool,
-    releases: bool,
     in_stubs: bool,
     makes_call: bool,
 }
@@ -193,8 +190,6 @@ impl Stacks {
             calls_handlers: info.calls_handlers(),
             flushes: info.flushes(),
             shares_writes: info.shares_writes(),
-            puts_request: info.puts_request(),
-            releases: info.releases_lock(),
             in_stubs: info.is_in_stubs(),
             makes_call: info.makes_call(),
             ends: info.ends_stack(),
@@ -212,21 +207,9 @@ impl Stacks {
         self.has_flushers && self.place(id, |code| code.flushes).is_some()
     }
 
-    /// Whether what is sent there has gathered on a connection, by whomever; if so, with what who sends has come.
-    pub(super) fn shares_writes(&self, id: StackId) -> Option<Came> {
-        let (stack, place) = self.has_sharers.then(|| self.place(id, |code| code.shares_writes))??;
-        Some(self.came(stack, place))
-    }
-
-    /// Whether the lock of such a connection is handed on there; likewise.
-    pub(super) fn hands_over(&self, id: StackId) -> Option<Came> {
-        let (stack, place) = self.has_sharers.then(|| self.place(id, |code| code.shares_writes))??;
-        let inner = stack.frames.get(place.checked_sub(1)?)?;
-        match self.code_at(stack.pid, *inner) {
-            Some(code) if code.releases => Some(self.came(stack, place)),
-            Some(_) => None,
-            None => Some(Came::Unknown),
-        }
+    /// Whether what is sent there has gathered on a connection, by whomever.
+    pub(super) fn shares_writes(&self, id: StackId) -> bool {
+        self.has_sharers && self.place(id, |code| code.shares_writes).is_some()
     }
 
     /// Whether what is sent there is a call through `grpc.aio`.
@@ -239,16 +222,6 @@ impl Stacks {
         let found = self.has_stubs.then(|| self.place(id, |code| code.in_stubs)).flatten();
         let code = found.and_then(|(stack, place)| self.code_at(stack.pid, *stack.frames.get(place)?));
         code.is_some_and(|code| code.makes_call)
-    }
-
-    /// What has called the code at a place.
-    fn came(&self, stack: &Stack, place: usize) -> Came {
-        let caller = stack.frames.get(place + 1).and_then(|frame| self.code_at(stack.pid, *frame));
-        match caller {
-            Some(code) if code.puts_request => Came::WithRequest,
-            Some(_) => Came::Otherwise,
-            None => Came::Unknown,
-        }
     }
 
     /// The innermost frame of such code.
@@ -348,10 +321,24 @@ impl Engine {
     pub(super) fn is_at(&mut self, header: &Header, frames: impl Iterator<Item = u64> + Clone, cut: bool) {
         let stack = self.stacks.take(header.pid, frames, cut);
         let thread = self.threads.entry((header.pid, header.tid)).or_default();
-        thread.stack = stack;
+        (thread.stack, thread.stream) = (stack, None);
         thread.stacks.0 += 1;
         if let Some(process) = self.processes.get_mut(&header.pid) {
             process.has_stacks = true;
+        }
+    }
+
+    /// What a database driver was called with there.
+    pub(super) fn has_text(&mut self, header: &Header, text: &TextInfo) {
+        if let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) {
+            thread.stack = self.stacks.with_text(thread.stack, text);
+        }
+    }
+
+    /// For which stream of HTTP/2 it is there.
+    pub(super) fn has_stream(&mut self, stream: &Stream) {
+        if let Some(thread) = self.threads.get_mut(&(stream.header.pid, stream.header.tid)) {
+            thread.stream = Some((stream.object, stream.number));
         }
     }
 

@@ -12,7 +12,6 @@ impl Engine {
         self.measures.tick(self.unix(self.now));
         self.settle_unsettled();
         self.settle_all_untaken(false);
-        self.settle_all_sharing(false);
         self.settle_calls(false);
         self.settle_stubs(false);
         self.find_origins(false);
@@ -29,7 +28,6 @@ impl Engine {
     /// Nothing will follow: what has finished becomes spans with the evidence that there is.
     pub(super) fn finish(&mut self) {
         self.settle_all_untaken(true);
-        self.settle_all_sharing(true);
         self.settle_calls(true);
         self.settle_stubs(true);
         self.find_origins(true);
@@ -76,8 +74,7 @@ impl Engine {
             let closed = *exchanges.closed.get_or_insert(now);
             closed + ENDED_KEPT > now
         });
-        let exchanges = &self.exchanges;
-        self.sharing.retain(|connection, _| exchanges.contains_key(connection));
+        self.sweep_sharing();
         self.sweep_calls();
         self.sweep_stubs();
     }

@@ -1,4 +1,4 @@
-use adder_ebpf::{Data, Lineage, Socket, Stack, flag, kind};
+use adder_ebpf::{Data, Lineage, Socket, Stack, Stream, flag, kind};
 
 use super::*;
 use crate::{
@@ -13,7 +13,6 @@ const LOOP: u64 = 0x9000;
 const WRITE: u64 = 0x1000;
 const REQUEST: u64 = 0x2000;
 const EVENTS: u64 = 0x3000;
-const EXIT: u64 = 0x4000;
 /// `:method: GET`, `:scheme: http`, `:path: /` of the static table.
 const FIELDS: [u8; 3] = [0x82, 0x86, 0x84];
 
@@ -24,12 +23,13 @@ struct Rig {
     /// The connection on which things are sent, and how many bytes have gone over each.
     socket: u64,
     sent: [u64; 2],
+    objects: [u64; 2],
 }
 
 impl Rig {
     fn new() -> Self {
         let engine = Engine::new(Options { seed: 1, ..Options::default() });
-        let mut rig = Self { engine, time: 0, socket: 0, sent: [0; 2] };
+        let mut rig = Self { engine, time: 0, socket: 0, sent: [0; 2], objects: OBJECTS };
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
         rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
@@ -37,7 +37,6 @@ impl Rig {
             (WRITE, "httpcore/_async/http2.py", "AsyncHTTP2Connection._write_outgoing_data"),
             (REQUEST, "httpcore/_async/http2.py", "AsyncHTTP2Connection._send_request_headers"),
             (EVENTS, "httpcore/_async/http2.py", "AsyncHTTP2Connection._receive_events"),
-            (EXIT, "httpcore/_synchronization.py", "AsyncLock.__aexit__"),
         ] {
             let (name, file) = (name.to_owned(), format!("/lib/{file}"));
             rig.engine.fact(&Fact::Code(header, CodeInfo { address, name, file, ..CodeInfo::default() }));
@@ -51,7 +50,7 @@ impl Rig {
             rig.engine.fact(&Fact::Socket(Box::new(socket)));
             let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
             preface.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
-            rig.send(LOOP, &[EVENTS], &preface);
+            rig.send(LOOP, &[EVENTS], None, &preface);
         }
         rig
     }
@@ -75,27 +74,27 @@ impl Rig {
         }
     }
 
-    /// A task is woken by something else than the lock.
-    fn wakes(&mut self, child: u64) {
-        self.stack(&[EVENTS], LOOP);
-        let header = self.header(kind::WAKE, LOOP, flag::STACKED);
-        self.engine.fact(&Fact::Wake(Lineage { header, child }));
+    /// Who has the care of a stream, in the frames that were told last.
+    fn stream(&mut self, number: u32, context: u64) {
+        let (header, object) = (self.header(kind::STREAM, context, 0), self.objects[self.socket as usize]);
+        self.engine.fact(&Fact::Stream(Stream { header, object, number, reserved: 0 }));
     }
 
-    fn wake_all(&mut self) {
-        for task in TASKS {
-            self.wakes(task);
+    /// A task hands one of the connection's locks on.
+    fn hands_over(&mut self, by: u64, stream: Option<u32>, child: u64) {
+        self.stack(&[WRITE, EVENTS], by);
+        if let Some(number) = stream {
+            self.stream(number, by);
         }
-    }
-
-    fn hands_over(&mut self, by: u64, came: u64, child: u64) {
-        self.stack(&[EXIT, WRITE, came], by);
         let header = self.header(kind::WAKE, by, flag::STACKED);
         self.engine.fact(&Fact::Wake(Lineage { header, child }));
     }
 
-    fn send(&mut self, by: u64, frames: &[u64], bytes: &[u8]) {
+    fn send(&mut self, by: u64, frames: &[u64], stream: Option<u32>, bytes: &[u8]) {
         self.stack(frames, by);
+        if let Some(number) = stream {
+            self.stream(number, by);
+        }
         let header = self.header(kind::DATA, by, flag::STACKED);
         let length = bytes.len() as u64;
         let sent = &mut self.sent[self.socket as usize];
@@ -105,14 +104,14 @@ impl Rig {
         self.engine.fact(&Fact::Data { data, head: bytes, tail: &[] });
     }
 
-    /// Who has the lock sends these requests, by the numbers of their streams.
-    fn requests(&mut self, by: u64, came: u64, streams: &[u8]) {
-        let mut bytes = Vec::new();
-        for stream in streams {
-            bytes.extend([0, 0, FIELDS.len() as u8, 1, 5, 0, 0, 0, *stream]);
-            bytes.extend(FIELDS);
-        }
-        self.send(by, &[WRITE, came], &bytes);
+    fn heads(streams: &[u8]) -> Vec<u8> {
+        let head = |stream: &u8| [&[0, 0, FIELDS.len() as u8, 1, 5, 0, 0, 0, *stream], &FIELDS[..]].concat();
+        streams.iter().flat_map(head).collect()
+    }
+
+    /// Who has the lock, for a stream of its own, sends these requests, by the numbers of their streams.
+    fn requests(&mut self, by: u64, own: u32, streams: &[u8]) {
+        self.send(by, &[WRITE, REQUEST], Some(own), &Self::heads(streams));
     }
 
     /// Whose each request is, in the order on the wire.
@@ -132,100 +131,73 @@ const C: u64 = 0x300;
 const D: u64 = 0x400;
 const TASKS: [u64; 4] = [A, B, C, D];
 
-/// A connection on which two have sent a request while nobody else was about, and tasks that are older than those. Wake-ups are
-/// seen with their stacks since the first.
-fn rig() -> Rig {
+/// The objects that stand for the connections.
+const OBJECTS: [u64; 2] = [0xa000, 0xb000];
+
+#[test]
+fn the_streams_in_their_frames_tell_whose_the_requests_are() {
     let mut rig = Rig::new();
     rig.make(TASKS);
-    rig.make([0x500]);
-    rig.requests(0x500, REQUEST, &[1]);
-    rig.wakes(0x500);
-    rig.make([0x600]);
-    rig.requests(0x600, REQUEST, &[3]);
-    assert_eq!(rig.owners(&[0x500, 0x600]), [Some(0x500), Some(0x600)]);
-    rig
+    // While A sends, B and C have put something there; D has no part in it.
+    rig.requests(A, 1, &[1, 3, 5]);
+    assert_eq!(rig.owners(&TASKS), [Some(A), None, None]);
+    rig.hands_over(A, None, D);
+    rig.hands_over(C, Some(5), B);
+    rig.hands_over(B, Some(3), A);
+    assert_eq!(rig.owners(&TASKS), [Some(A), Some(B), Some(C)]);
 }
 
 #[test]
-fn each_has_the_place_in_which_it_has_the_lock() {
-    let mut rig = rig();
-    rig.wake_all();
-    // While A sends, the others put something there: C no request.
-    rig.requests(A, REQUEST, &[5, 7]);
-    rig.hands_over(A, REQUEST, C);
-    rig.hands_over(C, EVENTS, B);
-    rig.requests(B, REQUEST, &[9]);
-    rig.hands_over(B, REQUEST, D);
-    rig.hands_over(D, REQUEST, C);
-    rig.hands_over(C, EVENTS, A);
-    assert_eq!(rig.owners(&TASKS), [None, None, Some(A), Some(B), Some(D)]);
+fn who_tells_before_the_request_is_sent_is_remembered() {
+    let mut rig = Rig::new();
+    rig.make(TASKS);
+    rig.requests(A, 1, &[1]);
+    rig.hands_over(B, Some(3), C);
+    rig.requests(C, 5, &[3, 5]);
+    assert_eq!(rig.owners(&TASKS), [Some(A), Some(B), Some(C)]);
 }
 
 #[test]
-fn of_the_last_the_number_tells() {
-    let mut rig = rig();
-    rig.wake_all();
-    rig.requests(A, REQUEST, &[5, 7]);
-    rig.hands_over(A, REQUEST, B);
-    assert_eq!(rig.owners(&TASKS), [None; 4]);
-    // Nobody has handed C the lock.
-    rig.requests(C, REQUEST, &[9]);
-    assert_eq!(rig.owners(&TASKS)[..4], [None, None, Some(A), Some(B)]);
-}
-
-#[test]
-fn one_that_is_cancelled_leaves_nothing_to_believe() {
-    let mut rig = rig();
-    rig.wake_all();
+fn one_that_is_cancelled_shifts_no_other() {
+    let mut rig = Rig::new();
+    rig.make(TASKS);
     // B is cancelled while it waits.
-    rig.requests(A, REQUEST, &[5, 7, 9]);
-    rig.hands_over(A, REQUEST, C);
-    rig.hands_over(C, REQUEST, A);
-    rig.hands_over(A, EVENTS, D);
-    rig.requests(D, REQUEST, &[11]);
-    rig.hands_over(D, REQUEST, A);
-    let none = rig.owners(&TASKS);
-    assert_eq!(none, [None; 6]);
-    // All have had their turn: what comes then is clear again.
-    rig.hands_over(A, EVENTS, C);
-    rig.requests(B, REQUEST, &[13]);
-    rig.hands_over(B, REQUEST, C);
-    rig.hands_over(C, EVENTS, D);
-    let again = rig.owners(&TASKS);
-    assert_eq!(again, [None, None, None, None, None, None, Some(B)]);
+    rig.requests(A, 1, &[1, 3, 5]);
+    rig.hands_over(C, Some(5), D);
+    rig.requests(D, 7, &[7]);
+    assert_eq!(rig.owners(&TASKS), [Some(A), None, Some(C), Some(D)]);
 }
 
 #[test]
-fn where_a_wake_up_is_missing_nothing_is_believed() {
-    let mut rig = rig();
-    rig.wake_all();
-    rig.requests(A, REQUEST, &[5, 7]);
-    rig.engine.fact(&Fact::Dropped(Header { pid: PID, time: rig.time, ..Header::default() }, 1));
-    rig.hands_over(B, REQUEST, C);
-    rig.requests(C, REQUEST, &[9]);
-    rig.hands_over(C, REQUEST, D);
-    rig.requests(D, REQUEST, &[11]);
-    rig.hands_over(D, REQUEST, A);
-    assert_eq!(rig.owners(&TASKS), [None; 6]);
-}
-
-#[test]
-fn who_has_had_the_lock_of_another_connection_hands_on_that_which_it_has() {
-    let mut rig = rig();
-    // D has had that of the first, and makes the next call on the second, where the lock was free before.
-    rig.requests(D, REQUEST, &[5]);
-    rig.hands_over(D, REQUEST, A);
-    rig.hands_over(A, EVENTS, D);
-    rig.hands_over(D, EVENTS, B);
+fn each_connection_has_streams_of_its_own() {
+    let mut rig = Rig::new();
+    rig.make(TASKS);
+    rig.requests(A, 1, &[1, 3]);
     rig.socket = 1;
-    for (number, task) in [(1, 0x700), (3, 0x800)] {
-        rig.make([task]);
-        rig.requests(task, REQUEST, &[number]);
-    }
-    rig.wake_all();
-    rig.requests(B, REQUEST, &[5, 7]);
-    rig.hands_over(B, REQUEST, C);
-    rig.requests(A, REQUEST, &[9]);
-    let owners = rig.owners(&TASKS);
-    assert_eq!(owners, [None, None, Some(D), None, None, Some(B), Some(C), None]);
+    rig.requests(B, 1, &[1, 3]);
+    rig.hands_over(C, Some(3), D);
+    rig.socket = 0;
+    rig.hands_over(D, Some(3), A);
+    assert_eq!(rig.owners(&TASKS), [Some(A), Some(D), Some(B), Some(C)]);
+}
+
+#[test]
+fn a_new_connection_may_have_the_object_of_one_that_is_gone() {
+    let mut rig = Rig::new();
+    rig.make(TASKS);
+    rig.requests(A, 1, &[1, 3]);
+    rig.objects[1] = rig.objects[0];
+    rig.socket = 1;
+    rig.requests(B, 1, &[1, 3]);
+    rig.hands_over(C, Some(3), D);
+    assert_eq!(rig.owners(&TASKS), [Some(A), None, Some(B), Some(C)]);
+}
+
+#[test]
+fn where_the_frame_does_not_tell_nothing_is_believed() {
+    let mut rig = Rig::new();
+    rig.make(TASKS);
+    rig.send(A, &[WRITE, REQUEST], None, &Rig::heads(&[1, 3]));
+    rig.hands_over(B, None, C);
+    assert_eq!(rig.owners(&TASKS), [None, None]);
 }
