@@ -69,6 +69,7 @@ async def lifespan(app):
     )
     state.session = async_sessionmaker(state.engine, expire_on_commit=False)
     state.httpx = httpx.AsyncClient(timeout=30, http1=not HTTP2, http2=HTTP2)
+    state.httpx_of_threads = httpx.Client(timeout=30, http1=not HTTP2, http2=HTTP2)
     state.aiohttp = aiohttp.ClientSession()
     state.psycopg3 = asyncio.LifoQueue()
     for _ in range(4):
@@ -80,6 +81,7 @@ async def lifespan(app):
         await state.psycopg3.get_nowait().close()
     await state.aiohttp.close()
     await state.httpx.aclose()
+    state.httpx_of_threads.close()
     await state.engine.dispose()
     state.sync.close()
     state.redis_sync.close()
@@ -262,6 +264,14 @@ async def hasty(request: Rid = Depends(Rid)):
     with contextlib.suppress(asyncio.TimeoutError, httpx.HTTPError):
         await asyncio.wait_for(call, random.uniform(0, 0.1))
     return {"name": name}
+
+
+@app.get("/threaded")
+def threaded(request: Rid = Depends(Rid)):
+    """httpx from a thread of a pool, to the second service. All threads have one client."""
+    answer = state.httpx_of_threads.get(request.url("/players/25"))
+    answer.raise_for_status()
+    return answer.json()
 
 
 @app.get("/aiohttp")

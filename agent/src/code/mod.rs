@@ -56,12 +56,12 @@ impl CodeInfo {
 
     /// Whether httpcore (httpx) sends there what has gathered on a connection of HTTP/2, by whomever.
     pub fn shares_writes(&self) -> bool {
-        self.is("httpcore/_async/http2.py", "_write_outgoing_data")
+        SHARERS.iter().any(|file| self.is(file, "_write_outgoing_data"))
     }
 
     /// Whether httpcore does there what one request needs; it has the local variables `self` and `stream_id`.
     pub fn cares_for_stream(&self) -> bool {
-        STREAMS.iter().any(|name| self.is("httpcore/_async/http2.py", name))
+        SHARERS.iter().any(|file| STREAMS.iter().any(|name| self.is(file, name)))
     }
 
     /// Whether it belongs to the calls of `grpc.aio`.
@@ -88,8 +88,12 @@ impl CodeInfo {
     }
 }
 
-/// Functions of httpcore for one request, the last part of the name.
-const STREAMS: [&str; 3] = ["handle_async_request", "_receive_response_body", "_response_closed"];
+/// HTTP/2 of httpcore: tasks, and threads.
+const SHARERS: [&str; 2] = ["httpcore/_async/http2.py", "httpcore/_sync/http2.py"];
+
+/// Functions there for one request, the last part of the name.
+const STREAMS: [&str; 4] =
+    ["handle_async_request", "handle_request", "_receive_response_body", "_response_closed"];
 
 /// The calls of `grpc.aio`.
 const STUBS: &str = "grpc/aio/_call.py";

@@ -1,9 +1,9 @@
 //! Requests of HTTP/2 that tasks send for each other.
 //!
-//! httpcore's tasks put what they have to say into one buffer and wait for a lock; who has it sends all that is there, and reads for
-//! all likewise. So neither who sends a request nor who reads its response tells whose it is. But each of the functions that do it for
+//! httpcore's tasks (or threads) put what they have to say into one buffer and wait for a lock; who has it sends all that is there, and
+//! reads for all likewise. So neither who sends a request nor who reads its response tells whose it is. But each of the functions that do it for
 //! one request has the number of its stream as an argument: the kernel side reads it where a task sends something or hands a lock
-//! on ([`adder_ebpf::Stream`]). Most tasks do one or the other; a request whose task does neither has no parent.
+//! on, where a thread sends or reads ([`adder_ebpf::Stream`]). Most tasks do one or the other; a request whose task does neither has no parent.
 //!
 //! No parent is better than a wrong one.
 
@@ -41,16 +41,23 @@ impl Engine {
         stream: u32,
     ) {
         if self.stacks.shares_writes(first.stack) {
-            self.wants_wakes(first.pid);
-            self.want_stacks(first.pid, stacks::WAKES);
+            // Tasks wake each other; a thread that has not sent its request itself may read.
+            if self.is_loop((first.pid, first.tid)) {
+                self.wants_wakes(first.pid);
+                self.want_stacks(first.pid, stacks::WAKES);
+            } else {
+                self.want_stacks(first.pid, stacks::RECEIVED);
+            }
             let told = self.stream.filter(|_| first.stack == self.stack);
             if let Some((object, number)) = told {
                 self.shared_objects.insert((first.pid, object), connection);
-                self.sharing
-                    .entry(connection)
-                    .or_default()
-                    .owners
-                    .insert(number, (first.context, first.stack));
+                let sharing = self.sharing.entry(connection).or_default();
+                if first.context != 0 {
+                    sharing.owners.insert(number, (first.context, first.stack));
+                } else if number == stream {
+                    // The thread's own: what it works for tells.
+                    return;
+                }
             }
         } else if !self.sharing.contains_key(&connection) {
             // What had no room in the socket's buffer is sent by the loop, but not before anything else has been.
