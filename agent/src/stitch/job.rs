@@ -28,7 +28,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Engine, Finished, OperationId, UnitId,
-    context::{Cause, Context, ContextId},
+    context::{Cause, Context, ContextId, Thread},
     stacks::StackId,
     unit::{Act, Unit},
 };
@@ -324,7 +324,12 @@ impl Engine {
     fn turn_by_timer(&mut self, thread: (u32, u32), called: ContextId, turning: ContextId, now: u64) {
         let Some(start) = self.contexts.find(called).map(|context| context.called) else { return };
         // A task that sleeps is woken, which shows only where it is watched.
-        if start == 0 || start + AT_ONCE < now || !self.sees_wakes(thread.0) {
+        if start == 0 || !self.sees_wakes(thread.0) {
+            return;
+        }
+        // However long it took, as long as its loop has not waited for anything else.
+        let is_in_turn = |thread: &Thread| thread.timed_at == start && thread.read_at < thread.timed;
+        if start + AT_ONCE < now && !self.threads.get(&thread).is_some_and(is_in_turn) {
             return;
         }
         let Some(found) = self.contexts.find(turning) else { return };

@@ -1,4 +1,4 @@
-use adder_ebpf::{Lineage, kind};
+use adder_ebpf::{Data, Lineage, kind};
 
 use super::*;
 use crate::{
@@ -75,4 +75,26 @@ fn one_timer_wakes_several() {
     wakes(&mut engine, 100_100, HANDLE, 0x9300);
     wakes(&mut engine, 100_101, HANDLE, TASK);
     assert_eq!(turn(&engine), 100_101);
+}
+
+#[test]
+fn a_timer_that_the_machine_delays_still_makes_a_task() {
+    let made = |reads: bool| {
+        let mut engine = engine();
+        wakes(&mut engine, 2, HANDLE, TASK);
+        runs_out(&mut engine, 100_000);
+        // As `APScheduler` does: the timer's callback has the loop call another, which makes the task.
+        let copied = Lineage { header: header(kind::COPY, 100_100, HANDLE), child: 0x9400 };
+        engine.fact(&Fact::Copy(copied));
+        if reads {
+            let header = Header { flags: flag::RECEIVED, ..header(kind::DATA, 110_000, LOOP) };
+            let data = Data { header, socket: 1, length: 1, fd: 4, ..Data::default() };
+            engine.fact(&Fact::Data { data, head: b"x", tail: b"" });
+        }
+        make(&mut engine, 115_000, 0x9400, 0x9500);
+        let task = engine.contexts.find(engine.contexts.find_at(7, 0x9500)).expect("a task");
+        task.turn.as_ref().map(|turn| turn.start / US)
+    };
+    assert_eq!(made(false), Some(100_000));
+    assert_eq!(made(true), None, "the loop may have waited again");
 }
