@@ -47,7 +47,8 @@ pub mod kind {
     /// [`Item`](super::Item): a step of an event loop is over that has lasted [`Settings::step_min`](super::Settings) or longer;
     /// the item is how long, in nanoseconds.
     pub const STEP: u16 = 20;
-    /// [`Item`](super::Item): a descriptor to which something was given that is sent when the turn of the loop ends.
+    /// [`Item`](super::Item): the low 32 bits are a descriptor to which something was given that is sent when the turn of the loop
+    /// ends, those above how many bytes; 0 where that is not known.
     pub const GIVEN: u16 = 21;
     /// [`Stream`](super::Stream): of which stream of HTTP/2 the task has the care that made the stack before.
     pub const STREAM: u16 = 22;
@@ -274,6 +275,9 @@ pub struct Stream {
     pub reserved: u32,
 }
 
+/// Value of [`Process::late`]: what is given is the first of an array of arguments (`METH_FASTCALL`).
+pub const LATE_FAST: u32 = 2;
+
 /// A function of which something is known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -361,7 +365,7 @@ pub struct Process {
     pub texts: u32,
     /// 1: how long the steps of its event loops last is counted.
     pub steps: u32,
-    /// 1: it is told what is given to its event loop to be sent at the end of a turn: see [`kind::GIVEN`].
+    /// 1: it is told what is given to its event loop to be sent at the end of a turn: see [`kind::GIVEN`]. [`LATE_FAST`]: by a fast call.
     pub late: u32,
     /// Nothing: the structure has no padding.
     pub reserved: u32,

@@ -3,7 +3,7 @@
 //! Uprobe programs keep their stack under 64 bytes: from Linux 6.13 a program with more of it may get a private
 //! per-CPU stack, and uprobe programs can be preempted while they use it.
 
-use adder_ebpf::{Process, flag, kind, stacks};
+use adder_ebpf::{LATE_FAST, Process, flag, kind, stacks};
 use aya_ebpf::{
     helpers::generated::bpf_get_current_task,
     macros::{uprobe, uretprobe},
@@ -24,8 +24,14 @@ const OB_TYPE: u64 = 8;
 /// registered after the first (Modules/_asynciomodule.c; the same from 3.8 to 3.14).
 const FUT_CONTEXT0: u64 = 32;
 const FUT_CALLBACKS: u64 = 40;
-/// Offsets of `PyVarObject.ob_size` and `PyListObject.ob_item` (Include/cpython/listobject.h).
-const LIST_SIZE: u64 = 16;
+/// Offset of `PyVarObject.ob_size` (Include/object.h).
+const OB_SIZE: u64 = 16;
+/// Offset of `PyTypeObject.tp_flags` (Include/cpython/object.h), and `Py_TPFLAGS_BYTES_SUBCLASS`.
+const TYPE_FLAGS: u64 = 168;
+const BYTES_SUBCLASS: u64 = 1 << 27;
+/// What [`given_bytes`] says of an empty object.
+const NOTHING: u64 = u32::MAX as u64;
+/// Offset of `PyListObject.ob_item` (Include/cpython/listobject.h).
 const LIST_ITEMS: u64 = 24;
 /// Offset of the second item of a `PyTupleObject`.
 const TUPLE_SECOND: u64 = 32;
@@ -153,7 +159,7 @@ pub fn set_result(ctx: ProbeContext) -> u32 {
     let mut waiting: u64 = user(future + FUT_CONTEXT0);
     let callbacks: u64 = user(future + FUT_CALLBACKS);
     if callbacks != 0 {
-        let count: u64 = user(callbacks + LIST_SIZE);
+        let count: u64 = user(callbacks + OB_SIZE);
         let items: u64 = user(callbacks + LIST_ITEMS);
         if count != 0 {
             let pair: u64 = user(items + (count - 1) * 8);
@@ -181,13 +187,33 @@ pub fn stream_write(ctx: ProbeContext) -> u32 {
     flush_pending(process);
     let stream: u64 = ctx.arg(0).unwrap_or(0);
     let known = descriptor_of(stream);
-    if known != 0 {
+    let mut given: u64 = ctx.arg(1).unwrap_or(0);
+    if process.late == LATE_FAST {
+        given = user(given);
+    }
+    let size = given_bytes(given);
+    if known != 0 && size != NOTHING {
         let context = current_context(process);
         // What a server answers is its handler's.
         let flags = if known & TO_CLIENT != 0 { 0 } else { report_stack(process, context) };
-        report_flagged(kind::GIVEN, flags, context, known as u32 as u64);
+        report_flagged(kind::GIVEN, flags, context, known as u32 as u64 | size << 32);
     }
     0
+}
+
+/// How many bytes a `bytes` object has; 0 where it is something else, as what `writelines` is given, or has very many.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn given_bytes(object: u64) -> u64 {
+    let kind: u64 = user(object + OB_TYPE);
+    if user::<u64>(kind + TYPE_FLAGS) & BYTES_SUBCLASS == 0 {
+        return 0;
+    }
+    match user::<u64>(object + OB_SIZE) {
+        0 => NOTHING,
+        size if size < NOTHING => size,
+        _ => 0,
+    }
 }
 
 /// Descriptor of a `UVStream` and, in the bits above, [`STREAM`] and [`TO_CLIENT`]; 0 where it has no stream socket.

@@ -9,6 +9,7 @@ use adder_tests::{
     load::Load,
     python::{App, Environment, EventLoop},
     rig::Rig,
+    stack::packages,
     watch::{Watched, watch_between},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -24,6 +25,8 @@ struct Case<'a> {
     connections: usize,
     /// Every connection is encrypted.
     encrypted: bool,
+    /// Another uvloop than the newest.
+    uvloop: Option<&'a str>,
     /// Some publishes can have no parent: the library writes what several have to say at once.
     gaps: bool,
 }
@@ -34,7 +37,11 @@ fn run(case: &Case<'_>) -> Watched {
     } else {
         Rig::start(case.name, "schedule-api", case.python, true)
     };
-    let servers = servers.expect("servers");
+    let mut servers = servers.expect("servers");
+    if let Some(version) = case.uvloop {
+        let older = packages(version).expect("its packages");
+        servers.environment = servers.environment.clone().set("PYTHONPATH", &older);
+    }
     servers.broker.as_ref().expect("a broker").trace_on().expect("the firehose");
     let start = |service: &str, environment: Environment, script: &str, arguments: &[&str]| {
         let environment = environment.set("PREFETCH", case.prefetch).named(service);
@@ -88,7 +95,9 @@ fn run(case: &Case<'_>) -> Watched {
     watched.expect_right_parents();
     // pika acknowledges and the broker tells of it after the last answer; its own lines come last.
     thread::sleep(Duration::from_secs(1));
-    expect_what_the_broker_says(&watched, &firehose, case.way != "threads");
+    // On uvloop up to 0.22 it shows too late which connection an older one's first plaintext is of.
+    let unseen = usize::from(case.encrypted && case.uvloop.is_some());
+    expect_what_the_broker_says(&watched, &firehose, case.way != "threads", unseen);
     let told = api.truth().expect("the service's own counts");
     let differences = watched.verdict.differences("schedule-api", &told);
     assert!(differences.is_empty(), "{differences:#?}");
@@ -98,7 +107,7 @@ fn run(case: &Case<'_>) -> Watched {
 }
 
 /// The firehose's publishes and deliveries by id, and the spans'.
-fn expect_what_the_broker_says(watched: &Watched, firehose: &App, events: bool) {
+fn expect_what_the_broker_says(watched: &Watched, firehose: &App, events: bool, unseen: usize) {
     let log = std::fs::read_to_string(firehose.process().log()).expect("the firehose's log");
     let count = |lines: &mut dyn Iterator<Item = String>| {
         let mut counts = BTreeMap::<String, usize>::new();
@@ -123,7 +132,7 @@ fn expect_what_the_broker_says(watched: &Watched, firehose: &App, events: bool) 
     assert_eq!(published.keys().any(|key| key.starts_with("events")), events, "second publishes");
     let linked = watched.spans.iter().filter(|span| span.span.kind() == SpanKind::Consumer);
     let orphans = linked.filter(|span| span.span.parent_span_id.is_empty()).count();
-    assert_eq!(orphans, 0, "every delivery hangs under its publish");
+    assert!(orphans <= unseen, "every delivery hangs under its publish: {orphans} do not");
 }
 
 const AIO_PIKA: [&str; 2] = ["/publish/jobs", "/publish-many/jobs"];
@@ -139,6 +148,7 @@ const CASE: Case<'static> = Case {
     requests: 400,
     connections: 64,
     encrypted: false,
+    uvloop: None,
     gaps: false,
 };
 
@@ -205,6 +215,19 @@ fn tasks_of_pikas_asyncio_connection_one_at_a_time() {
 fn callbacks_of_aio_pika_on_encrypted_connections() {
     let paths = &["/publish/jobs", "/publish-pika/jobs", "/publish-kombu/jobs"];
     run(&Case { name: "messages-tls", way: "callbacks", paths, encrypted: true, requests: 600, ..CASE });
+}
+
+/// uvloop up to 0.22 sends at the end of a turn, in nobody's name.
+#[test]
+fn callbacks_of_aio_pika_on_older_uvloops() {
+    for (name, version, encrypted) in [
+        ("messages-uvloop19", "uvloop19", false),
+        ("messages-uvloop22", "uvloop22", false),
+        ("messages-uvloop22-tls", "uvloop22", true),
+    ] {
+        let (way, uvloop) = ("callbacks", Some(version));
+        run(&Case { name, way, uvloop, encrypted, requests: 600, ..CASE });
+    }
 }
 
 #[test]

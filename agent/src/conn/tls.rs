@@ -35,6 +35,11 @@ impl Connections {
         self.by_socket.get(&socket).is_some_and(|connection| connection.tls.is_some())
     }
 
+    /// The same of the connection that a process has at a descriptor.
+    pub fn is_encrypted_at(&self, pid: u32, fd: i32) -> bool {
+        self.by_descriptor.get(&(pid, fd)).is_some_and(|socket| self.is_encrypted(*socket))
+    }
+
     /// A TLS library has encrypted or decrypted bytes. False where it is not known yet on which connection.
     pub fn tls(
         &mut self,

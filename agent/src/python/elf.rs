@@ -165,6 +165,11 @@ impl Elf {
 
     /// Address of a function in the method table in which all of `names` stand in a row.
     pub(super) fn method(&self, wanted: &str, names: &[&str]) -> Option<u64> {
+        self.method_with_flags(wanted, names).map(|(function, _)| function)
+    }
+
+    /// The same, with `PyMethodDef.ml_flags`: how it is called.
+    pub(super) fn method_with_flags(&self, wanted: &str, names: &[&str]) -> Option<(u64, u32)> {
         let first = names.first()?;
         let row = names.iter().position(|name| *name == wanted)? as u64;
         for start in self.words_naming(first.as_bytes()) {
@@ -172,8 +177,9 @@ impl Elf {
                 self.word(start + i as u64 * METHOD_DEF).is_some_and(|at| self.text_is(at, name.as_bytes()))
             });
             if fits {
-                let function = self.word(start + row * METHOD_DEF + 8)?;
-                return self.code_offset(function).map(|_| function);
+                let at = start + row * METHOD_DEF;
+                let function = self.word(at + 8)?;
+                return self.code_offset(function).and(Some((function, self.word(at + 16)? as u32)));
             }
         }
         None

@@ -31,6 +31,8 @@ const THREADS_MAX: usize = 64;
 
 /// The last uvloop that writes late (`UVStream._write`, uvloop/handles/stream.pyx: 0.23 tries at once).
 const LATE_WRITES: (u32, u32) = (0, 22);
+/// `METH_FASTCALL` of `PyMethodDef.ml_flags` (Include/methodobject.h).
+const METH_FASTCALL: u32 = 0x80;
 
 /// Hints, by minor version from 3.8 on: `PyThreadState.context` and `TaskObj.task_context`. The kernel side proves
 /// them again at each read.
@@ -449,11 +451,14 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
     {
         // The table of `UVStream`; those of its TLS transports begin otherwise.
         let names = ["write", "writelines", "write_eof", "can_write_eof", "is_reading"];
-        let found = names[..2].iter().filter_map(|name| elf.method(name, &names));
+        let found: Vec<_> =
+            names[..2].iter().filter_map(|name| elf.method_with_flags(name, &names)).collect();
+        let addresses = found.iter().map(|(address, _)| *address);
         let probes: Vec<_> =
-            found.filter_map(|address| probe("stream_write", path, &elf, address, true)).collect();
+            addresses.filter_map(|address| probe("stream_write", path, &elf, address, true)).collect();
         if probes.len() == 2 {
-            proof.process.late = 1;
+            let is_fast = |(_, flags): &(u64, u32)| flags & METH_FASTCALL != 0;
+            proof.process.late = if found.iter().any(is_fast) { adder_ebpf::LATE_FAST } else { 1 };
             proof.probes.extend(probes);
         } else {
             notes.push("`UVStream.write` of uvloop was not found: whose it is what it sends shows only at the answer".into());

@@ -244,8 +244,6 @@ pub(super) struct Inbound {
     pub(super) by_loop: bool,
     /// [`Thread::facts`] when it was read.
     pub(super) facts: u64,
-    /// The connection.
-    pub(super) connection: ConnectionId,
 }
 
 /// Who is behind a piece of work that went through a queue, noted when it was put there.

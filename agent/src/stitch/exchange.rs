@@ -154,7 +154,6 @@ impl Engine {
                 context: at.context,
                 by_loop,
                 facts: thread.facts,
-                connection: happened.connection,
             });
             thread.last = at.time;
         }

@@ -1,60 +1,145 @@
 //! What uvloop up to 0.22 sends: all of a turn at its end, in nobody's name.
 //!
-//! It is told what is given to the loop (`UVStream.write`), so what leaves on a connection is of whoever has given it something in
-//! this turn. Where several have, nothing is known. AMQP has one task that writes for all: there whom the loop wakes right after an
-//! answer was read has asked.
+//! It is told what is given to the loop (`UVStream.write`), and what was given leaves in that order. Of `bytes` it is told how many;
+//! so each byte that leaves is of who has given it. Where that is not known of all that waits, what leaves in one turn is of whoever
+//! has given something in it, if only one has. A task that writes for all (AMQP) wakes right after who has asked it to.
 
-use adder_ebpf::{Data, Header, flag};
+use std::collections::VecDeque;
+
+use adder_ebpf::{Data, Header, Item, flag};
 
 use super::{Engine, context::ContextId, stacks::StackId};
 use crate::{conn::Protocol, protocol::Mark};
 
 /// Descriptors of one process that are remembered.
 const GIVEN_MAX: usize = 65_536;
+/// Pieces that wait to leave on one, each of which is known.
+const PIECES_MAX: usize = 4096;
 
 /// What was given to a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Given {
-    /// By whom, and where in the code.
-    by: (ContextId, StackId),
+    /// What has not left yet, where the length of each piece is known.
+    pieces: VecDeque<Piece>,
+    /// The length of one is not known; the first of them tells who has given something.
+    is_vague: bool,
     /// Others have given it something in the same turn.
     several: bool,
-    /// [`super::Thread::facts`] when the last of it left.
+    /// [`super::Thread::facts`] when the last of it left, where the length is not known.
     left: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Piece {
+    giver: Giver,
+    /// Bytes that have not left.
+    length: u64,
+}
+
+/// Who has given something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Giver {
+    context: ContextId,
+    /// Where in the code.
+    stack: StackId,
+    /// Whom it has woken right after.
+    woken: ContextId,
+}
+
+impl Given {
+    fn add(&mut self, piece: Piece) {
+        if self.left.is_some() || self.pieces.is_empty() {
+            // All of it has left, or nobody knows.
+            self.pieces.clear();
+            (self.is_vague, self.several, self.left) = (false, false, None);
+        }
+        let first = self.pieces.front().map_or(piece.giver.context, |first| first.giver.context);
+        self.several |= first != piece.giver.context;
+        self.is_vague |= piece.length == 0;
+        if self.pieces.len() < PIECES_MAX {
+            self.pieces.push_back(piece);
+        } else {
+            (self.is_vague, self.several) = (true, true);
+        }
+    }
+
+    /// So many bytes leave, when the thread has made so many facts: who has given the first of them. The parts of one call follow each
+    /// other; what a full socket did not take leaves some time later.
+    fn leaves(&mut self, length: u64, facts: u64) -> Option<Giver> {
+        let first = self.pieces.front_mut()?;
+        let giver = first.giver;
+        if self.is_vague {
+            if self.left.is_some_and(|left| left + 1 != facts) {
+                self.pieces.clear();
+                return None;
+            }
+            self.left = Some(facts);
+            return (!self.several).then_some(giver);
+        }
+        match first.length.checked_sub(length) {
+            Some(0) => _ = self.pieces.pop_front(),
+            Some(rest) => first.length = rest,
+            // Each piece is a part of its own; something else has left.
+            None => {
+                self.pieces.clear();
+                return None;
+            }
+        }
+        Some(giver)
+    }
 }
 
 impl Engine {
     /// Something was given to a descriptor's connection.
-    pub(super) fn given(&mut self, header: &Header, fd: i32) {
+    pub(super) fn given(&mut self, header: &Header, item: &Item) {
+        let (fd, length) = (item.item as i32, item.item >> 32);
         let mark = self.mark(header);
         self.connections.given(mark, fd);
-        let by = (mark.context, mark.stack);
+        let key = (header.pid, header.tid);
+        let is_encrypted = self.connections.is_encrypted_at(header.pid, fd);
+        let last = (!is_encrypted).then(|| (fd, self.threads.get(&key).map_or(0, |thread| thread.facts)));
         let Some(process) = self.processes.get_mut(&header.pid) else { return };
         process.tells_given = true;
-        let before = process.given.get_mut(&fd);
-        if let Some(before) = before.filter(|before| before.left.is_none()) {
-            before.several |= before.by.0 != by.0;
-        } else if process.given.len() < GIVEN_MAX {
-            process.given.insert(fd, Given { by, several: false, left: None });
+        process.last_given = last;
+        let giver = Giver { context: mark.context, stack: mark.stack, woken: 0 };
+        if process.given.len() < GIVEN_MAX || process.given.contains_key(&fd) {
+            process.given.entry(fd).or_default().add(Piece { giver, length });
         } else {
             self.counters.unqueued += 1;
         }
     }
 
-    /// Whose the bytes are that a thread has moved, and the fact's flags as they are for him. Nobody's where several have given
-    /// something.
-    pub(super) fn sender(&mut self, header: &Header, data: &Data) -> (Mark, u16) {
+    /// A context wakes another: perhaps because it has just given what that one has asked it to send.
+    pub(super) fn has_given_for(&mut self, header: &Header, by: ContextId, child: ContextId) -> bool {
+        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
+        let Some(process) = self.processes.get_mut(&header.pid) else { return false };
+        let Some((fd, _)) = process.last_given.take().filter(|(_, given)| given + 1 == facts) else {
+            return false;
+        };
+        let piece = process.given.get_mut(&fd).and_then(|given| given.pieces.back_mut());
+        let Some(piece) = piece.filter(|piece| piece.giver.context == by) else { return false };
+        piece.giver.woken = child;
+        true
+    }
+
+    /// Whose the bytes are that a thread has moved, the fact's flags as they are for him, and for whom he has sent it. Nobody's where it
+    /// is not known.
+    pub(super) fn sender(&mut self, header: &Header, data: &Data) -> (Mark, u16, ContextId) {
         let mark = self.mark(header);
         let is_late = header.flags & (flag::FILE_CALL | flag::RECEIVED) == flag::FILE_CALL
-            && self.processes.get(&header.pid).is_some_and(|process| process.tells_given)
-            && self.connections.protocol(data.socket) != Some(Protocol::Amqp);
-        match is_late.then(|| self.giver(header, data.fd)) {
-            Some(Some((context, stack))) => {
-                (Mark { context, stack, ..mark }, header.flags & !flag::FILE_CALL)
-            }
-            Some(None) => (Mark { context: 0, ..mark }, header.flags),
-            None => (mark, header.flags),
+            && self.processes.get(&header.pid).is_some_and(|process| process.tells_given);
+        if !is_late {
+            return (mark, header.flags, 0);
         }
+        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
+        let given = self.processes.get_mut(&header.pid).and_then(|process| process.given.get_mut(&data.fd));
+        let giver = given.and_then(|given| given.leaves(data.length, facts));
+        let Some(giver) = giver.filter(|giver| giver.context != 0) else {
+            return (Mark { context: 0, ..mark }, header.flags, 0);
+        };
+        let is_amqp = self.connections.protocol(data.socket) == Some(Protocol::Amqp);
+        let mark = Mark { context: giver.context, stack: giver.stack, ..mark };
+        (mark, header.flags & !flag::FILE_CALL, if is_amqp { giver.woken } else { 0 })
     }
 
     /// Whether what was sent first of an operation was sent in nobody's name; `flags` are those of the fact that shows the
@@ -65,56 +150,6 @@ impl Engine {
                 && flags & flag::FILE_CALL != 0
                 && (flags & flag::RECEIVED == 0 || first.context == 0 || !process.tells_given)
         })
-    }
-
-    /// Who has given what leaves now at the end of a turn: a context, and where in the code. The parts of one call follow each
-    /// other; what a full socket did not take leaves some time later.
-    fn giver(&mut self, header: &Header, fd: i32) -> Option<(ContextId, StackId)> {
-        let facts = self.threads.get(&(header.pid, header.tid))?.facts;
-        let process = self.processes.get_mut(&header.pid)?;
-        let given = process.given.get_mut(&fd)?;
-        if given.left.is_some_and(|left| left + 1 != facts) {
-            process.given.remove(&fd);
-            return None;
-        }
-        given.left = Some(facts);
-        (!given.several && given.by.0 != 0).then_some(given.by)
-    }
-
-    /// uvloop up to 0.22: what was just read is for whoever is woken.
-    pub(super) fn woken_by_read(&mut self, header: &Header, by: ContextId, child: ContextId) {
-        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        // The loop reads outside the connection's own context, in which it calls the protocol at once. A wake-up next to the
-        // read in another context is another's.
-        let at_once = thread.read_at + 1 == thread.facts;
-        if thread.answered.0 == by || at_once {
-            let same = thread.answered.0 == by;
-            for id in std::mem::take(&mut thread.answered.1) {
-                let Some(operation) = self.operations.get_mut(&id).filter(|operation| operation.act.late)
-                else {
-                    continue;
-                };
-                let exchanges = self.exchanges.get_mut(&operation.connection);
-                if same || exchanges.is_some_and(|exchanges| exchanges.is_own(by)) {
-                    operation.act.woken = child;
-                    self.job_moves(id, child);
-                }
-            }
-        }
-        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
-        let Some(inbound) = thread.inbound.filter(|inbound| inbound.by_loop && inbound.context == by) else {
-            return;
-        };
-        let adjacent = inbound.facts + 1 == thread.facts;
-        let late = self.processes.get(&header.pid).is_some_and(|process| process.late_writes);
-        let Some(unit) = self.units.get(&inbound.unit).filter(|unit| unit.claimed_by == 0) else { return };
-        if adjacent
-            && late
-            && unit.replied.is_none()
-            && let Some(context) = self.contexts.find_mut(child).filter(|context| context.announced)
-        {
-            context.serves = Some(inbound.connection);
-        }
     }
 }
 

@@ -480,6 +480,9 @@ impl Engine {
             return;
         }
         self.wakes_for_notice(header, by, child, false);
+        if self.has_given_for(header, by, child) {
+            return;
+        }
         let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
         let sent = self.contexts.find_mut(by).and_then(|context| {
             // It wakes at once, or (a large body) when all has left, which is known of one that has done so before.
@@ -489,7 +492,28 @@ impl Engine {
             context.writer = true;
             Some(sent)
         });
-        let Some(sent) = sent else { return self.woken_by_read(header, by, child) };
+        if let Some(sent) = sent {
+            self.was_sent_for(header, by, child, *sent);
+        }
+    }
+
+    /// What a task has just sent it has sent for the one that it has woken before.
+    pub(super) fn has_sent_for(&mut self, header: &Header, by: ContextId, child: ContextId) {
+        if child == 0 || child == by {
+            return;
+        }
+        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
+        let sent = self.contexts.find_mut(by).and_then(|context| {
+            let sent = context.sent.take_if(|sent| sent.tid == header.tid && sent.facts == facts)?;
+            context.writer = true;
+            Some(sent)
+        });
+        if let Some(sent) = sent {
+            self.was_sent_for(header, by, child, *sent);
+        }
+    }
+
+    fn was_sent_for(&mut self, header: &Header, by: ContextId, child: ContextId, sent: Sent) {
         if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
             operation.act.woken = child;
             self.works_on(child, (header.pid, header.tid), header.time);

@@ -371,6 +371,7 @@ impl Engine {
         // has done so, or will.
         let ciphertext = match fact {
             Fact::Data { data, .. } => self.connections.is_encrypted(data.socket),
+            Fact::Given(item) => self.connections.is_encrypted_at(header.pid, item.item as i32),
             Fact::TlsHandshake(_) | Fact::TlsFree(_) => true,
             _ => false,
         };
@@ -389,12 +390,13 @@ impl Engine {
         match fact {
             Fact::Data { head, .. } if header.flags & flag::PIPE != 0 => self.piped(&header, head),
             Fact::Data { data, head, tail } => {
-                let (mark, flags) = self.sender(&header, data);
+                let (mark, flags, sent_for) = self.sender(&header, data);
                 if !ciphertext {
                     self.moved(&header, data.socket, data.length, mark.context);
                 }
                 self.connections.data(data, head, tail, mark, &mut self.happened);
                 self.handle(if ciphertext { flag::DETACHED } else { flags });
+                self.has_sent_for(&header, mark.context, sent_for);
             }
             Fact::Tls { tls, head, tail } => {
                 let mark = self.mark(&header);
@@ -442,7 +444,7 @@ impl Engine {
             }
             Fact::Timer(item) => self.timer(item),
             Fact::Wake(lineage) => self.woken(&header, lineage.child),
-            Fact::Given(item) => self.given(&header, item.item as i32),
+            Fact::Given(item) => self.given(&header, item),
             Fact::LateWrites(_) => {
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.late_writes = true;

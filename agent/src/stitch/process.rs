@@ -29,6 +29,8 @@ pub(super) struct ProcessState {
     pub(super) tells_given: bool,
     /// What that was, by descriptor.
     pub(super) given: FxHashMap<i32, Given>,
+    /// The descriptor of the last of that, and [`super::Thread::facts`] then.
+    pub(super) last_given: Option<(i32, u64)>,
     /// It has been asked for who wakes whom in it.
     pub(super) wakes_wanted: bool,
     /// It is seen.
@@ -59,6 +61,7 @@ impl ProcessState {
             late_writes: false,
             tells_given: false,
             given: FxHashMap::default(),
+            last_given: None,
             wakes_wanted: false,
             wakes_seen: false,
             open: FxHashMap::default(),

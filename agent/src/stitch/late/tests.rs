@@ -68,8 +68,12 @@ impl Rig {
     }
 
     fn gives(&mut self, task: u64, socket: u64) {
+        self.gives_bytes(task, socket, 0);
+    }
+
+    fn gives_bytes(&mut self, task: u64, socket: u64, length: usize) {
         let header = self.header(kind::GIVEN, task, 0);
-        self.engine.fact(&Fact::Given(Item { header, item: socket }));
+        self.engine.fact(&Fact::Given(Item { header, item: socket | (length as u64) << 32 }));
     }
 
     /// At the end of a turn this leaves.
@@ -125,6 +129,33 @@ fn what_several_have_given_is_nobodys() {
     rig.gives(TASKS[0], REDIS);
     rig.leaves(REDIS, GET);
     assert_eq!(rig.owners(3), [None, None, Some(0)]);
+}
+
+#[test]
+fn what_several_have_given_leaves_in_that_order() {
+    let mut rig = Rig::new();
+    for task in [TASKS[0], TASKS[1], TASKS[0]] {
+        rig.gives_bytes(task, REDIS, GET.len());
+    }
+    rig.leaves(REDIS, GET);
+    rig.leaves(REDIS, &GET[..4]);
+    // A full socket takes the rest some time later.
+    rig.gives(TASKS[0], CLIENTS[0]);
+    rig.gives_bytes(TASKS[1], REDIS, GET.len());
+    rig.leaves(REDIS, &GET[4..]);
+    rig.leaves(REDIS, GET);
+    rig.leaves(REDIS, GET);
+    assert_eq!(rig.owners(4), [Some(0), Some(1), Some(0), Some(1)]);
+}
+
+#[test]
+fn what_leaves_and_was_not_given_so_is_nobodys() {
+    let mut rig = Rig::new();
+    rig.gives_bytes(TASKS[0], REDIS, GET.len() - 1);
+    rig.leaves(REDIS, GET);
+    rig.gives_bytes(TASKS[1], REDIS, GET.len());
+    rig.leaves(REDIS, GET);
+    assert_eq!(rig.owners(2), [None, Some(1)]);
 }
 
 #[test]
