@@ -18,7 +18,8 @@ use crate::{
     record::{count_drop, current, wake_flags, watched, write_header},
 };
 
-/// Where each frame is read, behind the frames, and then the address of a text, or what [`report_stream`] takes: the stack of these programs has no room.
+/// Where each frame is read, behind the frames, and then the address of a text, or what [`report_stream`] takes: the stack of these
+/// programs has no room.
 const SCRATCH: usize = size_of::<Stack>() + FRAMES_MAX * 8;
 /// `PyASCIIObject.length` and `state` (Include/cpython/unicodeobject.h).
 const LENGTH: u64 = 16;

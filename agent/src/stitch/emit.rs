@@ -36,6 +36,19 @@ struct Frame {
 }
 
 impl Engine {
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn trace_id(&mut self) -> [u8; 16] {
+        self.rng.u128(1..).to_be_bytes()
+    }
+
+    pub(super) fn span_id(&mut self) -> [u8; 8] {
+        self.rng.u64(1..).to_be_bytes()
+    }
+
     /// Makes spans of what has finished and is settled, or of everything.
     pub(super) fn emit_settled(&mut self, all: bool) {
         let mut waiting = std::mem::take(&mut self.finished);

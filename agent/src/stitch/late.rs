@@ -27,6 +27,8 @@ pub(super) struct Given {
     several: bool,
     /// [`super::Thread::facts`] when the last of it left, where the length is not known.
     left: Option<u64>,
+    /// Place in the stream behind what has left.
+    end: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,7 +49,8 @@ pub(super) struct Giver {
 }
 
 impl Given {
-    fn add(&mut self, piece: Piece) {
+    /// Something was given. False where too much waits to know whose it is.
+    fn add(&mut self, piece: Piece) -> bool {
         if self.left.is_some() || self.pieces.is_empty() {
             // All of it has left, or nobody knows.
             self.pieces.clear();
@@ -56,16 +59,23 @@ impl Given {
         let first = self.pieces.front().map_or(piece.giver.context, |first| first.giver.context);
         self.several |= first != piece.giver.context;
         self.is_vague |= piece.length == 0;
-        if self.pieces.len() < PIECES_MAX {
+        let has_room = self.pieces.len() < PIECES_MAX;
+        if has_room {
             self.pieces.push_back(piece);
         } else {
             (self.is_vague, self.several) = (true, true);
         }
+        has_room
     }
 
     /// So many bytes leave, when the thread has made so many facts: who has given the first of them. The parts of one call follow each
     /// other; what a full socket did not take leaves some time later.
-    fn leaves(&mut self, length: u64, facts: u64) -> Option<Giver> {
+    fn leaves(&mut self, data: &Data, facts: u64) -> Option<Giver> {
+        let length = data.length;
+        if self.end.replace(data.offset + length).is_some_and(|end| end != data.offset) {
+            // It is not known what has left before.
+            self.pieces.clear();
+        }
         let first = self.pieces.front_mut()?;
         let giver = first.giver;
         if self.is_vague {
@@ -102,11 +112,9 @@ impl Engine {
         process.tells_given = true;
         process.last_given = last;
         let giver = Giver { context: mark.context, stack: mark.stack, woken: 0 };
-        if process.given.len() < GIVEN_MAX || process.given.contains_key(&fd) {
-            process.given.entry(fd).or_default().add(Piece { giver, length });
-        } else {
-            self.counters.unqueued += 1;
-        }
+        let has_room = (process.given.len() < GIVEN_MAX || process.given.contains_key(&fd))
+            && process.given.entry(fd).or_default().add(Piece { giver, length });
+        self.counters.unqueued += u64::from(!has_room);
     }
 
     /// A context wakes another: perhaps because it has just given what that one has asked it to send.
@@ -122,8 +130,8 @@ impl Engine {
         true
     }
 
-    /// Whose the bytes are that a thread has moved, the fact's flags as they are for him, and for whom he has sent it. Nobody's where it
-    /// is not known.
+    /// Whose the bytes are that a thread has moved, the fact's flags as they are for him, and for whom he has sent it. Nobody's where
+    /// it is not known.
     pub(super) fn sender(&mut self, header: &Header, data: &Data) -> (Mark, u16, ContextId) {
         let mark = self.mark(header);
         let is_late = header.flags & (flag::FILE_CALL | flag::RECEIVED) == flag::FILE_CALL
@@ -133,13 +141,20 @@ impl Engine {
         }
         let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
         let given = self.processes.get_mut(&header.pid).and_then(|process| process.given.get_mut(&data.fd));
-        let giver = given.and_then(|given| given.leaves(data.length, facts));
+        let giver = given.and_then(|given| given.leaves(data, facts));
         let Some(giver) = giver.filter(|giver| giver.context != 0) else {
             return (Mark { context: 0, ..mark }, header.flags, 0);
         };
         let is_amqp = self.connections.protocol(data.socket) == Some(Protocol::Amqp);
         let mark = Mark { context: giver.context, stack: giver.stack, ..mark };
         (mark, header.flags & !flag::FILE_CALL, if is_amqp { giver.woken } else { 0 })
+    }
+
+    /// Facts of a process were lost: what was given may be among them.
+    pub(super) fn given_is_unclear(&mut self, pid: u32) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.given.clear();
+        }
     }
 
     /// Whether what was sent first of an operation was sent in nobody's name; `flags` are those of the fact that shows the

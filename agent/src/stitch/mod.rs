@@ -540,6 +540,7 @@ impl Engine {
                 self.dropped.insert(header.pid, *count);
                 self.counters.dropped_facts = self.dropped.values().sum();
                 self.calls_are_unclear();
+                self.given_is_unclear(header.pid);
             }
             Fact::End(_) => self.finish(),
         }
@@ -588,18 +589,5 @@ impl Engine {
                 (Event::Upgrade { .. }, _) => {}
             }
         }
-    }
-
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    fn trace_id(&mut self) -> [u8; 16] {
-        self.rng.u128(1..).to_be_bytes()
-    }
-
-    fn span_id(&mut self) -> [u8; 8] {
-        self.rng.u64(1..).to_be_bytes()
     }
 }

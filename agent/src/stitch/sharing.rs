@@ -1,9 +1,10 @@
 //! Requests of HTTP/2 that tasks send for each other.
 //!
-//! httpcore's tasks (or threads) put what they have to say into one buffer and wait for a lock; who has it sends all that is there, and
-//! reads for all likewise. So neither who sends a request nor who reads its response tells whose it is. But each of the functions that do it for
-//! one request has the number of its stream as an argument: the kernel side reads it where a task sends something or hands a lock
-//! on, where a thread sends or reads ([`adder_ebpf::Stream`]). Most tasks do one or the other; a request whose task does neither has no parent.
+//! httpcore's tasks (or threads) put what they have to say into one buffer and wait for a lock; who has it sends all that is there,
+//! and reads for all likewise. So neither who sends a request nor who reads its response tells whose it is. But each of the functions
+//! that do it for one request has the number of its stream in a local variable: the kernel side reads it where a task sends
+//! something or hands a lock on, where a thread sends or reads ([`adder_ebpf::Stream`]). Most tasks do one or the other; a request
+//! whose task does neither has no parent.
 //!
 //! No parent is better than a wrong one.
 

@@ -159,6 +159,24 @@ fn what_leaves_and_was_not_given_so_is_nobodys() {
 }
 
 #[test]
+fn what_was_given_before_something_was_lost_is_nobodys() {
+    let mut rig = Rig::new();
+    rig.gives_bytes(TASKS[0], REDIS, GET.len());
+    rig.leaves(REDIS, GET);
+    for task in TASKS {
+        rig.gives_bytes(task, REDIS, GET.len());
+    }
+    // The fact of the first was lost.
+    rig.moved[REDIS as usize][1] += GET.len() as u64;
+    rig.leaves(REDIS, GET);
+    rig.gives_bytes(TASKS[1], REDIS, GET.len());
+    rig.leaves(REDIS, GET);
+    let owners = rig.owners(3);
+    assert_eq!((owners[0], owners[2]), (Some(0), Some(1)));
+    assert_ne!(owners[1], Some(0));
+}
+
+#[test]
 fn what_leaves_some_time_later_is_nobodys() {
     let mut rig = Rig::new();
     rig.gives(TASKS[0], REDIS);
