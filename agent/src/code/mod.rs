@@ -54,14 +54,15 @@ impl CodeInfo {
         self.is("pika/adapters/utils/io_services_utils.py", "_on_socket_writable")
     }
 
-    /// Whether httpcore (httpx) sends there what has gathered on a connection of HTTP/2, by whomever.
-    pub fn shares_writes(&self) -> bool {
-        SHARERS.iter().any(|file| self.is(file, "_write_outgoing_data"))
+    /// Whether httpcore (httpx) sends there what has gathered on a connection of HTTP/2, by whomever; if so, who share it.
+    pub fn shares_writes(&self) -> Option<Sharers> {
+        let file = SHARERS.iter().find(|(file, _)| self.is(file, "_write_outgoing_data"));
+        file.map(|(_, sharers)| *sharers)
     }
 
     /// Whether httpcore does there what one request needs; it has the local variables `self` and `stream_id`.
     pub fn cares_for_stream(&self) -> bool {
-        SHARERS.iter().any(|file| STREAMS.iter().any(|name| self.is(file, name)))
+        SHARERS.iter().any(|(file, _)| STREAMS.iter().any(|name| self.is(file, name)))
     }
 
     /// Whether it belongs to the calls of `grpc.aio`.
@@ -88,8 +89,18 @@ impl CodeInfo {
     }
 }
 
-/// HTTP/2 of httpcore: tasks, and threads.
-const SHARERS: [&str; 2] = ["httpcore/_async/http2.py", "httpcore/_sync/http2.py"];
+/// Who share a connection of HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharers {
+    /// Tasks of an event loop.
+    Tasks,
+    /// Threads.
+    Threads,
+}
+
+/// HTTP/2 of httpcore.
+const SHARERS: [(&str, Sharers); 2] =
+    [("httpcore/_async/http2.py", Sharers::Tasks), ("httpcore/_sync/http2.py", Sharers::Threads)];
 
 /// Functions there for one request, the last part of the name.
 const STREAMS: [&str; 4] =

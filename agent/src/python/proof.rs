@@ -461,7 +461,9 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
             proof.process.late = if found.iter().any(is_fast) { adder_ebpf::LATE_FAST } else { 1 };
             proof.probes.extend(probes);
         } else {
-            notes.push("`UVStream.write` of uvloop was not found: whose it is what it sends shows only at the answer".into());
+            notes.push(
+                "`UVStream.write` of uvloop was not found: whose it is what it sends is not known".into(),
+            );
         }
     }
 }

@@ -161,7 +161,7 @@ impl Engine {
     }
 
     /// Whether a thread has made tasks. Others wait in the same way: the hub of a Celery worker.
-    pub(super) fn is_loop(&self, key: (u32, u32)) -> bool {
+    fn is_loop(&self, key: (u32, u32)) -> bool {
         self.threads.get(&key).is_some_and(|thread| thread.is_loop)
     }
 

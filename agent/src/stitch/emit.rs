@@ -180,10 +180,10 @@ impl Engine {
     /// Whether something was sent for somebody, and its context does not tell for whom.
     fn is_for_others(&self, act: &Act) -> bool {
         act.late
-            || act.shared != Shared::No
+            || matches!(act.shared, Shared::Open | Shared::Closed)
             || self.contexts.find(act.context).is_some_and(|context| context.writer)
             || self.is_stray(act)
-            || self.stacks.shares_writes(act.stack)
+            || act.shared == Shared::No && self.stacks.shares_writes(act.stack).is_some()
     }
 
     /// Whether something was sent by a callback of the loop that sends for others, when the unit of its context had ended: another

@@ -47,6 +47,8 @@ const WAITED: u64 = 1_000_000;
 
 /// How long after the wait of a loop has run out it has called its timers, nanoseconds.
 const AT_ONCE: u64 = 10_000_000;
+/// The same where the loop has read nothing since.
+const DELAYED: u64 = 100_000_000;
 /// How long after the last answer nothing more is expected of a job that waits, nanoseconds.
 const AT_REST: u64 = 5_000_000;
 /// How long the answer to something that was begun in a job is waited for, nanoseconds.
@@ -327,8 +329,10 @@ impl Engine {
         if start == 0 || !self.sees_wakes(thread.0) {
             return;
         }
-        // However long it took, as long as its loop has not waited for anything else.
-        let is_in_turn = |thread: &Thread| thread.timed_at == start && thread.read_at < thread.timed;
+        // A machine may delay it, as long as its loop has read nothing.
+        let is_in_turn = |thread: &Thread| {
+            thread.timed_at == start && thread.read_at < thread.timed && start + DELAYED > now
+        };
         if start + AT_ONCE < now && !self.threads.get(&thread).is_some_and(is_in_turn) {
             return;
         }

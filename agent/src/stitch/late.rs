@@ -14,7 +14,9 @@ use crate::{conn::Protocol, protocol::Mark};
 /// Descriptors of one process that are remembered.
 const GIVEN_MAX: usize = 65_536;
 /// Pieces that wait to leave on one, each of which is known.
-const PIECES_MAX: usize = 4096;
+const PIECES_MAX: usize = 1024;
+/// Room that is kept for the next.
+const PIECES_KEPT: usize = 16;
 
 /// What was given to a connection.
 #[derive(Debug, Default)]
@@ -42,8 +44,9 @@ struct Piece {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Giver {
     context: ContextId,
-    /// Where in the code.
+    /// Where in the code, and for which stream of HTTP/2.
     stack: StackId,
+    stream: Option<(u64, u32)>,
     /// Whom it has woken right after.
     woken: ContextId,
 }
@@ -51,9 +54,10 @@ pub(super) struct Giver {
 impl Given {
     /// Something was given. False where too much waits to know whose it is.
     fn add(&mut self, piece: Piece) -> bool {
-        if self.left.is_some() || self.pieces.is_empty() {
-            // All of it has left, or nobody knows.
+        if self.left.is_some() || self.pieces.is_empty() && !self.is_vague {
+            // All of it has left.
             self.pieces.clear();
+            self.pieces.shrink_to(PIECES_KEPT);
             (self.is_vague, self.several, self.left) = (false, false, None);
         }
         let first = self.pieces.front().map_or(piece.giver.context, |first| first.giver.context);
@@ -63,9 +67,14 @@ impl Given {
         if has_room {
             self.pieces.push_back(piece);
         } else {
-            (self.is_vague, self.several) = (true, true);
+            self.is_unclear();
         }
         has_room
+    }
+
+    /// Whose that is which leaves in this turn is not known.
+    fn is_unclear(&mut self) {
+        (self.is_vague, self.several) = (true, true);
     }
 
     /// So many bytes leave, when the thread has made so many facts: who has given the first of them. The parts of one call follow each
@@ -74,28 +83,29 @@ impl Given {
         let length = data.length;
         if self.end.replace(data.offset + length).is_some_and(|end| end != data.offset) {
             // It is not known what has left before.
-            self.pieces.clear();
+            self.is_unclear();
         }
-        let first = self.pieces.front_mut()?;
-        let giver = first.giver;
-        if self.is_vague {
-            if self.left.is_some_and(|left| left + 1 != facts) {
-                self.pieces.clear();
-                return None;
+        if !self.is_vague {
+            let first = self.pieces.front_mut()?;
+            let giver = first.giver;
+            match first.length.checked_sub(length) {
+                Some(0) => _ = self.pieces.pop_front(),
+                Some(rest) => first.length = rest,
+                // Each piece is a part of its own; something else has left.
+                None => self.is_unclear(),
             }
-            self.left = Some(facts);
-            return (!self.several).then_some(giver);
-        }
-        match first.length.checked_sub(length) {
-            Some(0) => _ = self.pieces.pop_front(),
-            Some(rest) => first.length = rest,
-            // Each piece is a part of its own; something else has left.
-            None => {
-                self.pieces.clear();
-                return None;
+            if !self.is_vague {
+                return Some(giver);
             }
         }
-        Some(giver)
+        if self.left.is_some_and(|left| left + 1 != facts) {
+            return None;
+        }
+        self.left = Some(facts);
+        let giver = self.pieces.front().filter(|_| !self.several)?.giver;
+        // For whom the one or the other of them is does not show.
+        let woken = if self.pieces.len() == 1 { giver.woken } else { 0 };
+        Some(Giver { woken, ..giver })
     }
 }
 
@@ -111,7 +121,7 @@ impl Engine {
         let Some(process) = self.processes.get_mut(&header.pid) else { return };
         process.tells_given = true;
         process.last_given = last;
-        let giver = Giver { context: mark.context, stack: mark.stack, woken: 0 };
+        let giver = Giver { context: mark.context, stack: mark.stack, stream: self.stream, woken: 0 };
         let has_room = (process.given.len() < GIVEN_MAX || process.given.contains_key(&fd))
             && process.given.entry(fd).or_default().add(Piece { giver, length });
         self.counters.unqueued += u64::from(!has_room);
@@ -145,6 +155,7 @@ impl Engine {
         let Some(giver) = giver.filter(|giver| giver.context != 0) else {
             return (Mark { context: 0, ..mark }, header.flags, 0);
         };
+        (self.stack, self.stream) = (giver.stack, giver.stream);
         let is_amqp = self.connections.protocol(data.socket) == Some(Protocol::Amqp);
         let mark = Mark { context: giver.context, stack: giver.stack, ..mark };
         (mark, header.flags & !flag::FILE_CALL, if is_amqp { giver.woken } else { 0 })
@@ -153,7 +164,7 @@ impl Engine {
     /// Facts of a process were lost: what was given may be among them.
     pub(super) fn given_is_unclear(&mut self, pid: u32) {
         if let Some(process) = self.processes.get_mut(&pid) {
-            process.given.clear();
+            process.given.values_mut().for_each(Given::is_unclear);
         }
     }
 

@@ -351,7 +351,6 @@ impl Engine {
         {
             // The parts of a vector have one in common.
             (self.stack, self.stream) = (thread.stack, thread.stream);
-            self.cares_for_stream(&header);
         } else if !matches!(fact, Fact::Socket(_))
             && let Some(thread) = self.threads.get_mut(&(header.pid, header.tid))
         {
@@ -544,6 +543,7 @@ impl Engine {
             }
             Fact::End(_) => self.finish(),
         }
+        self.cares_for_stream(&header);
     }
 
     fn mark(&mut self, header: &Header) -> Mark {

@@ -96,6 +96,9 @@ impl Engine {
         self.start_is_over(pid);
         if let Some(process) = self.processes.get_mut(&pid) {
             process.starting = Some(start(time));
+            (process.late_writes, process.tells_given) = (false, false);
+            process.given.clear();
+            self.shared_objects.retain(|(of, _), _| *of != pid);
         } else {
             if self.begun.len() >= BEGUN_MAX {
                 self.begun.retain(|_, begun| *begun + FOUND_WITHIN > time);

@@ -13,10 +13,10 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use adder_ebpf::{Header, stacks};
+use adder_ebpf::{Header, flag, stacks};
 
 use super::{Engine, OperationId, context::ContextId, stacks::StackId, unit::Shared};
-use crate::{conn::ConnectionId, protocol::Mark};
+use crate::{code::Sharers, conn::ConnectionId, protocol::Mark};
 
 /// How long after its end it may still show whose a request is, nanoseconds.
 pub(super) const SHARED_WAIT: u64 = 2_000_000_000;
@@ -41,23 +41,29 @@ impl Engine {
         connection: ConnectionId,
         stream: u32,
     ) {
-        if self.stacks.shares_writes(first.stack) {
-            // Tasks wake each other; a thread that has not sent its request itself may read.
-            if self.is_loop((first.pid, first.tid)) {
+        let sharers = self.stacks.shares_writes(first.stack);
+        // Tasks wake each other; a thread that has not sent its request itself may read.
+        match sharers {
+            Some(Sharers::Tasks) => {
                 self.wants_wakes(first.pid);
                 self.want_stacks(first.pid, stacks::WAKES);
-            } else {
-                self.want_stacks(first.pid, stacks::RECEIVED);
             }
+            Some(Sharers::Threads) => self.want_stacks(first.pid, stacks::RECEIVED),
+            None => {}
+        }
+        if sharers.is_some() {
             let told = self.stream.filter(|_| first.stack == self.stack);
             if let Some((object, number)) = told {
                 self.shared_objects.insert((first.pid, object), connection);
                 let sharing = self.sharing.entry(connection).or_default();
-                if first.context != 0 {
-                    sharing.owners.insert(number, (first.context, first.stack));
-                } else if number == stream {
-                    // The thread's own: what it works for tells.
+                if sharers == Some(Sharers::Threads) && number == stream {
+                    // What the thread works for tells.
+                    if let Some(operation) = self.operations.get_mut(&id) {
+                        operation.act.shared = Shared::Own;
+                    }
                     return;
+                } else if first.context != 0 {
+                    sharing.owners.insert(number, (first.context, first.stack));
                 }
             }
         } else if !self.sharing.contains_key(&connection) {
@@ -79,6 +85,8 @@ impl Engine {
             self.is_made_by(id, context, stack);
         } else if sharing.requests.len() < STREAMS_MAX {
             sharing.requests.insert(stream, id);
+        } else {
+            self.counters.unqueued += 1;
         }
     }
 
@@ -92,7 +100,10 @@ impl Engine {
 
     /// A task does something for a stream.
     pub(super) fn cares_for_stream(&mut self, header: &Header) {
-        let Some((object, number)) = self.stream else { return };
+        // What leaves late was told of when it was given.
+        let Some((object, number)) = self.stream.filter(|_| header.flags & flag::STACKED != 0) else {
+            return;
+        };
         let Some(connection) = self.shared_objects.get(&(header.pid, object)) else { return };
         let context = self.contexts.at(header.pid, header.context, header.time);
         let Some(sharing) = self.sharing.get_mut(connection).filter(|_| context != 0) else { return };
@@ -100,6 +111,8 @@ impl Engine {
             self.is_made_by(id, context, self.stack);
         } else if sharing.owners.len() < STREAMS_MAX {
             sharing.owners.insert(number, (context, self.stack));
+        } else {
+            self.counters.unqueued += 1;
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     unit::{Act, Shared},
 };
 use crate::{
-    code::{self, CodeInfo},
+    code::{self, CodeInfo, Sharers},
     conn::ConnectionId,
     fact::TextInfo,
     protocol::{Detail, postgres},
@@ -81,7 +81,7 @@ struct Code {
     is_loop: bool,
     calls_handlers: bool,
     flushes: bool,
-    shares_writes: bool,
+    shares_writes: Option<Sharers>,
     in_stubs: bool,
     makes_call: bool,
 }
@@ -196,7 +196,7 @@ impl Stacks {
             info: info.clone(),
         };
         self.has_flushers |= code.flushes;
-        self.has_sharers |= code.shares_writes;
+        self.has_sharers |= code.shares_writes.is_some();
         self.has_stubs |= code.in_stubs;
         self.codes.insert(key, code);
     }
@@ -207,9 +207,11 @@ impl Stacks {
         self.has_flushers && self.place(id, |code| code.flushes).is_some()
     }
 
-    /// Whether what is sent there has gathered on a connection, by whomever.
-    pub(super) fn shares_writes(&self, id: StackId) -> bool {
-        self.has_sharers && self.place(id, |code| code.shares_writes).is_some()
+    /// Whether what is sent there has gathered on a connection, by whomever; if so, who share it.
+    pub(super) fn shares_writes(&self, id: StackId) -> Option<Sharers> {
+        let (stack, place) =
+            self.has_sharers.then(|| self.place(id, |code| code.shares_writes.is_some()))??;
+        self.code_at(stack.pid, *stack.frames.get(place)?)?.shares_writes
     }
 
     /// Whether what is sent there is a call through `grpc.aio`.
@@ -353,7 +355,7 @@ impl Engine {
     pub(super) fn stack_of(&self, act: &Act) -> StackId {
         let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer);
         let is_anothers = match act.shared {
-            Shared::No => act.late || act.woken != 0 || writer(),
+            Shared::No | Shared::Own => act.late || act.woken != 0 || writer(),
             Shared::Open | Shared::Closed => act.woken == 0,
         };
         if is_anothers { 0 } else { act.stack }

@@ -105,6 +105,8 @@ pub(super) enum Shared {
     /// They do not.
     #[default]
     No,
+    /// They do, but this one was sent by who makes it.
+    Own,
     /// Who makes it may yet show: [`Act::woken`].
     Open,
     /// It will show no more.
@@ -122,7 +124,7 @@ pub(super) struct Act {
     /// The loop has sent it for somebody, when all tasks had run.
     pub(super) late: bool,
     pub(super) shared: Shared,
-    /// Whom the sender has woken right after, or the answer; 0 where nobody.
+    /// Whom the sender has woken right after; 0 where nobody.
     pub(super) woken: ContextId,
     /// What the thread was serving when it began, by the rules for threads.
     pub(super) by_thread: Option<UnitId>,
