@@ -157,7 +157,8 @@ pub struct Counters {
     pub idle_jobs: u64,
     /// Commands that waited for an element of a list, outside any unit of work.
     pub waits: u64,
-    /// Work items whose origin was not kept because too many lay in queues, or tasks in pools.
+    /// Work items whose origin was not kept because too many lay in queues, or tasks in pools; likewise of what was given to a
+    /// connection or put on its streams.
     pub unqueued: u64,
     /// Steps of event loops that have lasted long (`asyncio.blocked_after`).
     pub blocked_loops: u64,

@@ -13,6 +13,7 @@ const LOOP: u64 = 0x9000;
 const WRITE: u64 = 0x1000;
 const REQUEST: u64 = 0x2000;
 const EVENTS: u64 = 0x3000;
+const WRITE_OF_THREADS: u64 = 0x4000;
 /// `:method: GET`, `:scheme: http`, `:path: /` of the static table.
 const FIELDS: [u8; 3] = [0x82, 0x86, 0x84];
 
@@ -37,6 +38,7 @@ impl Rig {
             (WRITE, "httpcore/_async/http2.py", "AsyncHTTP2Connection._write_outgoing_data"),
             (REQUEST, "httpcore/_async/http2.py", "AsyncHTTP2Connection._send_request_headers"),
             (EVENTS, "httpcore/_async/http2.py", "AsyncHTTP2Connection._receive_events"),
+            (WRITE_OF_THREADS, "httpcore/_sync/http2.py", "HTTP2Connection._write_outgoing_data"),
         ] {
             let (name, file) = (name.to_owned(), format!("/lib/{file}"));
             rig.engine.fact(&Fact::Code(header, CodeInfo { address, name, file, ..CodeInfo::default() }));
@@ -200,4 +202,15 @@ fn where_the_frame_does_not_tell_nothing_is_believed() {
     rig.send(A, &[WRITE, REQUEST], None, &Rig::heads(&[1, 3]));
     rig.hands_over(B, None, C);
     assert_eq!(rig.owners(&TASKS), [None, None]);
+}
+
+#[test]
+fn what_a_thread_sends_for_itself_it_makes() {
+    let mut rig = Rig::new();
+    // Another has put the first there.
+    rig.send(0, &[WRITE_OF_THREADS], Some(3), &Rig::heads(&[1, 3]));
+    let mut requests: Vec<_> = rig.engine.operations.iter().collect();
+    requests.sort_unstable_by_key(|(id, _)| **id);
+    let shared: Vec<_> = requests.into_iter().map(|(_, operation)| operation.act.shared).collect();
+    assert_eq!(shared, [Shared::Open, Shared::Own]);
 }
