@@ -126,6 +126,16 @@ impl Process {
         }
     }
 
+    /// Whether all threads of the group are stopped (proc(5)): a signal only asks for it, one thread tells the others when it has the
+    /// processor, and they go on until then.
+    pub fn is_stopped(&self) -> bool {
+        let threads =
+            self.group().into_iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok());
+        let mut threads =
+            threads.flatten().flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+        threads.all(|thread| Stat::read(thread).is_none_or(|stat| matches!(stat.state, b'T' | b'Z' | b'X')))
+    }
+
     /// The processes of the group, in ascending order.
     pub fn group(&self) -> Vec<u32> {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -165,6 +175,7 @@ impl Drop for Process {
 
 /// What the rig wants of `/proc/PID/stat` (`proc_pid_stat(5)`).
 struct Stat {
+    state: u8,
     group: u32,
     cpu: Duration,
     resident: u64,
@@ -174,11 +185,13 @@ impl Stat {
     fn read(pid: u32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name may hold blanks and parentheses; what follows its last one does not. Fields count from 3 here.
-        let fields: Vec<&str> = text.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
+        let rest = text.rsplit_once(") ")?.1;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
         // SAFETY: sysconf has no preconditions.
         let (ticks, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK), libc::sysconf(libc::_SC_PAGESIZE)) };
         Some(Self {
+            state: *rest.as_bytes().first()?,
             group: u32::try_from(number(5)?).ok()?,
             cpu: Duration::from_secs_f64((number(14)? + number(15)?) as f64 / ticks as f64),
             resident: number(24)? * page as u64,

@@ -32,6 +32,11 @@ fn services(case: &Case<'_>) -> (Rig, App, App) {
     (rig, players, games)
 }
 
+fn load(games: &App, connections: usize, paths: &[&str]) -> Load {
+    let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+    Load { port: games.port(), connections, requests: REQUESTS, paths, tls: games.tls() }
+}
+
 struct Case<'a> {
     name: &'a str,
     python: &'a str,
@@ -48,13 +53,7 @@ fn run(case: &Case<'_>) {
     if case.late {
         games.get("/nested").expect("an answer");
     }
-    let load = Load {
-        port: games.port(),
-        connections: case.connections,
-        requests: REQUESTS,
-        paths: ["/nested", "/proxy", "/gather"].map(str::to_owned).to_vec(),
-        tls: games.tls(),
-    };
+    let load = load(&games, case.connections, &["/nested", "/proxy", "/gather"]);
     // Each function is known when it has been seen.
     let warm_up = || {
         for _ in 0..3 {
@@ -128,13 +127,7 @@ fn calls_on_an_encrypted_connection_that_is_older_than_the_agent() {
 #[test]
 fn calls_of_threads_on_one_connection() {
     let (rig, players, games) = services(&Case { name: "http2-threads", ..CASE });
-    let load = Load {
-        port: games.port(),
-        connections: PARALLEL,
-        requests: REQUESTS,
-        paths: vec!["/threaded".to_owned()],
-        tls: games.tls(),
-    };
+    let load = load(&games, PARALLEL, &["/threaded"]);
     let warm_up = || games.get("/threaded").map(|_| thread::sleep(Duration::from_secs(1)));
     let watched = watch_between(&rig.dir, &[games.pid(), players.pid()], warm_up, &load, || Ok(()));
     let watched = watched.expect("a watched load");
@@ -149,13 +142,7 @@ fn calls_of_threads_on_one_connection() {
 #[test]
 fn calls_that_are_given_up_put_no_other_under_a_wrong_request() {
     let (rig, players, games) = services(&Case { name: "http2-hasty", ..CASE });
-    let load = Load {
-        port: games.port(),
-        connections: PARALLEL,
-        requests: REQUESTS,
-        paths: ["/hasty", "/nested"].map(str::to_owned).to_vec(),
-        tls: games.tls(),
-    };
+    let load = load(&games, PARALLEL, &["/hasty", "/nested"]);
     let warm_up = || games.get("/nested").map(|_| thread::sleep(Duration::from_secs(1)));
     let watched = watch_between(&rig.dir, &[games.pid(), players.pid()], warm_up, &load, || Ok(()));
     let watched = watched.expect("a watched load");
