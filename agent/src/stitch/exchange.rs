@@ -263,7 +263,7 @@ impl Engine {
             self.delivery_is_worked_on(unit, first.time);
         }
         if happened.protocol == Protocol::Amqp {
-            let facts = self.threads.get(&(first.pid, first.tid)).map_or(0, |thread| thread.facts);
+            let facts = self.facts_of((first.pid, first.tid));
             if let Some(context) = self.contexts.find_mut(first.context) {
                 let operation = Some(id);
                 let sent = Sent { tid: first.tid, facts, operation, settled: Vec::new() };

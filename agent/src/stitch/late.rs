@@ -88,15 +88,13 @@ impl Given {
         if !self.is_vague {
             let first = self.pieces.front_mut()?;
             let giver = first.giver;
-            match first.length.checked_sub(length) {
-                Some(0) => _ = self.pieces.pop_front(),
-                Some(rest) => first.length = rest,
-                // Each piece is a part of its own; something else has left.
-                None => self.is_unclear(),
-            }
-            if !self.is_vague {
+            if let Some(rest) = first.length.checked_sub(length) {
+                first.length = rest;
+                self.pieces.pop_front_if(|first| first.length == 0);
                 return Some(giver);
             }
+            // Each piece is a part of its own; something else has left.
+            self.is_unclear();
         }
         if self.left.is_some_and(|left| left + 1 != facts) {
             return None;
@@ -110,14 +108,12 @@ impl Given {
 }
 
 impl Engine {
-    /// Something was given to a descriptor's connection.
-    pub(super) fn given(&mut self, header: &Header, item: &Item) {
+    /// Something was given to a descriptor's connection, perhaps ciphertext.
+    pub(super) fn given(&mut self, header: &Header, item: &Item, ciphertext: bool) {
         let (fd, length) = (item.item as i32, item.item >> 32);
         let mark = self.mark(header);
         self.connections.given(mark, fd);
-        let key = (header.pid, header.tid);
-        let is_encrypted = self.connections.is_encrypted_at(header.pid, fd);
-        let last = (!is_encrypted).then(|| (fd, self.threads.get(&key).map_or(0, |thread| thread.facts)));
+        let last = (!ciphertext).then(|| (fd, self.facts_of((header.pid, header.tid))));
         let Some(process) = self.processes.get_mut(&header.pid) else { return };
         process.tells_given = true;
         process.last_given = last;
@@ -129,7 +125,7 @@ impl Engine {
 
     /// A context wakes another: perhaps because it has just given what that one has asked it to send.
     pub(super) fn has_given_for(&mut self, header: &Header, by: ContextId, child: ContextId) -> bool {
-        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
+        let facts = self.facts_of((header.pid, header.tid));
         let Some(process) = self.processes.get_mut(&header.pid) else { return false };
         let Some((fd, _)) = process.last_given.take().filter(|(_, given)| given + 1 == facts) else {
             return false;
@@ -149,7 +145,7 @@ impl Engine {
         if !is_late {
             return (mark, header.flags, 0);
         }
-        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
+        let facts = self.facts_of((header.pid, header.tid));
         let given = self.processes.get_mut(&header.pid).and_then(|process| process.given.get_mut(&data.fd));
         let giver = given.and_then(|given| given.leaves(data, facts));
         let Some(giver) = giver.filter(|giver| giver.context != 0) else {

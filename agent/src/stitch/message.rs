@@ -271,7 +271,7 @@ impl Engine {
         if self.is_flushed_along(&at) {
             return;
         }
-        let facts = self.threads.get(&(at.pid, at.tid)).map_or(0, |thread| thread.facts);
+        let facts = self.facts_of((at.pid, at.tid));
         if let Some(context) = self.contexts.find_mut(at.context) {
             match &mut context.sent {
                 Some(sent) if sent.facts == facts && sent.tid == at.tid => sent.settled.push(id),
@@ -483,37 +483,35 @@ impl Engine {
         if self.has_given_for(header, by, child) {
             return;
         }
-        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
-        let sent = self.contexts.find_mut(by).and_then(|context| {
-            // It wakes at once, or (a large body) when all has left, which is known of one that has done so before.
-            let sent = context
-                .sent
-                .take_if(|sent| sent.tid == header.tid && (sent.facts + 1 == facts || context.writer))?;
-            context.writer = true;
-            Some(sent)
-        });
-        if let Some(sent) = sent {
-            self.was_sent_for(header, by, child, *sent);
-        }
+        // It wakes at once, or (a large body) when all has left, which is known of one that has done so before.
+        self.was_sent_for(header, by, child, |sent, facts, is_writer| sent + 1 == facts || is_writer);
     }
 
     /// What a task has just sent it has sent for the one that it has woken before.
     pub(super) fn has_sent_for(&mut self, header: &Header, by: ContextId, child: ContextId) {
-        if child == 0 || child == by {
-            return;
-        }
-        let facts = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.facts);
-        let sent = self.contexts.find_mut(by).and_then(|context| {
-            let sent = context.sent.take_if(|sent| sent.tid == header.tid && sent.facts == facts)?;
-            context.writer = true;
-            Some(sent)
-        });
-        if let Some(sent) = sent {
-            self.was_sent_for(header, by, child, *sent);
+        if child != 0 && child != by {
+            self.was_sent_for(header, by, child, |sent, facts, _| sent == facts);
         }
     }
 
-    fn was_sent_for(&mut self, header: &Header, by: ContextId, child: ContextId, sent: Sent) {
+    /// What a context has sent last it has sent for another, if `fits` says so: of the numbers of its thread's facts then and now, and
+    /// whether it is known to send for others.
+    fn was_sent_for(
+        &mut self,
+        header: &Header,
+        by: ContextId,
+        child: ContextId,
+        fits: impl FnOnce(u64, u64, bool) -> bool,
+    ) {
+        let facts = self.facts_of((header.pid, header.tid));
+        let sent = self.contexts.find_mut(by).and_then(|context| {
+            let is_writer = context.writer;
+            let is_it = |sent: &mut Box<Sent>| sent.tid == header.tid && fits(sent.facts, facts, is_writer);
+            let sent = context.sent.take_if(is_it)?;
+            context.writer = true;
+            Some(sent)
+        });
+        let Some(sent) = sent else { return };
         if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
             operation.act.woken = child;
             self.works_on(child, (header.pid, header.tid), header.time);

@@ -444,7 +444,7 @@ impl Engine {
             }
             Fact::Timer(item) => self.timer(item),
             Fact::Wake(lineage) => self.woken(&header, lineage.child),
-            Fact::Given(item) => self.given(&header, item),
+            Fact::Given(item) => self.given(&header, item, ciphertext),
             Fact::LateWrites(_) => {
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.late_writes = true;

@@ -148,6 +148,11 @@ impl Engine {
         self.take_notice(reading.unit, !task);
     }
 
+    /// How many facts came from a thread.
+    pub(super) fn facts_of(&self, thread: (u32, u32)) -> u64 {
+        self.threads.get(&thread).map_or(0, |thread| thread.facts)
+    }
+
     /// A thread has moved bytes that are not encrypted, or not yet, or no longer, through a socket or an `SSL` object.
     pub(super) fn moved(&mut self, header: &Header, through: u64, length: u64, context: ContextId) {
         let thread = self.thread(header);

@@ -41,43 +41,34 @@ impl Engine {
         connection: ConnectionId,
         stream: u32,
     ) {
-        let sharers = self.stacks.shares_writes(first.stack);
-        // Tasks wake each other; a thread that has not sent its request itself may read.
-        match sharers {
-            Some(Sharers::Tasks) => {
-                self.wants_wakes(first.pid);
-                self.want_stacks(first.pid, stacks::WAKES);
+        if let Some(sharers) = self.stacks.shares_writes(first.stack) {
+            // Tasks wake each other; a thread that has not sent its request itself may read.
+            match sharers {
+                Sharers::Tasks => {
+                    self.wants_wakes(first.pid);
+                    self.want_stacks(first.pid, stacks::WAKES);
+                }
+                Sharers::Threads => self.want_stacks(first.pid, stacks::RECEIVED),
             }
-            Some(Sharers::Threads) => self.want_stacks(first.pid, stacks::RECEIVED),
-            None => {}
-        }
-        if sharers.is_some() {
             let told = self.stream.filter(|_| first.stack == self.stack);
             if let Some((object, number)) = told {
                 self.shared_objects.insert((first.pid, object), connection);
                 let sharing = self.sharing.entry(connection).or_default();
-                if sharers == Some(Sharers::Threads) && number == stream {
+                if sharers == Sharers::Threads && number == stream {
                     // What the thread works for tells.
-                    if let Some(operation) = self.operations.get_mut(&id) {
-                        operation.act.shared = Shared::Own;
-                    }
-                    return;
+                    return self.is_shared(id, Shared::Own);
                 } else if first.context != 0 {
                     sharing.owners.insert(number, (first.context, first.stack));
                 }
             }
         } else if !self.sharing.contains_key(&connection) {
             // What had no room in the socket's buffer is sent by the loop, but not before anything else has been.
-            if !self.is_sent_along(first) {
-                self.stub_sends(id, first);
-            } else if let Some(operation) = self.operations.get_mut(&id) {
-                operation.act.shared = Shared::Closed;
+            if self.is_sent_along(first) {
+                return self.is_shared(id, Shared::Closed);
             }
-            return;
+            return self.stub_sends(id, first);
         }
-        if let Some(operation) = self.operations.get_mut(&id) {
-            operation.act.shared = Shared::Open;
-        }
+        self.is_shared(id, Shared::Open);
         let sharing = self.sharing.entry(connection).or_default();
         // Numbers only grow (RFC 9113, section 5.1.1).
         sharing.owners = sharing.owners.split_off(&stream);
@@ -87,6 +78,13 @@ impl Engine {
             sharing.requests.insert(stream, id);
         } else {
             self.counters.unqueued += 1;
+        }
+    }
+
+    /// How a request is sent is known.
+    pub(super) fn is_shared(&mut self, id: OperationId, shared: Shared) {
+        if let Some(operation) = self.operations.get_mut(&id) {
+            operation.act.shared = shared;
         }
     }
 

@@ -204,33 +204,28 @@ impl Stacks {
     /// Whether what is sent there was left by others: by a callback of the loop, in a copy of the context of who has asked for it
     /// first.
     pub(super) fn flushes(&self, id: StackId) -> bool {
-        self.has_flushers && self.place(id, |code| code.flushes).is_some()
+        self.has_flushers && self.innermost(id, |code| code.flushes).is_some()
     }
 
     /// Whether what is sent there has gathered on a connection, by whomever; if so, who share it.
     pub(super) fn shares_writes(&self, id: StackId) -> Option<Sharers> {
-        let (stack, place) =
-            self.has_sharers.then(|| self.place(id, |code| code.shares_writes.is_some()))??;
-        self.code_at(stack.pid, *stack.frames.get(place)?)?.shares_writes
+        self.has_sharers.then(|| self.innermost(id, |code| code.shares_writes.is_some()))??.shares_writes
     }
 
     /// Whether what is sent there is a call through `grpc.aio`.
     pub(super) fn is_in_stubs(&self, id: StackId) -> bool {
-        self.has_stubs && self.place(id, |code| code.in_stubs).is_some()
+        self.has_stubs && self.innermost(id, |code| code.in_stubs).is_some()
     }
 
     /// Whether the task of such a call is made there.
     pub(super) fn makes_call(&self, id: StackId) -> bool {
-        let found = self.has_stubs.then(|| self.place(id, |code| code.in_stubs)).flatten();
-        let code = found.and_then(|(stack, place)| self.code_at(stack.pid, *stack.frames.get(place)?));
-        code.is_some_and(|code| code.makes_call)
+        self.has_stubs && self.innermost(id, |code| code.in_stubs).is_some_and(|code| code.makes_call)
     }
 
-    /// The innermost frame of such code.
-    fn place(&self, id: StackId, is_it: impl Fn(&Code) -> bool) -> Option<(&Stack, usize)> {
+    /// The innermost such code.
+    fn innermost(&self, id: StackId, is_it: impl Fn(&Code) -> bool) -> Option<&Code> {
         let stack = self.get(id)?;
-        let is_it = |frame: &u64| self.code_at(stack.pid, *frame).is_some_and(&is_it);
-        Some((stack, stack.frames.iter().position(is_it)?))
+        stack.frames.iter().filter_map(|frame| self.code_at(stack.pid, *frame)).find(|code| is_it(code))
     }
 
     /// A process has a new program.

@@ -52,8 +52,8 @@ impl Engine {
         if is_own {
             let pairs = stubs.queue.answered(id, Handling::Task(first.context), self.now);
             self.stubs_belong_together(&pairs);
-        } else if let Some(operation) = self.operations.get_mut(&id) {
-            operation.act.shared = Shared::Open;
+        } else {
+            self.is_shared(id, Shared::Open);
         }
     }
 
