@@ -47,7 +47,7 @@ const WAITED: u64 = 1_000_000;
 
 /// How long after the wait of a loop has run out it has called its timers, nanoseconds.
 const AT_ONCE: u64 = 10_000_000;
-/// The same where the loop has read nothing since.
+/// The same where the loop has read nothing since, or this is the next it does.
 const DELAYED: u64 = 100_000_000;
 /// How long after the last answer nothing more is expected of a job that waits, nanoseconds.
 const AT_REST: u64 = 5_000_000;
@@ -295,7 +295,9 @@ impl Engine {
             }
             return;
         }
-        let at_once = thread.read_at < thread.timed && ran_out + AT_ONCE > header.time;
+        // What is the next the thread does is of the timer however long the machine has let it wait.
+        let within = if thread.facts == thread.timed { DELAYED } else { AT_ONCE };
+        let at_once = thread.read_at < thread.timed && ran_out + within > header.time;
         let context = self.contexts.known_at(header.pid, header.context, header.time);
         if let Some(context) = self.contexts.find_mut(context).filter(|context| at_once || context.is_task) {
             context.called = if at_once { ran_out } else { header.time };
