@@ -78,6 +78,8 @@ pub mod flag {
     pub const STACKED: u16 = 256;
     /// [`Item`](super::Item) of a wait: a signal has interrupted it.
     pub const INTERRUPTED: u16 = 512;
+    /// [`Data`](super::Data): moved by the same call as what the thread's last fact tells of.
+    pub const CONTINUED: u16 = 1024;
 }
 
 /// Bits of [`Process::stacks`]: a stack is reported with each wait that ran out, and with what is sent over connections that
@@ -367,8 +369,8 @@ pub struct Process {
     pub steps: u32,
     /// 1: it is told what is given to its event loop to be sent at the end of a turn: see [`kind::GIVEN`]. [`LATE_FAST`]: by a fast call.
     pub late: u32,
-    /// Nothing: the structure has no padding.
-    pub reserved: u32,
+    /// 1: where frames of AMQP begin is followed in what it moves through sockets.
+    pub amqp: u32,
 }
 
 /// What a thread that waits with `epoll_wait` is at: the step of its event loop from one wait to the next.
@@ -460,6 +462,8 @@ pub struct Settings {
 
 /// Most bytes that can be captured from the front of one buffer.
 pub const HEAD_MAX: usize = 16 * 1024;
+/// Bytes captured from the front of a large body in a frame of AMQP.
+pub const BODY_HEAD: usize = 256;
 /// Bytes captured from the front of what is read from a pipe.
 pub const PIPE_HEAD: usize = 512;
 /// Bytes captured from the front of what begins like a TLS record, where its plaintext is reported.
@@ -482,6 +486,8 @@ pub const PROCESSES_MAX: u32 = 8192;
 pub const LOOPS_MAX: u32 = 1024;
 /// Most sockets whose stream positions are kept; the least recently used is forgotten.
 pub const SOCKETS_MAX: u32 = 65_536;
+/// Most directions of sockets in which frames of AMQP are followed; likewise.
+pub const AMQP_MAX: u32 = 8192;
 /// Most `SSL` objects whose stream positions are kept; the least recently used is forgotten.
 pub const TLS_MAX: u32 = 32_768;
 /// Size of the ring buffer in bytes.

@@ -14,6 +14,7 @@
 #![allow(clippy::cast_ptr_alignment, reason = "records of the ring buffer are aligned to 8 bytes")]
 #![allow(clippy::needless_pass_by_value, reason = "the macros of aya pass contexts by value")]
 
+mod amqp;
 mod frames;
 mod kernel;
 mod life;

@@ -1,8 +1,8 @@
 //! Maps and globals.
 
 use adder_ebpf::{
-    LOOPS_MAX, Lags, MARKS_MAX, MarkKey, Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX, Settings,
-    Step, TLS_MAX,
+    AMQP_MAX, LOOPS_MAX, Lags, MARKS_MAX, MarkKey, Offsets, PROCESSES_MAX, Process, RING_SIZE, SOCKETS_MAX,
+    Settings, Step, TLS_MAX,
 };
 use aya_ebpf::{
     macros::map,
@@ -38,6 +38,24 @@ pub struct Stream {
 /// Sockets that were reported, by the address of their `struct socket`.
 #[map]
 pub static SOCKETS: LruHashMap<u64, Stream> = LruHashMap::with_max_entries(SOCKETS_MAX, 0);
+
+/// Where the frames of a socket are, in one direction.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FrameStream {
+    /// Inode number of the socket.
+    pub inode: u64,
+    /// Position in the stream at which the next frame begins.
+    pub next: u64,
+    /// Position up to which the frame before is wanted.
+    pub wanted: u64,
+    /// The first octets of the next frame, where it has begun.
+    pub begun: u64,
+}
+
+/// Of the sockets through which AMQP goes, by the address of their `struct socket`, plus one for what is received.
+#[map]
+pub static FRAMES: LruHashMap<u64, FrameStream> = LruHashMap::with_max_entries(AMQP_MAX, 0);
 
 /// A task whose `__init__` was entered and has not been reported yet.
 #[repr(C)]

@@ -34,6 +34,16 @@ pub fn pack_for(process: &Process, fd: u32, flags: u16) -> u64 {
     pack(fd, flags) | encryptable
 }
 
+/// Where in what [`pack`] packs it stands how many bytes are captured at most, plus one; 0 leaves that to the settings.
+const LIMIT: u64 = 48;
+const LIMIT_BITS: u64 = 0x7fff;
+
+/// The same, with at most `keep` bytes of the front captured, and none of the end.
+#[inline(always)]
+pub fn limited(packed: u64, keep: u64) -> u64 {
+    packed | (keep + 1 & LIMIT_BITS) << LIMIT
+}
+
 /// Packs a descriptor and [`flag`]s into one argument.
 ///
 /// The two functions below are global to the verifier: it checks them once, by themselves, and not again for each
@@ -46,7 +56,7 @@ pub fn pack(fd: u32, flags: u16) -> u64 {
 
 /// Inode number of a `struct socket`.
 #[inline(always)]
-fn inode_of(socket: u64) -> u64 {
+pub fn inode_of(socket: u64) -> u64 {
     kernel(socket + offset!(socket_inode) + offset!(inode_ino))
 }
 
@@ -218,8 +228,11 @@ pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u6
         before
     };
     let wanted = u64::from(if received { setting!(head_received) } else { setting!(head_sent) });
+    let limit = packed >> LIMIT & LIMIT_BITS;
     let head = if buffer == 0 {
         0
+    } else if limit != 0 {
+        limit - 1
     } else if encrypted && length > TLS_HEAD as u64 && begins_application_data(buffer) {
         let head = TLS_HEAD as u64;
         capture::<TLS_HEAD, 0>(&Call { inode, offset, buffer, length, head, packed, context });
@@ -259,7 +272,8 @@ struct Call {
 /// for a tail.
 #[inline(always)]
 fn capture_sized(call: &Call) {
-    if call.length > call.head && call.buffer != 0 {
+    let limited = call.packed >> LIMIT & LIMIT_BITS != 0;
+    if call.length > call.head && call.buffer != 0 && !limited {
         capture::<HEAD_MAX, TAIL_MAX>(call);
     } else if call.head <= 128 {
         capture::<128, 0>(call);
@@ -281,12 +295,14 @@ fn capture<const HEAD: usize, const TAIL: usize>(call: &Call) {
     };
     let start = entry.as_mut_ptr();
     let fact = start.cast::<Data>();
-    let mut head = call.head;
-    if head > HEAD as u64 {
-        head = HEAD as u64;
-    }
     let mut tail = 0;
     unsafe {
+        // By way of memory: the compiler knows that it fits, leaves the comparison out, and verifiers do not see why.
+        (&raw mut (*fact).head).write_volatile(call.head as u32);
+        let mut head = u64::from((&raw const (*fact).head).read_volatile());
+        if head > HEAD as u64 {
+            head = HEAD as u64;
+        }
         write_header(&raw mut (*fact).header, kind::DATA, call.packed as u16, call.context);
         (&raw mut (*fact).socket).write(call.inode);
         (&raw mut (*fact).offset).write(call.offset);

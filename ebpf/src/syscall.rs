@@ -12,6 +12,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    amqp::report_framed,
     frames::report_stack,
     kernel::{inode_behind, kernel, pipe, stream_socket, user},
     life::argument,
@@ -332,9 +333,15 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     if has_stack && !encrypted {
         flags |= report_stack(process, context);
     }
+    let is_framed = process.amqp != 0 && flags & flag::OUTPUT == 0;
     let (vector, count) = match buffer {
         Buffer::Plain => {
-            report_bytes(socket, second, result as u64, pack_for(process, fd as u32, flags), context);
+            let packed = pack_for(process, fd as u32, flags);
+            if is_framed {
+                report_framed(socket, second, result as u64, packed, context);
+            } else {
+                report_bytes(socket, second, result as u64, packed, context);
+            }
             return;
         }
         Buffer::None => {
@@ -358,7 +365,8 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     } else {
         result as u64
     };
-    report_vector(socket, vector, count, length, pack_for(process, fd as u32, flags), context);
+    let parts = Parts { vector, count, is_framed };
+    report_vector(socket, &parts, length, pack_for(process, fd as u32, flags), context);
     if let Buffer::Messages = buffer {
         let mut behind = 0;
         let mut i = 1;
@@ -447,19 +455,31 @@ fn on_socket(process: &Process, fd: u32, flags: u16) {
     report_socket(socket, pack(fd, flags), context);
 }
 
+/// A vector of buffers.
+struct Parts {
+    /// Its address.
+    vector: u64,
+    /// How many it has.
+    count: u64,
+    /// Frames may be in them.
+    is_framed: bool,
+}
+
 /// Reports `length` bytes that fill the buffers of a vector in order.
 #[inline(always)]
-fn report_vector(socket: u64, vector: u64, count: u64, length: u64, packed: u64, context: u64) {
+fn report_vector(socket: u64, parts: &Parts, length: u64, packed: u64, context: u64) {
     let mut left = length;
     let mut i = 0;
     while i < VECTOR_MAX {
-        if i >= count || left == 0 {
+        if i >= parts.count || left == 0 {
             break;
         }
-        let part = vector + i * IOVEC;
+        let part = parts.vector + i * IOVEC;
         let size: u64 = user(part + IOVEC_LENGTH);
         let taken = if size < left { size } else { left };
-        if taken != 0 {
+        if taken != 0 && parts.is_framed {
+            report_framed(socket, user(part), taken, packed, context);
+        } else if taken != 0 {
             report_bytes(socket, user(part), taken, packed, context);
         }
         left -= taken;

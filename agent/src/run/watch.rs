@@ -346,17 +346,18 @@ impl Watcher {
     }
 
     /// Has the kernel side report what costs something of those processes alone of which it is wanted: stacks in more places,
-    /// and the texts of statements.
+    /// the texts of statements, and where frames begin.
     pub(super) fn want(&mut self, engine: &Engine) {
         for (pid, watched) in &mut self.watched {
             let Some(proof) = &mut watched.proof else { continue };
-            let (texts, stacks) = if self.all {
-                (true, stacks::RECEIVED | stacks::TASKS | stacks::WAKES)
+            let (texts, stacks, amqp) = if self.all {
+                (true, stacks::RECEIVED | stacks::TASKS | stacks::WAKES, true)
             } else {
-                (engine.wants_texts(*pid), engine.wants_stacks(*pid))
+                (engine.wants_texts(*pid), engine.wants_stacks(*pid), engine.has_amqp(*pid))
             };
             let marks = watched.marks.iter().fold(0, |marks, code| marks | 1 << adder_ebpf::mark_bit(*code));
-            let process = Process { texts: u32::from(texts), stacks, marks, ..proof.process };
+            let (texts, amqp) = (u32::from(texts), u32::from(amqp));
+            let process = Process { texts, amqp, stacks, marks, ..proof.process };
             if process == proof.process {
                 continue;
             }

@@ -96,7 +96,7 @@ impl Given {
             // Each piece is a part of its own; something else has left.
             self.is_unclear();
         }
-        if self.left.is_some_and(|left| left + 1 != facts) {
+        if self.left.is_some_and(|left| left != facts && left + 1 != facts) {
             return None;
         }
         self.left = Some(facts);

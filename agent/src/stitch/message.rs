@@ -139,12 +139,22 @@ impl Engine {
 
     /// Processes in which it would help to see who wakes whom, since the last call.
     pub fn waiting_for_wakes(&mut self) -> Vec<u32> {
-        let found = self.connections.found().into_iter();
-        let sends_messages = |protocol| matches!(protocol, Protocol::Amqp | Protocol::WebSocket);
-        let found = found.filter(|(protocol, _)| sends_messages(*protocol)).map(|(_, pid)| pid);
         let mut processes = std::mem::take(&mut self.wakes_wanted);
-        processes.extend(found);
+        for (protocol, pid) in self.connections.found() {
+            if let Some(process) = self.processes.get_mut(&pid).filter(|_| protocol == Protocol::Amqp) {
+                process.has_amqp = true;
+            }
+            if matches!(protocol, Protocol::Amqp | Protocol::WebSocket) {
+                processes.push(pid);
+            }
+        }
         processes
+    }
+
+    /// Whether a process has had connections that speak AMQP: where frames begin in what goes through them tells which
+    /// bytes of it matter.
+    pub fn has_amqp(&self, pid: u32) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.has_amqp)
     }
 
     /// It would help to see who wakes whom in a process.

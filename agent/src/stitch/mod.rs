@@ -375,7 +375,8 @@ impl Engine {
             Fact::TlsHandshake(_) | Fact::TlsFree(_) => true,
             _ => false,
         };
-        let before = (header.tid != 0 && !ciphertext).then(|| {
+        let is_continued = header.flags & flag::CONTINUED != 0;
+        let before = (header.tid != 0 && !ciphertext && !is_continued).then(|| {
             let last = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.last);
             let thread = self.thread(&header);
             thread.rested = header.time.saturating_sub(last);

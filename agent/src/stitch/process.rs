@@ -39,6 +39,8 @@ pub(super) struct ProcessState {
     pub(super) open: FxHashMap<UnitId, u64>,
     /// Where its stacks are wanted besides.
     pub(super) stacks_wanted: u32,
+    /// It has connections that speak AMQP.
+    pub(super) has_amqp: bool,
     /// When a statement was last executed whose text is not known.
     pub(super) untold: u64,
     /// The last second in which something had no owner, and how many such there were.
@@ -66,6 +68,7 @@ impl ProcessState {
             wakes_seen: false,
             open: FxHashMap::default(),
             stacks_wanted: 0,
+            has_amqp: false,
             untold: 0,
             ownerless: (0, 0),
             starting: None,

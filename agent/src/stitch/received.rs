@@ -157,6 +157,10 @@ impl Engine {
     pub(super) fn moved(&mut self, header: &Header, through: u64, length: u64, context: ContextId) {
         let thread = self.thread(header);
         let received = header.flags & flag::RECEIVED != 0;
+        if header.flags & flag::CONTINUED != 0 {
+            thread.read += if received { length } else { 0 };
+            return;
+        }
         if received || thread.flush.0 != through {
             thread.flush = (if received { 0 } else { through }, 0);
         }

@@ -107,7 +107,7 @@ pub struct Message {
 }
 
 /// Bytes at the beginning of a body that [`Message::head_digest`] covers.
-pub const HEAD_DIGESTED: u64 = 256;
+pub const HEAD_DIGESTED: u64 = adder_ebpf::BODY_HEAD as u64;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
