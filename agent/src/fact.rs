@@ -152,6 +152,8 @@ pub enum Fact<'a> {
     Get(Item),
     /// Something was given to a descriptor's connection that leaves when the turn of the loop ends.
     Given(Item),
+    /// See [`kind::BUFFERED`].
+    Buffered(Item),
     /// A future has its result, and a context waits for it.
     Wake(Lineage),
     /// A process has a new thread.
@@ -310,6 +312,7 @@ impl<'a> Fact<'a> {
             kind::PUT => Self::Put(front(bytes).ok_or(short)?),
             kind::GET => Self::Get(front(bytes).ok_or(short)?),
             kind::GIVEN => Self::Given(front(bytes).ok_or(short)?),
+            kind::BUFFERED => Self::Buffered(front(bytes).ok_or(short)?),
             kind::THREAD => Self::Thread(front(bytes).ok_or(short)?),
             kind::FORK => Self::Fork(front(bytes).ok_or(short)?),
             kind::EXEC => Self::Exec(header),
@@ -348,6 +351,7 @@ impl<'a> Fact<'a> {
             Self::Put(item)
             | Self::Get(item)
             | Self::Given(item)
+            | Self::Buffered(item)
             | Self::Timer(item)
             | Self::Step(item)
             | Self::TlsHandshake(item)
@@ -401,6 +405,7 @@ impl<'a> Fact<'a> {
             Self::Put(item)
             | Self::Get(item)
             | Self::Given(item)
+            | Self::Buffered(item)
             | Self::Timer(item)
             | Self::Step(item)
             | Self::TlsHandshake(item)
@@ -452,7 +457,7 @@ mod tests {
     use super::*;
 
     fn header(kind: u16) -> Header {
-        Header { time: 7, context: 0x55, pid: 3, tid: 4, kind, flags: 0, reserved: 0 }
+        Header { time: 7, context: 0x55, pid: 3, tid: 4, kind, flags: 0, buffer: 0 }
     }
 
     #[test]

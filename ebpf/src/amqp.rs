@@ -9,13 +9,13 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
 use crate::{
     kernel::user,
-    maps::{FRAMES, FrameStream, SOCKETS, setting},
+    maps::{FRAMES, FrameStream, SOCKETS, SocketFrames, TLS_STREAMS, setting},
     socket::{inode_of, limited, report_bytes},
 };
 
 /// Octets of a frame before its payload, and with the one behind it.
 const HEAD: u64 = 7;
-const OVERHEAD: u64 = 8;
+pub const OVERHEAD: u64 = 8;
 /// Types of frames.
 const METHOD: u64 = 1;
 const HEADER: u64 = 2;
@@ -37,12 +37,14 @@ const LARGE_HEAD: u64 = HEAD + BODY_HEAD as u64;
 /// Most pieces that a call's bytes are cut into, and most frames of one piece.
 const PIECES_MAX: u32 = 64;
 const FRAMES_MAX: u32 = 128;
+/// The same of a TLS record.
+const RECORD_PIECES: u32 = 8;
 /// Value of [`FrameStream::next`]: it is not known.
 const LOST: u64 = u64::MAX;
 
 /// Length of the frame that begins with these octets, without anything it does not say; 0 where they are none.
 #[inline(always)]
-fn length_of(head: u64) -> u64 {
+pub fn length_of(head: u64) -> u64 {
     if head as u32 == PREAMBLE {
         return OVERHEAD;
     }
@@ -97,6 +99,9 @@ pub extern "C" fn small_frames(buffer: u64, length: u64, whole: u64, most: u64) 
     at
 }
 
+/// A stream of which nothing is known.
+pub const UNKNOWN: FrameStream = FrameStream { next: LOST, wanted: 0, begun: 0 };
+
 /// Where the next frame begins behind the front of a call's bytes, in [`FrameStream::next`] and [`FrameStream::wanted`], of a
 /// socket at a position in its stream. False where that is not known.
 #[inline(always)]
@@ -128,38 +133,40 @@ unsafe fn find_place(frames: *mut FrameStream, position: u64, buffer: u64, lengt
 }
 
 /// [`report_bytes`] for a socket through which AMQP may go: in pieces, each of which ends with a frame.
+///
+/// Its state is kept in memory, of which the verifier knows nothing: so it sees at once that one turn is like the other.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_framed(socket: u64, buffer: u64, length: u64, packed: u64, context: u64) -> u32 {
-    let received = packed as u16 & flag::RECEIVED != 0;
-    let cap = u64::from(if received { setting!(head_received) } else { setting!(head_sent) }) - LARGE_HEAD;
-    let whole = if cap < WHOLE_MAX { cap } else { WHOLE_MAX };
-    let Some((frames, position)) = frames_of(socket, received, buffer, length) else {
+    let mut start = position_of(socket, packed);
+    let Some(frames) = frames_of(socket, packed, buffer, length) else {
         report_bytes(socket, buffer, length, packed, context);
         return 0;
     };
-    if !unsafe { find_place(frames, position, buffer, length, whole) } {
+    if !unsafe { find_place(frames, start, buffer, length, whole(packed)) } {
         unsafe { (&raw mut (*frames).next).write_volatile(LOST) };
         report_bytes(socket, buffer, length, packed, context);
         return 0;
     }
-    let end = position + length;
+    // The address of a byte is its position and this.
+    let base = buffer.wrapping_sub(start);
+    let end = start + length;
     let mut packed = packed;
-    let mut start = position;
     let mut i = 0;
-    // Its state is kept in memory, of which the verifier knows nothing: so it sees at once that one turn is like the other.
     while i < PIECES_MAX {
         let mut next = unsafe { (&raw const (*frames).next).read_volatile() };
         let mut wanted = unsafe { (&raw const (*frames).wanted).read_volatile() };
         if wanted >= next && next < end {
-            next += small_frames(buffer + (next - position), end - next, whole, cap - (next - start));
+            let room = cap(packed).wrapping_sub(next - start);
+            next += small_frames(base.wrapping_add(next), end - next, whole(packed), room);
             wanted = next;
             if next + OVERHEAD <= end {
-                let frame = length_of(user(buffer + (next - position)));
+                let frame = length_of(user(base.wrapping_add(next)));
                 if frame == 0 {
                     break;
                 }
-                if frame > whole {
+                // What is wanted of it has room behind the others, or it begins the next piece.
+                if frame > whole(packed) && (next == start || next - start + LARGE_HEAD <= cap(packed)) {
                     wanted = next + LARGE_HEAD;
                     next += frame;
                 }
@@ -176,11 +183,13 @@ pub extern "C" fn report_framed(socket: u64, buffer: u64, length: u64, packed: u
             (&raw mut (*frames).wanted).write_volatile(if stop < end { next } else { wanted });
         }
         let keep = if kept > start { kept - start } else { 0 };
-        report_bytes(socket, buffer + (start - position), stop - start, limited(packed, keep), context);
+        let part = base.wrapping_add(start);
+        report_bytes(socket, part, stop - start, limited(packed, keep), context);
         packed |= u64::from(flag::CONTINUED);
         if stop >= end {
+            let next = unsafe { (&raw const (*frames).next).read_volatile() };
             if next < end {
-                unsafe { begin(frames, buffer + (next - position), end - next) };
+                unsafe { begin(frames, base.wrapping_add(next), end - next) };
             }
             return 0;
         }
@@ -189,33 +198,105 @@ pub extern "C" fn report_framed(socket: u64, buffer: u64, length: u64, packed: u
     }
     // What is left is reported as of any other protocol.
     unsafe { (&raw mut (*frames).next).write_volatile(LOST) };
-    report_bytes(socket, buffer + (start - position), end - start, packed, context);
+    report_bytes(socket, base.wrapping_add(start), end - start, packed, context);
     0
 }
 
-/// What is known of the frames in one direction of a socket, and the position of the call's bytes in it. `None` where none have
-/// begun in it so far.
+/// How many of `length` bytes of plaintext that an `SSL` object has received, at this position, are captured: where they end in a large
+/// frame, those before the rest of it. A library reads no more at once than a record has (RFC 8446, section 5.1), so what comes behind
+/// a large frame is always captured.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn wanted_plaintext(stream: u64, position: u64, buffer: u64, length: u64) -> u64 {
+    let Some(stream) = TLS_STREAMS.get_ptr_mut(stream) else { return length };
+    let frames = unsafe { &raw mut (*stream).frames };
+    let base = buffer.wrapping_sub(position);
+    let end = position + length;
+    let is_known = unsafe { find_place(frames, position, buffer, length, WHOLE_MAX) };
+    let mut i = 0;
+    while is_known && i < RECORD_PIECES {
+        let mut next = unsafe { (&raw const (*frames).next).read_volatile() };
+        if next >= end {
+            let wanted = unsafe { (&raw const (*frames).wanted).read_volatile() };
+            if wanted >= next || wanted >= end {
+                return length;
+            }
+            return if wanted > position { wanted - position } else { 0 };
+        }
+        next += small_frames(base.wrapping_add(next), end - next, WHOLE_MAX, u64::MAX);
+        let mut wanted = next;
+        if next + OVERHEAD <= end {
+            let frame = length_of(user(base.wrapping_add(next)));
+            if frame == 0 {
+                break;
+            }
+            if frame > WHOLE_MAX {
+                wanted = next + LARGE_HEAD;
+                next += frame;
+            }
+        }
+        unsafe {
+            (&raw mut (*frames).next).write_volatile(next);
+            (&raw mut (*frames).wanted).write_volatile(wanted);
+        }
+        if next < end && next + OVERHEAD > end {
+            unsafe { begin(frames, base.wrapping_add(next), end - next) };
+            return length;
+        }
+        i += 1;
+    }
+    unsafe { (&raw mut (*frames).next).write_volatile(LOST) };
+    length
+}
+
+/// Most bytes of a piece that are captured.
 #[inline(always)]
-fn frames_of(socket: u64, received: bool, buffer: u64, length: u64) -> Option<(*mut FrameStream, u64)> {
+fn cap(packed: u64) -> u64 {
+    let received = packed as u16 & flag::RECEIVED != 0;
+    u64::from(if received { setting!(head_received) } else { setting!(head_sent) })
+}
+
+/// Length of the longest frame that is captured whole.
+#[inline(always)]
+fn whole(packed: u64) -> u64 {
+    let cap = cap(packed);
+    if cap < WHOLE_MAX { cap } else { WHOLE_MAX }
+}
+
+/// The position of what is moved in a socket's stream, if the socket is known.
+#[inline(always)]
+fn position_of(socket: u64, packed: u64) -> u64 {
+    let Some(stream) = SOCKETS.get_ptr(socket) else { return 0 };
+    unsafe { if packed as u16 & flag::RECEIVED != 0 { (*stream).received } else { (*stream).sent } }
+}
+
+/// What is known of the frames in one direction of a socket. `None` where none have begun in it so far.
+#[inline(always)]
+fn frames_of(socket: u64, packed: u64, buffer: u64, length: u64) -> Option<*mut FrameStream> {
     let inode = inode_of(socket);
     let stream = SOCKETS.get_ptr(socket)?;
-    let position = unsafe {
-        if (*stream).inode != inode {
-            return None;
-        }
-        if received { (*stream).received } else { (*stream).sent }
-    };
-    let key = socket | u64::from(received);
-    if let Some(frames) = FRAMES.get_ptr_mut(key)
-        && unsafe { (*frames).inode } == inode
+    if unsafe { (*stream).inode } != inode {
+        return None;
+    }
+    let key = socket | u64::from(packed as u16 & flag::RECEIVED);
+    if let Some(known) = FRAMES.get_ptr_mut(key)
+        && unsafe { (*known).inode } == inode
     {
-        return Some((frames, position));
+        return Some(unsafe { &raw mut (*known).frames });
     }
     if !begins_frame(buffer, length) {
         return None;
     }
-    let _ = FRAMES.insert(key, FrameStream { inode, next: position, wanted: position, begun: 0 }, 0);
-    FRAMES.get_ptr_mut(key).map(|frames| (frames, position))
+    follow(key, inode);
+    FRAMES.get_ptr_mut(key).map(|known| unsafe { &raw mut (*known).frames })
+}
+
+/// From now on it is followed where frames begin in one direction of a socket. Not inlined: it costs stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn follow(key: u64, inode: u64) -> u32 {
+    let _ = FRAMES.insert(key, SocketFrames { inode, frames: UNKNOWN }, 0);
+    0
 }
 
 /// Notes the octets of a head that is cut.
@@ -228,4 +309,4 @@ unsafe fn begin(frames: *mut FrameStream, from: u64, octets: u64) {
     }
 }
 
-const _: () = assert!((WHOLE_MAX + LARGE_HEAD) as usize <= HEAD_MAX, "a fact holds a whole frame");
+const _: () = assert!(WHOLE_MAX as usize <= HEAD_MAX, "a fact holds a whole frame");

@@ -52,6 +52,8 @@ pub mod kind {
     pub const GIVEN: u16 = 21;
     /// [`Stream`](super::Stream): of which stream of HTTP/2 the task has the care that made the stack before.
     pub const STREAM: u16 = 22;
+    /// [`Item`](super::Item): a frame of AMQP was put into a `collections.deque`; the item is where in memory its bytes are.
+    pub const BUFFERED: u16 = 23;
 }
 
 /// Bits of [`Header::flags`].
@@ -109,8 +111,8 @@ pub struct Header {
     pub kind: u16,
     /// See [`flag`].
     pub flags: u16,
-    /// No meaning; keeps the structure free of implicit padding.
-    pub reserved: u32,
+    /// [`Data`], [`Tls`]: where in memory the bytes were, of the address bits 4 to 35; else 0.
+    pub buffer: u32,
 }
 
 /// Bytes went through a stream socket, were read from a pipe, or written to an output. `head` bytes from the front of the call's buffer follow this structure, then
@@ -275,6 +277,12 @@ pub struct Stream {
     pub number: u32,
     /// No meaning; keeps the structure free of implicit padding.
     pub reserved: u32,
+}
+
+/// [`Header::buffer`] of an address.
+#[must_use]
+pub const fn buffer_of(address: u64) -> u32 {
+    (address >> 4) as u32
 }
 
 /// Value of [`Process::late`]: what is given is the first of an array of arguments (`METH_FASTCALL`).

@@ -39,12 +39,10 @@ pub struct Stream {
 #[map]
 pub static SOCKETS: LruHashMap<u64, Stream> = LruHashMap::with_max_entries(SOCKETS_MAX, 0);
 
-/// Where the frames of a socket are, in one direction.
+/// Where the frames of AMQP are in one direction of a stream.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct FrameStream {
-    /// Inode number of the socket.
-    pub inode: u64,
     /// Position in the stream at which the next frame begins.
     pub next: u64,
     /// Position up to which the frame before is wanted.
@@ -53,9 +51,19 @@ pub struct FrameStream {
     pub begun: u64,
 }
 
+/// The same of a socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SocketFrames {
+    /// Its inode number.
+    pub inode: u64,
+    /// Of one direction.
+    pub frames: FrameStream,
+}
+
 /// Of the sockets through which AMQP goes, by the address of their `struct socket`, plus one for what is received.
 #[map]
-pub static FRAMES: LruHashMap<u64, FrameStream> = LruHashMap::with_max_entries(AMQP_MAX, 0);
+pub static FRAMES: LruHashMap<u64, SocketFrames> = LruHashMap::with_max_entries(AMQP_MAX, 0);
 
 /// A task whose `__init__` was entered and has not been reported yet.
 #[repr(C)]
@@ -84,7 +92,7 @@ pub struct TlsCall {
     pub out: u64,
     /// Inode number of the socket that was used meanwhile.
     pub socket: u64,
-    /// When it was entered.
+    /// When it was entered; of a read that has returned how many bytes are captured.
     pub time: u64,
 }
 
@@ -100,6 +108,8 @@ pub struct TlsStream {
     pub sent: u64,
     /// Bytes of plaintext received.
     pub received: u64,
+    /// Where frames of AMQP begin in what is received.
+    pub frames: FrameStream,
 }
 
 /// `SSL` objects that were reported, by process and address: see `tls::stream_key`.

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    amqp::{OVERHEAD, length_of},
     frames::report_stack,
     kernel::{kernel, stream_socket, user},
     maps::{PENDING, Pending, offset},
@@ -31,6 +32,8 @@ const TYPE_FLAGS: u64 = 168;
 const BYTES_SUBCLASS: u64 = 1 << 27;
 /// What [`given_bytes`] says of an empty object.
 const NOTHING: u64 = u32::MAX as u64;
+/// Offset of `PyBytesObject.ob_sval` (Include/cpython/bytesobject.h).
+const BYTES: u64 = 32;
 /// Offset of `PyListObject.ob_item` (Include/cpython/listobject.h).
 const LIST_ITEMS: u64 = 24;
 /// Offset of the second item of a `PyTupleObject`.
@@ -198,6 +201,24 @@ pub fn stream_write(ctx: ProbeContext) -> u32 {
         let flags = if known & TO_CLIENT != 0 { 0 } else { report_stack(process, context) };
         report_flagged(kind::GIVEN, flags, context, known as u32 as u64 | size << 32);
     }
+    0
+}
+
+/// Entry of `collections.deque.append(self, item)`: pika keeps there what its loop sends when the socket can take it, in the
+/// context of whoever came first. Frames alone are told of: asyncio puts each callback into such a queue.
+#[uprobe]
+pub fn buffer_append(ctx: ProbeContext) -> u32 {
+    let item: u64 = ctx.arg(1).unwrap_or(0);
+    let size = given_bytes(item);
+    if size < OVERHEAD || size != length_of(user(item + BYTES)) {
+        return 0;
+    }
+    let (pid, _) = current();
+    let Some(process) = watched(pid) else { return 0 };
+    flush_pending(process);
+    let context = current_context(process);
+    let flags = report_stack(process, context);
+    report_flagged(kind::BUFFERED, flags, context, ctx.arg::<u64>(1).unwrap_or(0) + BYTES);
     0
 }
 

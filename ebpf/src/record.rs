@@ -66,7 +66,7 @@ pub unsafe fn write_header(at: *mut Header, kind: u16, flags: u16, context: u64)
         (&raw mut (*at).tid).write(both as u32);
         (&raw mut (*at).kind).write(kind);
         (&raw mut (*at).flags).write(flags);
-        (&raw mut (*at).reserved).write(0);
+        (&raw mut (*at).buffer).write(0);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Reporting sockets and the bytes that go through them.
 
-use adder_ebpf::{Close, Data, HEAD_MAX, PIPE_HEAD, Process, Socket, TAIL_MAX, TLS_HEAD, flag, kind};
+use adder_ebpf::{
+    Close, Data, HEAD_MAX, PIPE_HEAD, Process, Socket, TAIL_MAX, TLS_HEAD, buffer_of, flag, kind,
+};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::{
@@ -232,7 +234,7 @@ pub extern "C" fn report_bytes(socket: u64, buffer: u64, length: u64, packed: u6
     let head = if buffer == 0 {
         0
     } else if limit != 0 {
-        limit - 1
+        if limit - 1 < wanted { limit - 1 } else { wanted }
     } else if encrypted && length > TLS_HEAD as u64 && begins_application_data(buffer) {
         let head = TLS_HEAD as u64;
         capture::<TLS_HEAD, 0>(&Call { inode, offset, buffer, length, head, packed, context });
@@ -304,6 +306,7 @@ fn capture<const HEAD: usize, const TAIL: usize>(call: &Call) {
             head = HEAD as u64;
         }
         write_header(&raw mut (*fact).header, kind::DATA, call.packed as u16, call.context);
+        (&raw mut (*fact).header.buffer).write(buffer_of(call.buffer));
         (&raw mut (*fact).socket).write(call.inode);
         (&raw mut (*fact).offset).write(call.offset);
         (&raw mut (*fact).length).write(call.length);

@@ -8,7 +8,7 @@
 
 use core::mem::MaybeUninit;
 
-use adder_ebpf::{HEAD_MAX, TAIL_MAX, Tls, flag, kind};
+use adder_ebpf::{HEAD_MAX, TAIL_MAX, Tls, buffer_of, flag, kind};
 use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user},
     macros::{uprobe, uretprobe},
@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    amqp::{UNKNOWN, wanted_plaintext},
     frames::report_stack,
     kernel::user,
     maps::{FACTS, TLS_CALLS, TLS_STREAMS, TlsCall, TlsStream, setting},
@@ -110,11 +111,18 @@ pub fn tls_return(ctx: RetProbeContext) -> u32 {
         }
         // From here on the noted call holds the position instead: a register less to keep.
         (&raw mut (*call).out).write(position((*call).ssl, length));
-        if length <= 128 {
+        let mut keep = length;
+        if (*call).ssl & READS != 0 {
+            if process.amqp != 0 {
+                keep = wanted_plaintext(stream_key((*call).ssl), (*call).out, (*call).buffer, length);
+            }
+            (&raw mut (*call).time).write(keep);
+        }
+        if keep <= 128 {
             capture::<128, 0>(call, length, context);
-        } else if length <= 512 {
+        } else if keep <= 512 {
             capture::<512, 0>(call, length, context);
-        } else if length <= 2048 {
+        } else if keep <= 2048 {
             capture::<2048, 0>(call, length, context);
         } else {
             capture::<HEAD_MAX, TAIL_MAX>(call, length, context);
@@ -166,14 +174,7 @@ fn position(ssl: u64, length: u64) -> u64 {
     let key = stream_key(ssl);
     let mut stream = TLS_STREAMS.get_ptr_mut(key);
     if stream.is_none() {
-        let mut new = MaybeUninit::<TlsStream>::uninit();
-        let at = new.as_mut_ptr();
-        unsafe {
-            // Volatile for the same reason as above.
-            (&raw mut (*at).sent).write_volatile(0);
-            (&raw mut (*at).received).write_volatile(0);
-            let _ = TLS_STREAMS.insert(key, new.assume_init_ref(), 0);
-        }
+        begin_stream(key);
         stream = TLS_STREAMS.get_ptr_mut(key);
     }
     let Some(stream) = stream else { return 0 };
@@ -183,6 +184,14 @@ fn position(ssl: u64, length: u64) -> u64 {
         *position = before + length;
         before
     }
+}
+
+/// Starts counting the bytes of an object. Not inlined: it costs stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_stream(key: u64) -> u32 {
+    let _ = TLS_STREAMS.insert(key, TlsStream { sent: 0, received: 0, frames: UNKNOWN }, 0);
+    0
 }
 
 /// Reports plaintext with room for `HEAD` bytes of the front and `TAIL` of the end.
@@ -199,6 +208,7 @@ unsafe fn capture<const HEAD: usize, const TAIL: usize>(call: *mut TlsCall, leng
         // By way of memory, or there are too many variables at a time.
         let marked = (&raw const (*fact).header.context).read_volatile();
         (&raw mut (*fact).header.context).write(marked & !STACKED);
+        (&raw mut (*fact).header.buffer).write(buffer_of((*call).buffer));
         let reads = if (*call).ssl & READS != 0 { flag::RECEIVED } else { 0 };
         let detached = if (*call).socket == 0 { flag::DETACHED } else { 0 };
         (&raw mut (*fact).header.flags).write(reads | detached | ((marked & STACKED) as u16) << 8);
@@ -210,7 +220,7 @@ unsafe fn capture<const HEAD: usize, const TAIL: usize>(call: *mut TlsCall, leng
         (&raw mut (*fact).socket).write((*call).socket);
         (&raw mut (*fact).offset).write((*call).out);
         (&raw mut (*fact).length).write(length);
-        let mut head = length;
+        let mut head = if (*call).ssl & READS != 0 { (*call).time } else { length };
         let most =
             u64::from(if (*call).ssl & READS != 0 { setting!(head_received) } else { setting!(head_sent) });
         if head > most {

@@ -70,13 +70,14 @@ const FENTRY: [(&str, &str); 2] =
     [("fentry_epoll_wait", "__x64_sys_epoll_wait"), ("fentry_epoll_pwait", "__x64_sys_epoll_pwait")];
 
 /// Programs on functions of `CPython` and of TLS libraries.
-const UPROBES: [&str; 14] = [
+const UPROBES: [&str; 15] = [
     "task_init",
     "copy_context",
     "queue_put",
     "queue_get",
     "set_result",
     "stream_write",
+    "buffer_append",
     "tls_read_ex",
     "tls_read",
     "tls_write_ex",
@@ -459,11 +460,12 @@ fn attach_raw(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> anyhow::Result<(
     Ok(())
 }
 
-/// The causes of an error in one line; of a verifier's log the line with its reason, which is the last but for counts.
+/// The causes of an error in one line; of a verifier's log the line with its reason, which is the last but for counts and what
+/// else caused the error.
 fn brief(error: &anyhow::Error) -> String {
     let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     let mut lines = text.lines().map(str::trim).filter(|line| {
-        let counts = ["processed ", "verification time ", "stack depth ", "mark_precise"];
+        let counts = ["processed ", "verification time ", "stack depth ", "mark_precise", ": "];
         !line.is_empty() && !counts.iter().any(|word| line.starts_with(word))
     });
     let cut = |line: &str| line.chars().take(200).collect::<String>();
@@ -482,7 +484,7 @@ mod tests {
     fn the_reason_of_a_verifier_is_shown() {
         let log = "the call failed. Verifier output: 0: R1=ctx()\n1: (79) r0 = *(u64 *)(r1 +0)\nR1 invalid mem access\n\
                    processed 12 insns (limit 1000000)\n";
-        let brief = brief(&anyhow::anyhow!("{log}"));
+        let brief = brief(&anyhow::anyhow!("Permission denied (os error 13)").context(log));
         assert_eq!(brief, "the call failed. Verifier output: 0: R1=ctx() … R1 invalid mem access");
         assert_eq!(super::brief(&anyhow::anyhow!("no such file")), "no such file");
     }

@@ -74,8 +74,8 @@ pub struct Proof {
     pub process: Process,
     /// Probes to attach.
     pub probes: Vec<Probe>,
-    /// Probes that only some processes need; see [`Proof::late_writes`] and `Engine::waiting_for_wakes`.
-    pub wakes: Vec<Probe>,
+    /// Probes that only some processes need; see [`Proof::late_writes`] and [`Engine::needs`](crate::stitch::Engine::needs).
+    pub more: Vec<Probe>,
     /// `3.13` and the like.
     pub version: String,
     /// The file with the interpreter in it, as the process sees it.
@@ -99,8 +99,8 @@ pub struct Proof {
 impl Proof {
     /// Takes over what was asked of the same process meanwhile.
     pub fn keep_wishes(&mut self, before: &Self) {
-        let Process { marks, texts, stacks, .. } = before.process;
-        self.process = Process { marks, texts, stacks, ..self.process };
+        let Process { marks, texts, stacks, amqp, .. } = before.process;
+        self.process = Process { marks, texts, stacks, amqp, ..self.process };
     }
 
     /// Takes over what was proven of the frames of the same interpreter before.
@@ -156,7 +156,7 @@ pub fn prove(pid: u32) -> Result<Proof, ProofError> {
     let mut proof = Proof {
         process: Process::default(),
         probes: Vec::new(),
-        wakes: Vec::new(),
+        more: Vec::new(),
         version: version.clone(),
         interpreter: file.clone(),
         uvloop,
@@ -422,12 +422,18 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
             proof.probes.extend(probe("task_init", path, elf, address, true));
             // The table of `Future`; that of `Task` has methods of the same names that only refuse.
             let wake = elf.method("set_result", &["set_result", "set_exception", "add_done_callback"]);
-            proof.wakes.extend(wake.and_then(|address| probe("set_result", path, elf, address, true)));
+            proof.more.extend(wake.and_then(|address| probe("set_result", path, elf, address, true)));
         }
         None if asyncio.is_some() => {
             notes.push("`_asyncio.Task.__init__` was not found: tasks have no lineage".into());
         }
         None => {}
+    }
+    if proof.asyncio {
+        // `deque.append`; its module is part of the interpreter.
+        let (path, elf) = main;
+        let append = elf.method("append", &["append", "appendleft"]);
+        proof.more.extend(append.and_then(|address| probe("buffer_append", path, elf, address, true)));
     }
     let contextvars = module("_contextvars.");
     let (path, elf) = contextvars.as_ref().map_or(main, |(path, elf)| (*path, elf));

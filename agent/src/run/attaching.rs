@@ -15,6 +15,7 @@ use crate::{
     fact::{Fact, PythonInfo},
     probe::Attached,
     python::{self, Attribution, Proof, ProofError},
+    stitch::Need,
 };
 
 /// Probes that are being put on a process.
@@ -176,29 +177,47 @@ impl Watcher {
         let info = PythonInfo { attribution: proof.attribution, uvloop: proof.uvloop };
         let late = proof.late_writes;
         // Where it is told what is given to the loop, who is woken tells no more.
-        let wakes = late && proof.process.late == 0 || self.all || watched.wakes;
+        if late && proof.process.late == 0 || self.all {
+            watched.needed.insert(program_for(Need::Wakes));
+        }
+        if self.all {
+            watched.needed.insert(program_for(Need::Buffers));
+        }
         watched.proof = Some(proof);
         facts.own(&Fact::Python(head(pid), info));
         if late {
             facts.own(&Fact::LateWrites(head(pid)));
         }
-        if wakes {
-            self.attach_wakes(pid);
+        self.attach_needed(pid);
+    }
+
+    /// A process needs more programs than others.
+    pub(super) fn need(&mut self, pid: u32, need: Need) {
+        if let Some(watched) = self.watched.get_mut(&pid) {
+            watched.needed.insert(program_for(need));
+            self.attach_needed(pid);
         }
     }
 
-    /// Attaches what shows who wakes whom in a process.
-    pub(super) fn attach_wakes(&mut self, pid: u32) {
+    /// Attaches what a process needs besides.
+    fn attach_needed(&mut self, pid: u32) {
         let Some(watched) = self.watched.get_mut(&pid) else { return };
-        watched.wakes = true;
         let Some(proof) = &watched.proof else { return };
-        let is_new = |program| !watched.asked.contains(program);
-        let new: Vec<_> = proof.wakes.iter().filter(|probe| is_new(probe.program)).cloned().collect();
+        let is_new = |program| watched.needed.contains(program) && !watched.asked.contains(program);
+        let new: Vec<_> = proof.more.iter().filter(|probe| is_new(probe.program)).cloned().collect();
         if new.is_empty() {
             return;
         }
         watched.asked.extend(new.iter().map(|probe| probe.program));
         let job = self.bpf.attach(pid, new);
         self.attaching.push(Attaching { job, pid, proof: None });
+    }
+}
+
+/// The program that tells what is needed.
+const fn program_for(need: Need) -> &'static str {
+    match need {
+        Need::Wakes => "set_result",
+        Need::Buffers => "buffer_append",
     }
 }

@@ -207,8 +207,8 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let mut measured = Instant::now();
     loop {
         watcher.turn(TURN, FACTS_PER_TURN, &mut facts);
-        for pid in facts.engine.waiting_for_wakes() {
-            watcher.attach_wakes(pid);
+        for (pid, need) in facts.engine.needs() {
+            watcher.need(pid, need);
         }
         watcher.want(facts.engine);
         facts.own(&clock());

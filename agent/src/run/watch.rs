@@ -35,9 +35,8 @@ const AFTER_MAP: Duration = Duration::from_millis(20);
 pub(super) struct Watched {
     pub(super) report: AttachReport,
     pub(super) proof: Option<Proof>,
-    /// It is to be seen who wakes whom.
-    pub(super) wakes: bool,
-    /// Programs that show it and were asked for.
+    /// Programs that it needs besides, and those of them that were asked for.
+    pub(super) needed: BTreeSet<&'static str>,
     pub(super) asked: BTreeSet<&'static str>,
     /// Functions of which the kernel side knows something.
     marks: BTreeSet<u64>,
@@ -52,7 +51,7 @@ impl Watched {
         Self {
             report,
             proof: None,
-            wakes: false,
+            needed: BTreeSet::new(),
             asked: BTreeSet::new(),
             marks: BTreeSet::new(),
             due: None,

@@ -6,8 +6,8 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Engine, Finished, JOIN_WINDOW, Operation, OperationId, RemoteParent, SERVED_MAX, UNJOINED_MAX, Unit,
-    UnitId,
+    Engine, Finished, JOIN_WINDOW, Need, Operation, OperationId, RemoteParent, SERVED_MAX, UNJOINED_MAX,
+    Unit, UnitId,
     calls::Dispatcher,
     context::{ContextId, Inbound},
     message::Sent,
@@ -362,7 +362,7 @@ impl Engine {
         }
         self.sent(id, &detail);
         if listens(&detail) {
-            self.wants_wakes(at.pid);
+            self.needs_more(at.pid, Need::Wakes);
         }
         let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.detail = Some(detail);

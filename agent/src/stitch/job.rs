@@ -27,7 +27,7 @@ use adder_ebpf::{Header, Item, flag};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Engine, Finished, OperationId, UnitId,
+    Engine, Finished, Need, OperationId, UnitId,
     context::{Cause, Context, ContextId, Thread},
     stacks::StackId,
     unit::{Act, Unit},
@@ -552,7 +552,7 @@ impl Engine {
         if process.ownerless.0 != second {
             process.ownerless = (second, process.ownerless.1 + 1);
             if process.ownerless.1 >= OWNERLESS_MAX {
-                self.wants_wakes(pid);
+                self.needs_more(pid, Need::Wakes);
             }
         }
     }

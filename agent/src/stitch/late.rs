@@ -3,6 +3,9 @@
 //! It is told what is given to the loop (`UVStream.write`), and what was given leaves in that order. Of `bytes` it is told how many;
 //! so each byte that leaves is of who has given it. Where that is not known of all that waits, what leaves in one turn is of whoever
 //! has given something in it, if only one has. A task that writes for all (AMQP) wakes right after who has asked it to.
+//!
+//! pika puts each frame into a `deque`, out of which its loop sends it from the same place in memory, in the context of whoever came
+//! first.
 
 use std::collections::VecDeque;
 
@@ -17,6 +20,18 @@ const GIVEN_MAX: usize = 65_536;
 const PIECES_MAX: usize = 1024;
 /// Room that is kept for the next.
 const PIECES_KEPT: usize = 16;
+
+/// Frames of one process that wait in its memory, and how long at most, nanoseconds.
+const BUFFERED_MAX: usize = 65_536;
+const BUFFERED_WITHIN: u64 = 60_000_000_000;
+
+/// Who has put a frame where its loop sends it from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buffered {
+    time: u64,
+    context: ContextId,
+    stack: StackId,
+}
 
 /// What was given to a connection.
 #[derive(Debug, Default)]
@@ -140,6 +155,9 @@ impl Engine {
     /// it is not known.
     pub(super) fn sender(&mut self, header: &Header, data: &Data) -> (Mark, u16, ContextId) {
         let mark = self.mark(header);
+        if let Some(mark) = self.buffered_by(header) {
+            return (mark, header.flags & !flag::FILE_CALL, 0);
+        }
         let is_late = header.flags & (flag::FILE_CALL | flag::RECEIVED) == flag::FILE_CALL
             && self.processes.get(&header.pid).is_some_and(|process| process.tells_given);
         if !is_late {
@@ -155,6 +173,37 @@ impl Engine {
         let is_amqp = self.connections.protocol(data.socket) == Some(Protocol::Amqp);
         let mark = Mark { context: giver.context, stack: giver.stack, ..mark };
         (mark, header.flags & !flag::FILE_CALL, if is_amqp { giver.woken } else { 0 })
+    }
+
+    /// A frame was put where its loop will take it from. What is put into a queue for other ends is never sent from there.
+    pub(super) fn buffered(&mut self, header: &Header, item: &Item) {
+        let mark = self.mark(header);
+        let Some(process) = self.processes.get_mut(&header.pid) else { return };
+        let buffered = Buffered { time: mark.time, context: mark.context, stack: mark.stack };
+        if process.buffered.len() >= BUFFERED_MAX {
+            process.buffered.retain(|_, buffered| buffered.time + BUFFERED_WITHIN > mark.time);
+        }
+        if process.buffered.len() < BUFFERED_MAX {
+            process.buffered.insert(adder_ebpf::buffer_of(item.item), buffered);
+        } else {
+            self.counters.unqueued += 1;
+        }
+    }
+
+    /// In whose name that is which a thread sends, if it was put there before.
+    pub(super) fn buffered_by(&mut self, header: &Header) -> Option<Mark> {
+        if header.flags & flag::RECEIVED != 0 || header.buffer == 0 {
+            return None;
+        }
+        let process = self.processes.get_mut(&header.pid).filter(|process| !process.buffered.is_empty())?;
+        let buffered = process.buffered.remove(&header.buffer)?;
+        if buffered.time + BUFFERED_WITHIN < header.time {
+            return None;
+        }
+        self.stack = buffered.stack;
+        // Nothing leaves along with it.
+        self.thread(header).flush = (0, 0);
+        Some(Mark { context: buffered.context, stack: buffered.stack, ..self.mark(header) })
     }
 
     /// Facts of a process were lost: what was given may be among them.

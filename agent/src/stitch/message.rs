@@ -17,7 +17,7 @@
 //! to 0.22 does when all tasks have run.
 
 use super::{
-    Engine,
+    Engine, Need,
     consumer::Consumer,
     context::{Cause, Context, ContextId},
     notice::{Publisher, Waiting},
@@ -137,18 +137,16 @@ impl Engine {
         Cause { context, time: header.time, unit: unit.or(job), by_timer, by: thread, number }
     }
 
-    /// Processes in which it would help to see who wakes whom, since the last call.
-    pub fn waiting_for_wakes(&mut self) -> Vec<u32> {
-        let mut processes = std::mem::take(&mut self.wakes_wanted);
+    /// What would help to see in processes besides, since the last call.
+    pub fn needs(&mut self) -> Vec<(u32, Need)> {
         for (protocol, pid) in self.connections.found() {
-            if let Some(process) = self.processes.get_mut(&pid).filter(|_| protocol == Protocol::Amqp) {
-                process.has_amqp = true;
-            }
+            let Some(process) = self.processes.get_mut(&pid) else { continue };
+            process.has_amqp |= protocol == Protocol::Amqp;
             if matches!(protocol, Protocol::Amqp | Protocol::WebSocket) {
-                processes.push(pid);
+                self.needs_more(pid, Need::Wakes);
             }
         }
-        processes
+        std::mem::take(&mut self.needed)
     }
 
     /// Whether a process has had connections that speak AMQP: where frames begin in what goes through them tells which
@@ -157,12 +155,13 @@ impl Engine {
         self.processes.get(&pid).is_some_and(|process| process.has_amqp)
     }
 
-    /// It would help to see who wakes whom in a process.
-    pub(super) fn wants_wakes(&mut self, pid: u32) {
+    /// It would help to see that in a process.
+    pub(super) fn needs_more(&mut self, pid: u32, need: Need) {
         if let Some(process) = self.processes.get_mut(&pid)
-            && !std::mem::replace(&mut process.wakes_wanted, true)
+            && !process.needed.contains(&need)
         {
-            self.wakes_wanted.push(pid);
+            process.needed.push(need);
+            self.needed.push((pid, need));
         }
     }
 
@@ -304,6 +303,9 @@ impl Engine {
         let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) else { return false };
         thread.flush.1 += 1;
         let follows = thread.is_loop && thread.flush.1 > 1;
+        if thread.is_loop && self.stacks.flushes(at.stack) {
+            self.needs_more(at.pid, Need::Buffers);
+        }
         follows && self.contexts.find(at.context).is_some_and(|context| !context.writer)
     }
 

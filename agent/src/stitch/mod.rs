@@ -61,7 +61,7 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-pub use self::{blocked::LoopOptions, idle::JobOptions, output::LogCounters};
+pub use self::{blocked::LoopOptions, idle::JobOptions, output::LogCounters, process::Need};
 use self::{
     blocked::Loops,
     calls::Calls,
@@ -226,8 +226,8 @@ pub struct Engine {
     unsettled: VecDeque<UnitId>,
     /// Messages that have woken nobody yet: when they came, and where.
     untaken: VecDeque<(u64, ConnectionId)>,
-    /// Processes in which it would help to see who wakes whom.
-    wakes_wanted: Vec<u32>,
+    /// What would help to see in processes besides.
+    needed: Vec<(u32, Need)>,
     happened: VecDeque<Happened>,
     clock: i64,
     now: u64,
@@ -274,7 +274,7 @@ impl Engine {
             interactions: FxHashMap::default(),
             unsettled: VecDeque::new(),
             untaken: VecDeque::new(),
-            wakes_wanted: Vec::new(),
+            needed: Vec::new(),
             unoriginated: VecDeque::new(),
             happened: VecDeque::new(),
             clock: 0,
@@ -401,6 +401,7 @@ impl Engine {
             }
             Fact::Tls { tls, head, tail } => {
                 let mark = self.mark(&header);
+                let mark = self.buffered_by(&header).unwrap_or(mark);
                 self.moved(&header, tls.ssl, tls.length, mark.context);
                 let placed = self.connections.tls(tls, head, tail, mark, &mut self.happened);
                 if !placed && header.flags & flag::RECEIVED != 0 {
@@ -439,6 +440,8 @@ impl Engine {
                 let mark = self.mark(&header);
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.given.remove(&close.fd);
+                    // What was left there is sent no more.
+                    process.buffered.clear();
                 }
                 self.connections.close(close, mark, &mut self.happened);
                 self.handle(0);
@@ -446,6 +449,7 @@ impl Engine {
             Fact::Timer(item) => self.timer(item),
             Fact::Wake(lineage) => self.woken(&header, lineage.child),
             Fact::Given(item) => self.given(&header, item, ciphertext),
+            Fact::Buffered(item) => self.buffered(&header, item),
             Fact::LateWrites(_) => {
                 if let Some(process) = self.processes.get_mut(&header.pid) {
                     process.late_writes = true;

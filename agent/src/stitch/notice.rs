@@ -19,7 +19,7 @@ use std::hash::{Hash as _, Hasher as _};
 use rustc_hash::FxHasher;
 
 use super::{
-    Engine, Finished, OperationId,
+    Engine, Finished, Need, OperationId,
     context::{Context, ContextId},
     notifiers::Notification,
     publishes::{Place, Sought},
@@ -179,7 +179,7 @@ impl Engine {
             Detail::WebSocket(_) => None,
             _ => return self.counters.pushed += 1,
         };
-        self.wants_wakes(at.pid);
+        self.needs_more(at.pid, Need::Wakes);
         self.turn_is_over((at.pid, at.tid));
         let Some(thread) = self.threads.get(&(at.pid, at.tid)) else { return };
         let (facts, rested) = (thread.facts, thread.rested > RESTED);

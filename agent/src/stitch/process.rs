@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Engine, emit,
     job::{Trigger, Turn},
-    late::Given,
+    late::{Buffered, Given},
     unit::UnitId,
 };
 use crate::{
@@ -21,6 +21,15 @@ use crate::{
 const FOUND_WITHIN: u64 = 10_000_000_000;
 const BEGUN_MAX: usize = 4096;
 
+/// What costs something and would help to see in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Who wakes whom: [`adder_ebpf::kind::WAKE`].
+    Wakes,
+    /// Who has given what its loop sends later: [`adder_ebpf::kind::BUFFERED`].
+    Buffers,
+}
+
 pub(super) struct ProcessState {
     pub(super) resource: Arc<Resource>,
     pub(super) uvloop: bool,
@@ -31,8 +40,10 @@ pub(super) struct ProcessState {
     pub(super) given: FxHashMap<i32, Given>,
     /// The descriptor of the last of that, and [`super::Thread::facts`] then.
     pub(super) last_given: Option<(i32, u64)>,
-    /// It has been asked for who wakes whom in it.
-    pub(super) wakes_wanted: bool,
+    /// What would help to see in it besides, and has been asked for.
+    pub(super) needed: Vec<Need>,
+    /// Who has given what its loop sends later ([`adder_ebpf::kind::BUFFERED`]), by [`adder_ebpf::Header::buffer`].
+    pub(super) buffered: FxHashMap<u32, Buffered>,
     /// It is seen.
     pub(super) wakes_seen: bool,
     /// Requests that were read and have not been answered yet.
@@ -64,7 +75,8 @@ impl ProcessState {
             tells_given: false,
             given: FxHashMap::default(),
             last_given: None,
-            wakes_wanted: false,
+            needed: Vec::new(),
+            buffered: FxHashMap::default(),
             wakes_seen: false,
             open: FxHashMap::default(),
             stacks_wanted: 0,
@@ -101,6 +113,7 @@ impl Engine {
             process.starting = Some(start(time));
             (process.late_writes, process.tells_given) = (false, false);
             process.given.clear();
+            process.buffered.clear();
             self.shared_objects.retain(|(of, _), _| *of != pid);
         } else {
             if self.begun.len() >= BEGUN_MAX {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use adder_ebpf::{Header, flag, stacks};
 
-use super::{Engine, OperationId, context::ContextId, stacks::StackId, unit::Shared};
+use super::{Engine, Need, OperationId, context::ContextId, stacks::StackId, unit::Shared};
 use crate::{code::Sharers, conn::ConnectionId, protocol::Mark};
 
 /// How long after its end it may still show whose a request is, nanoseconds.
@@ -45,7 +45,7 @@ impl Engine {
             // Tasks wake each other; a thread that has not sent its request itself may read.
             match sharers {
                 Sharers::Tasks => {
-                    self.wants_wakes(first.pid);
+                    self.needs_more(first.pid, Need::Wakes);
                     self.want_stacks(first.pid, stacks::WAKES);
                 }
                 Sharers::Threads => self.want_stacks(first.pid, stacks::RECEIVED),

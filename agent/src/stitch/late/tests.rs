@@ -22,13 +22,15 @@ struct Rig {
     engine: Engine,
     time: u64,
     moved: [[u64; 2]; 32],
+    /// Where in memory is what is sent next.
+    place: u64,
 }
 
 impl Rig {
     /// Two requests have come, and each has a task.
     fn new() -> Self {
         let engine = Engine::new(Options { seed: 1, ..Options::default() });
-        let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32] };
+        let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32], place: 0 };
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
         rig.engine
@@ -59,7 +61,8 @@ impl Rig {
     }
 
     fn data(&mut self, socket: u64, flags: u16, context: u64, bytes: &[u8]) {
-        let header = self.header(kind::DATA, context, flags | flag::FILE_CALL);
+        let mut header = self.header(kind::DATA, context, flags | flag::FILE_CALL);
+        header.buffer = adder_ebpf::buffer_of(std::mem::take(&mut self.place));
         let moved = &mut self.moved[socket as usize][usize::from(flags & flag::RECEIVED == 0)];
         let (offset, length) = (*moved, bytes.len() as u64);
         *moved += length;
@@ -74,6 +77,21 @@ impl Rig {
     fn gives_bytes(&mut self, task: u64, socket: u64, length: usize) {
         let header = self.header(kind::GIVEN, task, 0);
         self.engine.fact(&Fact::Given(Item { header, item: socket | (length as u64) << 32 }));
+    }
+
+    fn buffers(&mut self, task: u64, place: u64) {
+        let header = self.header(kind::BUFFERED, task, 0);
+        self.engine.fact(&Fact::Buffered(Item { header, item: place }));
+    }
+
+    fn leaves_from(&mut self, place: u64, bytes: &[u8]) {
+        self.place = place;
+        self.leaves(REDIS, bytes);
+    }
+
+    fn closes(&mut self, fd: u64) {
+        let header = self.header(kind::CLOSE, LOOP, 0);
+        self.engine.fact(&Fact::Close(adder_ebpf::Close { header, fd: fd as i32, ..Default::default() }));
     }
 
     /// At the end of a turn this leaves.
@@ -190,10 +208,36 @@ fn what_leaves_some_time_later_is_nobodys() {
 fn a_new_connection_is_given_nothing_by_what_was_given_to_another_of_its_number() {
     let mut rig = Rig::new();
     rig.gives(TASKS[0], REDIS);
-    let header = rig.header(kind::CLOSE, LOOP, 0);
-    rig.engine.fact(&Fact::Close(adder_ebpf::Close { header, fd: REDIS as i32, ..Default::default() }));
+    rig.closes(REDIS);
     rig.moved[REDIS as usize] = [0; 2];
     rig.socket(REDIS, flag::CONNECTED);
     rig.leaves(REDIS, GET);
     assert_eq!(rig.owners(1), [None]);
+}
+
+#[test]
+fn what_leaves_from_a_place_in_memory_is_of_who_has_put_it_there() {
+    let mut rig = Rig::new();
+    let places = [0x7f00_0000_1020, 0x7f00_0000_2020, 0x7f00_0000_3020];
+    rig.buffers(TASKS[0], places[0]);
+    rig.buffers(TASKS[1], places[1]);
+    rig.leaves_from(places[0], GET);
+    rig.leaves_from(places[1], GET);
+    rig.leaves_from(places[2], GET);
+    // It has left.
+    rig.leaves_from(places[0], GET);
+    assert_eq!(rig.owners(4), [Some(0), Some(1), None, None]);
+}
+
+#[test]
+fn what_was_put_in_memory_is_nobodys_when_it_could_be_others_by_now() {
+    let mut rig = Rig::new();
+    let places = [0x7f00_0000_1020, 0x7f00_0000_2020];
+    rig.buffers(TASKS[0], places[0]);
+    rig.closes(31);
+    rig.leaves_from(places[0], GET);
+    rig.buffers(TASKS[1], places[1]);
+    rig.time += BUFFERED_WITHIN;
+    rig.leaves_from(places[1], GET);
+    assert_eq!(rig.owners(2), [None, None]);
 }
