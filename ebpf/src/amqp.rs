@@ -133,8 +133,6 @@ unsafe fn find_place(frames: *mut FrameStream, position: u64, buffer: u64, lengt
 }
 
 /// [`report_bytes`] for a socket through which AMQP may go: in pieces, each of which ends with a frame.
-///
-/// Its state is kept in memory, of which the verifier knows nothing: so it sees at once that one turn is like the other.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn report_framed(socket: u64, buffer: u64, length: u64, packed: u64, context: u64) -> u32 {
@@ -154,43 +152,16 @@ pub extern "C" fn report_framed(socket: u64, buffer: u64, length: u64, packed: u
     let mut packed = packed;
     let mut i = 0;
     while i < PIECES_MAX {
-        let mut next = unsafe { (&raw const (*frames).next).read_volatile() };
-        let mut wanted = unsafe { (&raw const (*frames).wanted).read_volatile() };
-        if wanted >= next && next < end {
-            let room = cap(packed).wrapping_sub(next - start);
-            next += small_frames(base.wrapping_add(next), end - next, whole(packed), room);
-            wanted = next;
-            if next + OVERHEAD <= end {
-                let frame = length_of(user(base.wrapping_add(next)));
-                if frame == 0 {
-                    break;
-                }
-                // What is wanted of it has room behind the others, or it begins the next piece.
-                if frame > whole(packed) && (next == start || next - start + LARGE_HEAD <= cap(packed)) {
-                    wanted = next + LARGE_HEAD;
-                    next += frame;
-                }
-            }
+        let stop = end_of_piece(key_of(socket, packed), base, start, end, packed);
+        if stop <= start {
+            break;
         }
-        let is_large = wanted < next;
-        let mut stop = end;
-        if next < end && (is_large || next + OVERHEAD <= end) {
-            stop = next;
-        }
-        let kept = if is_large && wanted < stop { wanted } else { stop };
-        unsafe {
-            (&raw mut (*frames).next).write_volatile(next);
-            (&raw mut (*frames).wanted).write_volatile(if stop < end { next } else { wanted });
-        }
-        let keep = if kept > start { kept - start } else { 0 };
+        let kept = unsafe { (&raw const (*frames).begun).read_volatile() };
         let part = base.wrapping_add(start);
-        report_bytes(socket, part, stop - start, limited(packed, keep), context);
+        report_bytes(socket, part, stop - start, limited(packed, kept.wrapping_sub(start)), context);
         packed |= u64::from(flag::CONTINUED);
         if stop >= end {
-            let next = unsafe { (&raw const (*frames).next).read_volatile() };
-            if next < end {
-                unsafe { begin(frames, base.wrapping_add(next), end - next) };
-            }
+            unsafe { begin(frames, base, end) };
             return 0;
         }
         start = stop;
@@ -199,6 +170,106 @@ pub extern "C" fn report_framed(socket: u64, buffer: u64, length: u64, packed: u
     // What is left is reported as of any other protocol.
     unsafe { (&raw mut (*frames).next).write_volatile(LOST) };
     report_bytes(socket, base.wrapping_add(start), end - start, packed, context);
+    0
+}
+
+/// Where the piece of a call's bytes ends that begins at position `start`, and in [`FrameStream::begun`], where what is wanted of
+/// it ends. 0 where there is no frame.
+///
+/// By itself, so that the verifier goes through it once and not for each turn of a loop.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn end_of_piece(key: u64, base: u64, start: u64, end: u64, packed: u64) -> u64 {
+    let Some(known) = FRAMES.get_ptr_mut(key) else { return 0 };
+    let frames = unsafe { &raw mut (*known).frames };
+    let mut next = unsafe { (&raw const (*frames).next).read_volatile() };
+    let mut wanted = unsafe { (&raw const (*frames).wanted).read_volatile() };
+    if wanted >= next && next < end {
+        let room = cap(packed).wrapping_sub(next - start);
+        next += small_frames(base.wrapping_add(next), end - next, whole(packed), room);
+        wanted = next;
+        if next + OVERHEAD <= end {
+            let frame = length_of(user(base.wrapping_add(next)));
+            if frame == 0 {
+                return 0;
+            }
+            // What is wanted of it has room behind the others, or it begins the next piece.
+            if frame > whole(packed) && (next == start || next - start + LARGE_HEAD <= cap(packed)) {
+                wanted = next + LARGE_HEAD;
+                next += frame;
+            }
+        }
+    }
+    let is_large = wanted < next;
+    let mut stop = end;
+    if next < end && (is_large || next + OVERHEAD <= end) {
+        stop = next;
+    }
+    let mut kept = if is_large && wanted < stop { wanted } else { stop };
+    if kept < start {
+        kept = start;
+    }
+    unsafe {
+        (&raw mut (*frames).next).write_volatile(next);
+        (&raw mut (*frames).wanted).write_volatile(if next > end { wanted } else { next });
+        (&raw mut (*frames).begun).write_volatile(kept);
+    }
+    stop
+}
+
+/// Most bytes of a piece that are captured.
+#[inline(always)]
+fn cap(packed: u64) -> u64 {
+    let received = packed as u16 & flag::RECEIVED != 0;
+    u64::from(if received { setting!(head_received) } else { setting!(head_sent) })
+}
+
+/// Length of the longest frame that is captured whole.
+#[inline(always)]
+fn whole(packed: u64) -> u64 {
+    let cap = cap(packed);
+    if cap < WHOLE_MAX { cap } else { WHOLE_MAX }
+}
+
+/// Key of [`FRAMES`].
+#[inline(always)]
+fn key_of(socket: u64, packed: u64) -> u64 {
+    socket | packed & u64::from(flag::RECEIVED)
+}
+
+/// The position of what is moved in a socket's stream, if the socket is known.
+#[inline(always)]
+fn position_of(socket: u64, packed: u64) -> u64 {
+    let Some(stream) = SOCKETS.get_ptr(socket) else { return 0 };
+    unsafe { if packed as u16 & flag::RECEIVED != 0 { (*stream).received } else { (*stream).sent } }
+}
+
+/// What is known of the frames in one direction of a socket. `None` where none have begun in it so far.
+#[inline(always)]
+fn frames_of(socket: u64, packed: u64, buffer: u64, length: u64) -> Option<*mut FrameStream> {
+    let inode = inode_of(socket);
+    let stream = SOCKETS.get_ptr(socket)?;
+    if unsafe { (*stream).inode } != inode {
+        return None;
+    }
+    let key = key_of(socket, packed);
+    if let Some(known) = FRAMES.get_ptr_mut(key)
+        && unsafe { (*known).inode } == inode
+    {
+        return Some(unsafe { &raw mut (*known).frames });
+    }
+    if !begins_frame(buffer, length) {
+        return None;
+    }
+    follow(key, inode);
+    FRAMES.get_ptr_mut(key).map(|known| unsafe { &raw mut (*known).frames })
+}
+
+/// From now on it is followed where frames begin in one direction of a socket. Not inlined: it costs stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn follow(key: u64, inode: u64) -> u32 {
+    let _ = FRAMES.insert(key, SocketFrames { inode, frames: UNKNOWN }, 0);
     0
 }
 
@@ -240,7 +311,7 @@ pub extern "C" fn wanted_plaintext(stream: u64, position: u64, buffer: u64, leng
             (&raw mut (*frames).wanted).write_volatile(wanted);
         }
         if next < end && next + OVERHEAD > end {
-            unsafe { begin(frames, base.wrapping_add(next), end - next) };
+            unsafe { begin(frames, base, end) };
             return length;
         }
         i += 1;
@@ -249,63 +320,16 @@ pub extern "C" fn wanted_plaintext(stream: u64, position: u64, buffer: u64, leng
     length
 }
 
-/// Most bytes of a piece that are captured.
+/// Notes the octets of the next frame's head, if it is cut where a call's bytes end.
 #[inline(always)]
-fn cap(packed: u64) -> u64 {
-    let received = packed as u16 & flag::RECEIVED != 0;
-    u64::from(if received { setting!(head_received) } else { setting!(head_sent) })
-}
-
-/// Length of the longest frame that is captured whole.
-#[inline(always)]
-fn whole(packed: u64) -> u64 {
-    let cap = cap(packed);
-    if cap < WHOLE_MAX { cap } else { WHOLE_MAX }
-}
-
-/// The position of what is moved in a socket's stream, if the socket is known.
-#[inline(always)]
-fn position_of(socket: u64, packed: u64) -> u64 {
-    let Some(stream) = SOCKETS.get_ptr(socket) else { return 0 };
-    unsafe { if packed as u16 & flag::RECEIVED != 0 { (*stream).received } else { (*stream).sent } }
-}
-
-/// What is known of the frames in one direction of a socket. `None` where none have begun in it so far.
-#[inline(always)]
-fn frames_of(socket: u64, packed: u64, buffer: u64, length: u64) -> Option<*mut FrameStream> {
-    let inode = inode_of(socket);
-    let stream = SOCKETS.get_ptr(socket)?;
-    if unsafe { (*stream).inode } != inode {
-        return None;
-    }
-    let key = socket | u64::from(packed as u16 & flag::RECEIVED);
-    if let Some(known) = FRAMES.get_ptr_mut(key)
-        && unsafe { (*known).inode } == inode
-    {
-        return Some(unsafe { &raw mut (*known).frames });
-    }
-    if !begins_frame(buffer, length) {
-        return None;
-    }
-    follow(key, inode);
-    FRAMES.get_ptr_mut(key).map(|known| unsafe { &raw mut (*known).frames })
-}
-
-/// From now on it is followed where frames begin in one direction of a socket. Not inlined: it costs stack.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn follow(key: u64, inode: u64) -> u32 {
-    let _ = FRAMES.insert(key, SocketFrames { inode, frames: UNKNOWN }, 0);
-    0
-}
-
-/// Notes the octets of a head that is cut.
-#[inline(always)]
-unsafe fn begin(frames: *mut FrameStream, from: u64, octets: u64) {
-    let begun = unsafe { &raw mut (*frames).begun };
+unsafe fn begin(frames: *mut FrameStream, base: u64, end: u64) {
     unsafe {
-        begun.write_volatile(0);
-        bpf_probe_read_user(begun.cast(), (octets & 7) as u32, from as *const _);
+        let next = (&raw const (*frames).next).read_volatile();
+        if next < end {
+            let begun = &raw mut (*frames).begun;
+            begun.write_volatile(0);
+            bpf_probe_read_user(begun.cast(), (end - next & 7) as u32, base.wrapping_add(next) as *const _);
+        }
     }
 }
 

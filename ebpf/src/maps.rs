@@ -47,7 +47,7 @@ pub struct FrameStream {
     pub next: u64,
     /// Position up to which the frame before is wanted.
     pub wanted: u64,
-    /// The first octets of the next frame, where it has begun.
+    /// The first octets of the next frame, where it has begun. Within a call: up to where the bytes of a piece are wanted.
     pub begun: u64,
 }
 
