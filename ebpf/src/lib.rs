@@ -52,7 +52,7 @@ pub mod kind {
     pub const GIVEN: u16 = 21;
     /// [`Stream`](super::Stream): of which stream of HTTP/2 the task has the care that made the stack before.
     pub const STREAM: u16 = 22;
-    /// [`Item`](super::Item): a frame of AMQP was put into a `collections.deque`; the item is where in memory its bytes are.
+    /// [`Item`](super::Item): a frame of AMQP was put into a `collections.deque`; the item is how many bytes it has.
     pub const BUFFERED: u16 = 23;
 }
 
@@ -111,7 +111,7 @@ pub struct Header {
     pub kind: u16,
     /// See [`flag`].
     pub flags: u16,
-    /// [`Data`], [`Tls`]: where in memory the bytes were, of the address bits 4 to 35; else 0.
+    /// [`Data`], [`Tls`], [`kind::BUFFERED`]: where in memory the bytes were, of the address bits 4 to 35; else 0.
     pub buffer: u32,
 }
 

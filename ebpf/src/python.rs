@@ -3,7 +3,7 @@
 //! Uprobe programs keep their stack under 64 bytes: from Linux 6.13 a program with more of it may get a private
 //! per-CPU stack, and uprobe programs can be preempted while they use it.
 
-use adder_ebpf::{LATE_FAST, Process, flag, kind, stacks};
+use adder_ebpf::{Item, LATE_FAST, Process, buffer_of, flag, kind, stacks};
 use aya_ebpf::{
     helpers::generated::bpf_get_current_task,
     macros::{uprobe, uretprobe},
@@ -218,7 +218,16 @@ pub fn buffer_append(ctx: ProbeContext) -> u32 {
     flush_pending(process);
     let context = current_context(process);
     let flags = report_stack(process, context);
-    report_flagged(kind::BUFFERED, flags, context, ctx.arg::<u64>(1).unwrap_or(0) + BYTES);
+    if let Some(mut entry) = reserve::<Item>() {
+        let fact = entry.as_mut_ptr();
+        let item: u64 = ctx.arg(1).unwrap_or(0);
+        unsafe {
+            write_header(&raw mut (*fact).header, kind::BUFFERED, flags, context);
+            (&raw mut (*fact).header.buffer).write(buffer_of(item + BYTES));
+            (&raw mut (*fact).item).write(user(item + OB_SIZE));
+        }
+        entry.submit(wake_flags());
+    }
     0
 }
 

@@ -252,6 +252,11 @@ impl Connections {
         }
     }
 
+    /// The same of the connection that a process has at a descriptor.
+    pub fn protocol_at(&self, pid: u32, fd: i32) -> Option<Protocol> {
+        self.protocol(*self.by_descriptor.get(&(pid, fd))?)
+    }
+
     /// Bytes went through a socket.
     pub fn data(&mut self, data: &Data, head: &[u8], tail: &[u8], mark: Mark, out: &mut VecDeque<Happened>) {
         self.counters.rights += u64::from(data.header.flags & flag::RIGHTS != 0);

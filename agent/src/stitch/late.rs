@@ -29,6 +29,8 @@ const BUFFERED_WITHIN: u64 = 60_000_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Buffered {
     time: u64,
+    /// Of the frame, bytes.
+    length: u64,
     context: ContextId,
     stack: StackId,
 }
@@ -155,7 +157,7 @@ impl Engine {
     /// it is not known.
     pub(super) fn sender(&mut self, header: &Header, data: &Data) -> (Mark, u16, ContextId) {
         let mark = self.mark(header);
-        if let Some(mark) = self.buffered_by(header) {
+        if let Some(mark) = self.buffered_by(header, data.length) {
             return (mark, header.flags & !flag::FILE_CALL, 0);
         }
         let is_late = header.flags & (flag::FILE_CALL | flag::RECEIVED) == flag::FILE_CALL
@@ -179,25 +181,37 @@ impl Engine {
     pub(super) fn buffered(&mut self, header: &Header, item: &Item) {
         let mark = self.mark(header);
         let Some(process) = self.processes.get_mut(&header.pid) else { return };
-        let buffered = Buffered { time: mark.time, context: mark.context, stack: mark.stack };
+        let (length, context, stack) = (item.item, mark.context, mark.stack);
+        let buffered = Buffered { time: mark.time, length, context, stack };
         if process.buffered.len() >= BUFFERED_MAX {
             process.buffered.retain(|_, buffered| buffered.time + BUFFERED_WITHIN > mark.time);
         }
         if process.buffered.len() < BUFFERED_MAX {
-            process.buffered.insert(adder_ebpf::buffer_of(item.item), buffered);
+            process.buffered.insert(header.buffer, buffered);
         } else {
             self.counters.unqueued += 1;
         }
     }
 
+    /// A descriptor was closed: what was given to it and has not left is sent no more.
+    pub(super) fn gives_up(&mut self, header: &Header, fd: i32) {
+        let is_amqp = self.connections.protocol_at(header.pid, fd) == Some(Protocol::Amqp);
+        if let Some(process) = self.processes.get_mut(&header.pid) {
+            process.given.remove(&fd);
+            if is_amqp {
+                process.buffered.clear();
+            }
+        }
+    }
+
     /// In whose name that is which a thread sends, if it was put there before.
-    pub(super) fn buffered_by(&mut self, header: &Header) -> Option<Mark> {
+    pub(super) fn buffered_by(&mut self, header: &Header, length: u64) -> Option<Mark> {
         if header.flags & flag::RECEIVED != 0 || header.buffer == 0 {
             return None;
         }
         let process = self.processes.get_mut(&header.pid).filter(|process| !process.buffered.is_empty())?;
         let buffered = process.buffered.remove(&header.buffer)?;
-        if buffered.time + BUFFERED_WITHIN < header.time {
+        if buffered.time + BUFFERED_WITHIN < header.time || buffered.length < length {
             return None;
         }
         self.stack = buffered.stack;

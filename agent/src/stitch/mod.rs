@@ -401,7 +401,7 @@ impl Engine {
             }
             Fact::Tls { tls, head, tail } => {
                 let mark = self.mark(&header);
-                let mark = self.buffered_by(&header).unwrap_or(mark);
+                let mark = self.buffered_by(&header, tls.length).unwrap_or(mark);
                 self.moved(&header, tls.ssl, tls.length, mark.context);
                 let placed = self.connections.tls(tls, head, tail, mark, &mut self.happened);
                 if !placed && header.flags & flag::RECEIVED != 0 {
@@ -438,11 +438,7 @@ impl Engine {
             }
             Fact::Close(close) => {
                 let mark = self.mark(&header);
-                if let Some(process) = self.processes.get_mut(&header.pid) {
-                    process.given.remove(&close.fd);
-                    // What was left there is sent no more.
-                    process.buffered.clear();
-                }
+                self.gives_up(&header, close.fd);
                 self.connections.close(close, mark, &mut self.happened);
                 self.handle(0);
             }

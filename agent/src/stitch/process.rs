@@ -40,11 +40,11 @@ pub(super) struct ProcessState {
     pub(super) given: FxHashMap<i32, Given>,
     /// The descriptor of the last of that, and [`super::Thread::facts`] then.
     pub(super) last_given: Option<(i32, u64)>,
-    /// What would help to see in it besides, and has been asked for.
-    pub(super) needed: Vec<Need>,
     /// Who has given what its loop sends later ([`adder_ebpf::kind::BUFFERED`]), by [`adder_ebpf::Header::buffer`].
     pub(super) buffered: FxHashMap<u32, Buffered>,
-    /// It is seen.
+    /// What would help to see in it besides, and has been asked for.
+    pub(super) needed: Vec<Need>,
+    /// It is seen who wakes whom in it.
     pub(super) wakes_seen: bool,
     /// Requests that were read and have not been answered yet.
     pub(super) open: FxHashMap<UnitId, u64>,
@@ -75,8 +75,8 @@ impl ProcessState {
             tells_given: false,
             given: FxHashMap::default(),
             last_given: None,
-            needed: Vec::new(),
             buffered: FxHashMap::default(),
+            needed: Vec::new(),
             wakes_seen: false,
             open: FxHashMap::default(),
             stacks_wanted: 0,

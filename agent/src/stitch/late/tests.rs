@@ -80,8 +80,9 @@ impl Rig {
     }
 
     fn buffers(&mut self, task: u64, place: u64) {
-        let header = self.header(kind::BUFFERED, task, 0);
-        self.engine.fact(&Fact::Buffered(Item { header, item: place }));
+        let mut header = self.header(kind::BUFFERED, task, 0);
+        header.buffer = adder_ebpf::buffer_of(place);
+        self.engine.fact(&Fact::Buffered(Item { header, item: GET.len() as u64 }));
     }
 
     fn leaves_from(&mut self, place: u64, bytes: &[u8]) {
@@ -232,12 +233,26 @@ fn what_leaves_from_a_place_in_memory_is_of_who_has_put_it_there() {
 #[test]
 fn what_was_put_in_memory_is_nobodys_when_it_could_be_others_by_now() {
     let mut rig = Rig::new();
-    let places = [0x7f00_0000_1020, 0x7f00_0000_2020];
-    rig.buffers(TASKS[0], places[0]);
-    rig.closes(31);
-    rig.leaves_from(places[0], GET);
-    rig.buffers(TASKS[1], places[1]);
+    let place = 0x7f00_0000_1020;
+    rig.buffers(TASKS[0], place);
     rig.time += BUFFERED_WITHIN;
-    rig.leaves_from(places[1], GET);
+    rig.leaves_from(place, GET);
+    rig.buffers(TASKS[0], place);
+    rig.leaves_from(place, b"*2\r\n$3\r\nGET\r\n$3\r\nabc\r\n");
     assert_eq!(rig.owners(2), [None, None]);
+}
+
+#[test]
+fn what_was_put_in_memory_is_sent_no_more_when_its_connection_is_closed() {
+    let mut rig = Rig::new();
+    let place = 0x7f00_0000_1020;
+    rig.buffers(TASKS[0], place);
+    rig.closes(31);
+    rig.leaves_from(place, GET);
+    rig.socket(21, flag::CONNECTED);
+    rig.data(21, 0, LOOP, b"AMQP\x00\x00\x09\x01");
+    rig.buffers(TASKS[0], place);
+    rig.closes(21);
+    rig.leaves_from(place, GET);
+    assert_eq!(rig.owners(2), [Some(0), None]);
 }
