@@ -1,8 +1,8 @@
 //! Where frames of AMQP 0-9-1 begin in what goes through a socket (*AMQP 0-9-1 specification*, section 4.2.3).
 //!
 //! Bodies are most of the bytes, and of them only the front matters; but a read or write that is larger than what is captured
-//! of one may have other messages behind a body. So it is followed here where each frame ends: a large body becomes a fact
-//! of its own with its first bytes alone, and what comes behind it begins another.
+//! of one may have other messages behind a body. So it is followed here where each frame ends: one that does not fit into a fact
+//! ends it, of a body with its first bytes alone, and what comes behind begins another.
 
 use adder_ebpf::{BODY_HEAD, HEAD_MAX, flag};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
@@ -30,15 +30,15 @@ const CLASSES: [u16; 7] = [10, 20, 40, 50, 85, 90, BASIC];
 const BASIC: u16 = 60;
 /// Largest payload that is believed, bytes: there may be no limit (`connection.tune`).
 const PAYLOAD_MAX: u64 = 1 << 27;
-/// Frames up to this length are captured whole, bytes.
-const WHOLE_MAX: u64 = 8192;
-/// What is captured of one that is longer, bytes.
-const LARGE_HEAD: u64 = HEAD + BODY_HEAD as u64;
+/// What is wanted of the frame of a body, and of any other, that does not fit whole into a fact, bytes.
+const LARGE_BODY: u64 = HEAD + BODY_HEAD as u64;
+const LARGE_OTHER: u64 = 1 << 16;
 /// Most pieces that a call's bytes are cut into, and most frames of one piece.
 const PIECES_MAX: u32 = 64;
 const FRAMES_MAX: u32 = 128;
-/// The same of a TLS record.
+/// The same of a TLS record, and the longest frame that is captured whole out of some.
 const RECORD_PIECES: u32 = 8;
+const RECORD_MAX: u64 = HEAD_MAX as u64;
 /// Value of [`FrameStream::next`]: it is not known.
 const LOST: u64 = u64::MAX;
 
@@ -53,6 +53,13 @@ pub fn length_of(head: u64) -> u64 {
         METHOD | HEADER | BODY | HEARTBEAT if size <= PAYLOAD_MAX => size + OVERHEAD,
         _ => 0,
     }
+}
+
+/// How many bytes are wanted of a frame that begins with these octets and is longer than `whole`.
+#[inline(always)]
+fn wanted_of(head: u64, frame: u64) -> u64 {
+    let most = if head & 0xff == BODY { LARGE_BODY } else { LARGE_OTHER };
+    if frame < most { frame } else { most }
 }
 
 /// Whether a frame begins here that cannot be anything else: a method, content header or heartbeat to its end octet, or
@@ -117,7 +124,7 @@ unsafe fn find_place(frames: *mut FrameStream, position: u64, buffer: u64, lengt
             let head = user::<u64>(buffer) << (8 * (split & 7)) | (*frames).begun;
             let frame = length_of(head);
             if frame > split {
-                let wanted = if frame > whole { LARGE_HEAD } else { frame };
+                let wanted = if frame > whole { wanted_of(head, frame) } else { frame };
                 (&raw mut (*frames).next).write_volatile(next + frame);
                 (&raw mut (*frames).wanted).write_volatile(next + wanted);
                 return true;
@@ -141,7 +148,7 @@ pub extern "C" fn report_framed(socket: u64, buffer: u64, length: u64, packed: u
         report_bytes(socket, buffer, length, packed, context);
         return 0;
     };
-    if !unsafe { find_place(frames, start, buffer, length, whole(packed)) } {
+    if !unsafe { find_place(frames, start, buffer, length, cap(packed)) } {
         unsafe { (&raw mut (*frames).next).write_volatile(LOST) };
         report_bytes(socket, buffer, length, packed, context);
         return 0;
@@ -184,25 +191,33 @@ pub extern "C" fn end_of_piece(key: u64, base: u64, start: u64, end: u64, packed
     let frames = unsafe { &raw mut (*known).frames };
     let mut next = unsafe { (&raw const (*frames).next).read_volatile() };
     let mut wanted = unsafe { (&raw const (*frames).wanted).read_volatile() };
+    if next - start == 1 {
+        // The octet at the end of a frame is no piece of its own: who reads it by itself is known by that.
+        wanted = next;
+    }
     if wanted >= next && next < end {
-        let room = cap(packed).wrapping_sub(next - start);
-        next += small_frames(base.wrapping_add(next), end - next, whole(packed), room);
+        let cap = cap(packed);
+        next += small_frames(base.wrapping_add(next), end - next, cap, cap.wrapping_sub(next - start));
         wanted = next;
         if next + OVERHEAD <= end {
-            let frame = length_of(user(base.wrapping_add(next)));
+            let head: u64 = user(base.wrapping_add(next));
+            let frame = length_of(head);
             if frame == 0 {
                 return 0;
             }
             // What is wanted of it has room behind the others, or it begins the next piece.
-            if frame > whole(packed) && (next == start || next - start + LARGE_HEAD <= cap(packed)) {
-                wanted = next + LARGE_HEAD;
+            let part = wanted_of(head, frame);
+            if frame > cap && (next == start || next - start + part <= cap) {
+                wanted = next + part;
                 next += frame;
             }
         }
     }
     let is_large = wanted < next;
     let mut stop = end;
-    if next < end && (is_large || next + OVERHEAD <= end) {
+    // The octets of a head that is cut have a piece of their own where there is no room for them.
+    let is_full = next > start && end - start > cap(packed);
+    if next < end && (is_large || next + OVERHEAD <= end || is_full) {
         stop = next;
     }
     let mut kept = if is_large && wanted < stop { wanted } else { stop };
@@ -217,18 +232,11 @@ pub extern "C" fn end_of_piece(key: u64, base: u64, start: u64, end: u64, packed
     stop
 }
 
-/// Most bytes of a piece that are captured.
+/// Most bytes of a piece that are captured, so the length of the longest frame that is captured whole.
 #[inline(always)]
 fn cap(packed: u64) -> u64 {
     let received = packed as u16 & flag::RECEIVED != 0;
     u64::from(if received { setting!(head_received) } else { setting!(head_sent) })
-}
-
-/// Length of the longest frame that is captured whole.
-#[inline(always)]
-fn whole(packed: u64) -> u64 {
-    let cap = cap(packed);
-    if cap < WHOLE_MAX { cap } else { WHOLE_MAX }
 }
 
 /// Key of [`FRAMES`].
@@ -283,7 +291,7 @@ pub extern "C" fn wanted_plaintext(stream: u64, position: u64, buffer: u64, leng
     let frames = unsafe { &raw mut (*stream).frames };
     let base = buffer.wrapping_sub(position);
     let end = position + length;
-    let is_known = unsafe { find_place(frames, position, buffer, length, WHOLE_MAX) };
+    let is_known = unsafe { find_place(frames, position, buffer, length, RECORD_MAX) };
     let mut i = 0;
     while is_known && i < RECORD_PIECES {
         let mut next = unsafe { (&raw const (*frames).next).read_volatile() };
@@ -294,15 +302,16 @@ pub extern "C" fn wanted_plaintext(stream: u64, position: u64, buffer: u64, leng
             }
             return if wanted > position { wanted - position } else { 0 };
         }
-        next += small_frames(base.wrapping_add(next), end - next, WHOLE_MAX, u64::MAX);
+        next += small_frames(base.wrapping_add(next), end - next, RECORD_MAX, u64::MAX);
         let mut wanted = next;
         if next + OVERHEAD <= end {
-            let frame = length_of(user(base.wrapping_add(next)));
+            let head: u64 = user(base.wrapping_add(next));
+            let frame = length_of(head);
             if frame == 0 {
                 break;
             }
-            if frame > WHOLE_MAX {
-                wanted = next + LARGE_HEAD;
+            if frame > RECORD_MAX {
+                wanted = next + wanted_of(head, frame);
                 next += frame;
             }
         }
@@ -332,5 +341,3 @@ unsafe fn begin(frames: *mut FrameStream, base: u64, end: u64) {
         }
     }
 }
-
-const _: () = assert!(WHOLE_MAX as usize <= HEAD_MAX, "a fact holds a whole frame");

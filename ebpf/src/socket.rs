@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::{
     kernel::{inode_behind, kernel, sock_of, user},
-    maps::{FACTS, SOCKETS, Stream, offset, setting},
+    maps::{FACTS, FRAMES, SOCKETS, Stream, offset, setting},
     record::{count_drop, reserve, wake_flags, write_header},
     tls::current_call,
 };
@@ -43,7 +43,8 @@ const LIMIT_BITS: u64 = 0x7fff;
 /// The same, with at most `keep` bytes of the front captured, and none of the end.
 #[inline(always)]
 pub fn limited(packed: u64, keep: u64) -> u64 {
-    packed | (keep + 1 & LIMIT_BITS) << LIMIT
+    let most = if keep < LIMIT_BITS { keep + 1 } else { LIMIT_BITS };
+    packed | most << LIMIT
 }
 
 /// Packs a descriptor and [`flag`]s into one argument.
@@ -99,6 +100,9 @@ pub fn report_close(context: u64, fd: i32) {
 #[inline(never)]
 pub extern "C" fn report_socket(socket: u64, packed: u64, context: u64) -> u32 {
     let inode = inode_of(socket);
+    // Its positions begin anew.
+    let _ = FRAMES.remove(socket);
+    let _ = FRAMES.remove(socket | u64::from(flag::RECEIVED));
     let _ = SOCKETS.insert(
         socket,
         Stream { inode, sent: 0, received: 0, accepted: u64::from(packed as u16 & flag::ACCEPTED != 0) },

@@ -18,7 +18,7 @@ import redis.asyncio
 from common import PG_DSN, REDIS_URL, Rid, serve_truth
 from connections import SyncConnections
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import Integer, Numeric, Text, func, insert, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -121,6 +121,12 @@ async def logged(id: int):
     cached = await state.redis.get(f"hit:{id}")
     log.info("game %d is %s", id, "cached" if cached else "not cached")
     return {"id": id}
+
+
+@app.get("/bytes/{size}")
+async def size_of(size: int):
+    """So many bytes, and nothing else."""
+    return Response(b"x" * size)
 
 
 @app.get("/games/{game_id}")

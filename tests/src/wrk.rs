@@ -39,10 +39,10 @@ pub enum Ids {
     None,
 }
 
-/// Runs wrk with one thread against a port on 127.0.0.1; its script is written to the folder `dir`.
+/// Runs wrk with one thread against a port on 127.0.0.1, by `http` or `https`; its script is written to the folder `dir`.
 pub fn run(
     dir: &Path,
-    port: u16,
+    (scheme, port): (&str, u16),
     path: &str,
     ids: Ids,
     connections: u32,
@@ -61,7 +61,7 @@ pub fn run(
             "-s",
         ])
         .arg(&script)
-        .arg(format!("http://127.0.0.1:{port}{path}"))
+        .arg(format!("{scheme}://127.0.0.1:{port}{path}"))
         .output()
         .context("starting wrk")?;
     ensure!(output.status.success(), "wrk: {}", String::from_utf8_lossy(&output.stderr));

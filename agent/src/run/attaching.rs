@@ -23,7 +23,7 @@ pub(super) struct Attaching {
     /// The number of the job.
     job: u64,
     pid: u32,
-    /// What is proven of the process, and holds once they are there; `None` where they show who wakes whom.
+    /// What is proven of the process, and holds once they are there; `None` where they are what it needs besides.
     proof: Option<Box<Proof>>,
 }
 

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use adder_ebpf::{Data, Header, Item, flag};
+use rustc_hash::FxHashMap;
 
 use super::{Engine, context::ContextId, stacks::StackId};
 use crate::{conn::Protocol, protocol::Mark};
@@ -24,15 +25,45 @@ const PIECES_KEPT: usize = 16;
 /// Frames of one process that wait in its memory, and how long at most, nanoseconds.
 const BUFFERED_MAX: usize = 65_536;
 const BUFFERED_WITHIN: u64 = 60_000_000_000;
+/// How long it takes at least until it is looked again which of too many have waited too long.
+const LOOKED_EVERY: u64 = 1_000_000_000;
+
+/// What waits in the memory of a process for its loop to send it.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    /// By [`Header::buffer`].
+    frames: FxHashMap<u32, Buffered>,
+    /// It is told what is put there.
+    is_told: bool,
+    /// When it was looked what has waited too long.
+    looked: u64,
+}
 
 /// Who has put a frame where its loop sends it from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Buffered {
+struct Buffered {
     time: u64,
     /// Of the frame, bytes.
     length: u64,
     context: ContextId,
     stack: StackId,
+}
+
+impl Buffers {
+    /// A frame was put there. False where too many are.
+    fn add(&mut self, buffer: u32, buffered: Buffered) -> bool {
+        let now = buffered.time;
+        self.is_told = true;
+        if self.frames.len() >= BUFFERED_MAX && self.looked + LOOKED_EVERY <= now {
+            self.looked = now;
+            self.frames.retain(|_, buffered| buffered.time + BUFFERED_WITHIN > now);
+        }
+        let has_room = self.frames.len() < BUFFERED_MAX;
+        if has_room {
+            self.frames.insert(buffer, buffered);
+        }
+        has_room
+    }
 }
 
 /// What was given to a connection.
@@ -157,8 +188,13 @@ impl Engine {
     /// it is not known.
     pub(super) fn sender(&mut self, header: &Header, data: &Data) -> (Mark, u16, ContextId) {
         let mark = self.mark(header);
-        if let Some(mark) = self.buffered_by(header, data.length) {
-            return (mark, header.flags & !flag::FILE_CALL, 0);
+        if self.connections.protocol(data.socket) == Some(Protocol::Amqp) {
+            if let Some(mark) = self.buffered_by(header, data.length) {
+                return (mark, header.flags & !flag::FILE_CALL, 0);
+            }
+            if self.is_of_unknown(header) {
+                return (Mark { context: 0, ..mark }, header.flags, 0);
+            }
         }
         let is_late = header.flags & (flag::FILE_CALL | flag::RECEIVED) == flag::FILE_CALL
             && self.processes.get(&header.pid).is_some_and(|process| process.tells_given);
@@ -183,14 +219,7 @@ impl Engine {
         let Some(process) = self.processes.get_mut(&header.pid) else { return };
         let (length, context, stack) = (item.item, mark.context, mark.stack);
         let buffered = Buffered { time: mark.time, length, context, stack };
-        if process.buffered.len() >= BUFFERED_MAX {
-            process.buffered.retain(|_, buffered| buffered.time + BUFFERED_WITHIN > mark.time);
-        }
-        if process.buffered.len() < BUFFERED_MAX {
-            process.buffered.insert(header.buffer, buffered);
-        } else {
-            self.counters.unqueued += 1;
-        }
+        self.counters.unqueued += u64::from(!process.buffered.add(header.buffer, buffered));
     }
 
     /// A descriptor was closed: what was given to it and has not left is sent no more.
@@ -199,7 +228,7 @@ impl Engine {
         if let Some(process) = self.processes.get_mut(&header.pid) {
             process.given.remove(&fd);
             if is_amqp {
-                process.buffered.clear();
+                process.buffered.frames.clear();
             }
         }
     }
@@ -209,8 +238,7 @@ impl Engine {
         if header.flags & flag::RECEIVED != 0 || header.buffer == 0 {
             return None;
         }
-        let process = self.processes.get_mut(&header.pid).filter(|process| !process.buffered.is_empty())?;
-        let buffered = process.buffered.remove(&header.buffer)?;
+        let buffered = self.processes.get_mut(&header.pid)?.buffered.frames.remove(&header.buffer)?;
         if buffered.time + BUFFERED_WITHIN < header.time || buffered.length < length {
             return None;
         }
@@ -220,9 +248,18 @@ impl Engine {
         Some(Mark { context: buffered.context, stack: buffered.stack, ..self.mark(header) })
     }
 
+    /// Whether a loop sends something that was put there by nobody knows whom: before that was seen, or too long ago.
+    fn is_of_unknown(&self, header: &Header) -> bool {
+        header.flags & (flag::RECEIVED | flag::CONTINUED) == 0
+            && self.processes.get(&header.pid).is_some_and(|process| process.buffered.is_told)
+            && self.threads.get(&(header.pid, header.tid)).is_some_and(|thread| thread.is_loop)
+            && self.stacks.flushes(self.stack)
+    }
+
     /// Facts of a process were lost: what was given may be among them.
     pub(super) fn given_is_unclear(&mut self, pid: u32) {
         if let Some(process) = self.processes.get_mut(&pid) {
+            process.buffered.frames.clear();
             process.given.values_mut().for_each(Given::is_unclear);
         }
     }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Engine, emit,
     job::{Trigger, Turn},
-    late::{Buffered, Given},
+    late::{Buffers, Given},
     unit::UnitId,
 };
 use crate::{
@@ -40,8 +40,8 @@ pub(super) struct ProcessState {
     pub(super) given: FxHashMap<i32, Given>,
     /// The descriptor of the last of that, and [`super::Thread::facts`] then.
     pub(super) last_given: Option<(i32, u64)>,
-    /// Who has given what its loop sends later ([`adder_ebpf::kind::BUFFERED`]), by [`adder_ebpf::Header::buffer`].
-    pub(super) buffered: FxHashMap<u32, Buffered>,
+    /// Who has given what its loop sends later ([`adder_ebpf::kind::BUFFERED`]).
+    pub(super) buffered: Buffers,
     /// What would help to see in it besides, and has been asked for.
     pub(super) needed: Vec<Need>,
     /// It is seen who wakes whom in it.
@@ -75,7 +75,7 @@ impl ProcessState {
             tells_given: false,
             given: FxHashMap::default(),
             last_given: None,
-            buffered: FxHashMap::default(),
+            buffered: Buffers::default(),
             needed: Vec::new(),
             wakes_seen: false,
             open: FxHashMap::default(),
@@ -95,6 +95,7 @@ impl ProcessState {
         Self {
             uvloop: self.uvloop,
             late_writes: self.late_writes,
+            has_amqp: self.has_amqp,
             starting: self.starting.map(|_| start(time)),
             ..Self::new(self.resource.clone())
         }
@@ -113,7 +114,7 @@ impl Engine {
             process.starting = Some(start(time));
             (process.late_writes, process.tells_given) = (false, false);
             process.given.clear();
-            process.buffered.clear();
+            process.buffered = Buffers::default();
             self.shared_objects.retain(|(of, _), _| *of != pid);
         } else {
             if self.begun.len() >= BEGUN_MAX {

@@ -8,6 +8,7 @@ use std::{
 
 use adder_tests::{
     agent::Agent,
+    certificates::Certificates,
     collector::{Collector, Protocol},
     folder,
     postgres::Postgres,
@@ -59,14 +60,23 @@ pub(crate) struct Endpoint {
     pub(crate) name: &'static str,
     path: &'static str,
     ids: Ids,
+    /// Over TLS, and so are the connections to the servers.
+    pub(crate) encrypted: bool,
 }
 
-/// A cached answer, one with two lines in the log, and a miss. An id of its own makes each request miss, since it is in the key; `plain` keeps it
-/// out of the SQL text, so that statements are prepared once, as in most programs.
-pub(crate) const ENDPOINTS: [Endpoint; 3] = [
-    Endpoint { name: "hit (1 Redis command)", path: "/hit/7", ids: Ids::None },
-    Endpoint { name: "hit and 2 log lines", path: "/logged/7", ids: Ids::None },
-    Endpoint { name: "miss (3 queries, 2 Redis commands)", path: "/games/7?plain=1", ids: Ids::Unique },
+/// A cached answer, one with two lines in the log, and a miss; a cached answer and a large one over TLS. An id of its own makes each
+/// request miss, since it is in the key; `plain` keeps it out of the SQL text, so that statements are prepared once, as in most programs.
+pub(crate) const ENDPOINTS: [Endpoint; 5] = [
+    Endpoint { name: "hit (1 Redis command)", path: "/hit/7", ids: Ids::None, encrypted: false },
+    Endpoint { name: "hit and 2 log lines", path: "/logged/7", ids: Ids::None, encrypted: false },
+    Endpoint {
+        name: "miss (3 queries, 2 Redis commands)",
+        path: "/games/7?plain=1",
+        ids: Ids::Unique,
+        encrypted: false,
+    },
+    Endpoint { name: "hit over TLS", path: "/hit/7", ids: Ids::None, encrypted: true },
+    Endpoint { name: "1 MB over TLS", path: "/bytes/1000000", ids: Ids::None, encrypted: true },
 ];
 
 /// An endpoint under a number of connections.
@@ -141,6 +151,7 @@ pub(crate) struct Rig {
     venv: PathBuf,
     sdk_venv: PathBuf,
     duration: Duration,
+    certificates: Option<Certificates>,
     postgres: Postgres,
     redis: Redis,
     dir: PathBuf,
@@ -154,10 +165,21 @@ struct Subject {
 }
 
 impl Rig {
-    pub(crate) fn start(venv: &Path, sdk_venv: &Path, duration: Duration) -> Result<Self> {
-        let dir = folder("bench")?;
-        let (postgres, redis) = (Postgres::start_unlogged(&dir)?, Redis::start_unlogged(&dir)?);
-        Ok(Self { venv: venv.into(), sdk_venv: sdk_venv.into(), duration, postgres, redis, dir })
+    pub(crate) fn start(venv: &Path, sdk_venv: &Path, duration: Duration, encrypted: bool) -> Result<Self> {
+        let dir = folder(if encrypted { "bench-tls" } else { "bench" })?;
+        let certificates = encrypted.then(|| Certificates::make(&dir)).transpose()?;
+        let tls = certificates.as_ref();
+        let postgres = Postgres::start_with(&dir, "log_statement = none", tls)?;
+        let redis = Redis::start_with(&dir, false, tls)?;
+        Ok(Self {
+            venv: venv.into(),
+            sdk_venv: sdk_venv.into(),
+            duration,
+            certificates,
+            postgres,
+            redis,
+            dir,
+        })
     }
 
     /// Measures a case under the SDK.
@@ -232,7 +254,10 @@ impl Rig {
     }
 
     fn subject(&self, variant: Variant) -> Result<Subject> {
-        let environment = Environment::new("games-api").servers(&self.postgres, &self.redis);
+        let mut environment = Environment::new("games-api").servers(&self.postgres, &self.redis);
+        if let Some(certificates) = &self.certificates {
+            environment = environment.encrypted(certificates);
+        }
         let collector = if variant == Variant::Bare { None } else { Some(Collector::start()?) };
         let (venv, environment) = match (&collector, variant) {
             (Some(collector), Variant::Sdk) => (&self.sdk_venv, environment.sdk(collector)),
@@ -258,7 +283,8 @@ impl Rig {
 
     fn load(&self, subject: &Subject, case: &Case, duration: Duration) -> Result<Measurement> {
         let Endpoint { path, ids, .. } = case.endpoint;
-        wrk::run(&self.dir, subject.app.port(), path, *ids, case.connections, duration)
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        wrk::run(&self.dir, (scheme, subject.app.port()), path, *ids, case.connections, duration)
     }
 
     fn times(&mut self, subject: &Subject) -> Times {

@@ -44,7 +44,8 @@ fn main() -> Result<()> {
     ensure!(seconds > 0 && rounds > 0, USAGE);
     on_signal();
 
-    let mut rig = Rig::start(&venv, &sdk, Duration::from_secs(seconds))?;
+    let start = |encrypted| Rig::start(&venv, &sdk, Duration::from_secs(seconds), encrypted);
+    let mut rigs = [start(false)?, start(true)?];
     let cases: Vec<_> = ENDPOINTS
         .iter()
         .flat_map(|endpoint| CONNECTIONS.map(|connections| rig::Case { endpoint, connections }))
@@ -52,6 +53,7 @@ fn main() -> Result<()> {
     let mut results = Results::new(cases.clone());
     for round in 0..rounds {
         for (index, case) in cases.iter().enumerate() {
+            let rig = &mut rigs[usize::from(case.endpoint.encrypted)];
             let [bare, adder] = rig.measure_pair(case)?;
             ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
             let sdk = rig.measure_sdk(case)?;
@@ -65,7 +67,7 @@ fn main() -> Result<()> {
     print!("{results}");
     for endpoint in &ENDPOINTS {
         let case = rig::Case { endpoint, connections: CONNECTIONS[1] };
-        match rig.kernel_cost(&case)? {
+        match rigs[usize::from(endpoint.encrypted)].kernel_cost(&case)? {
             Some(cost) => print!("\n{cost}"),
             None => println!("\nBPF run times: not permitted to count them here"),
         }

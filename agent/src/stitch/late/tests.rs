@@ -16,6 +16,9 @@ const TASKS: [u64; 2] = [0x100, 0x200];
 const CLIENTS: [u64; 2] = [11, 12];
 const REDIS: u64 = 20;
 const AF_INET: u16 = 2;
+/// A connection to RabbitMQ, and a publish with an empty body: `basic.publish`, content header.
+const RABBIT: u64 = 21;
+const PUBLISH: &[u8] = b"\x01\0\x01\0\0\0\x0c\0\x3c\0\x28\0\0\x01e\x02kk\0\xce\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce";
 const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 
 struct Rig {
@@ -82,12 +85,18 @@ impl Rig {
     fn buffers(&mut self, task: u64, place: u64) {
         let mut header = self.header(kind::BUFFERED, task, 0);
         header.buffer = adder_ebpf::buffer_of(place);
-        self.engine.fact(&Fact::Buffered(Item { header, item: GET.len() as u64 }));
+        self.engine.fact(&Fact::Buffered(Item { header, item: PUBLISH.len() as u64 }));
     }
 
-    fn leaves_from(&mut self, place: u64, bytes: &[u8]) {
+    fn publishes_from(&mut self, place: u64) {
         self.place = place;
-        self.leaves(REDIS, bytes);
+        self.leaves(RABBIT, PUBLISH);
+    }
+
+    /// A connection that is seen from its beginning.
+    fn rabbit(&mut self) {
+        self.socket(RABBIT, flag::CONNECTED);
+        self.leaves(RABBIT, b"AMQP\0\0\x09\x01");
     }
 
     fn closes(&mut self, fd: u64) {
@@ -105,6 +114,11 @@ impl Rig {
         for _ in 0..commands {
             self.data(REDIS, flag::RECEIVED, LOOP, b"$1\r\n1\r\n");
         }
+        self.places(Kind::Client, commands)
+    }
+
+    /// The requests are answered: below which of them all spans of this kind are.
+    fn places(&mut self, kind: Kind, count: usize) -> Vec<Option<usize>> {
         for (client, task) in CLIENTS.into_iter().zip(TASKS) {
             self.gives(task, client);
             self.leaves(client, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
@@ -117,9 +131,9 @@ impl Rig {
         servers.sort_by_key(|span| span.start);
         let place =
             |span: &Span| servers.iter().position(|server| Some(server.span_id) == span.parent_span_id);
-        let mut calls: Vec<&Span> = of(Kind::Client).collect();
+        let mut calls: Vec<&Span> = of(kind).collect();
         calls.sort_by_key(|span| span.start);
-        assert_eq!(calls.len(), commands);
+        assert_eq!(calls.len(), count);
         calls.into_iter().map(place).collect()
     }
 }
@@ -219,40 +233,55 @@ fn a_new_connection_is_given_nothing_by_what_was_given_to_another_of_its_number(
 #[test]
 fn what_leaves_from_a_place_in_memory_is_of_who_has_put_it_there() {
     let mut rig = Rig::new();
+    rig.rabbit();
     let places = [0x7f00_0000_1020, 0x7f00_0000_2020, 0x7f00_0000_3020];
     rig.buffers(TASKS[0], places[0]);
     rig.buffers(TASKS[1], places[1]);
-    rig.leaves_from(places[0], GET);
-    rig.leaves_from(places[1], GET);
-    rig.leaves_from(places[2], GET);
+    rig.publishes_from(places[0]);
+    rig.publishes_from(places[1]);
+    rig.publishes_from(places[2]);
     // It has left.
-    rig.leaves_from(places[0], GET);
-    assert_eq!(rig.owners(4), [Some(0), Some(1), None, None]);
+    rig.publishes_from(places[0]);
+    assert_eq!(rig.places(Kind::Producer, 4), [Some(0), Some(1), None, None]);
 }
 
 #[test]
 fn what_was_put_in_memory_is_nobodys_when_it_could_be_others_by_now() {
     let mut rig = Rig::new();
+    rig.rabbit();
     let place = 0x7f00_0000_1020;
     rig.buffers(TASKS[0], place);
     rig.time += BUFFERED_WITHIN;
-    rig.leaves_from(place, GET);
+    rig.publishes_from(place);
     rig.buffers(TASKS[0], place);
-    rig.leaves_from(place, b"*2\r\n$3\r\nGET\r\n$3\r\nabc\r\n");
-    assert_eq!(rig.owners(2), [None, None]);
+    let header = rig.header(0, LOOP, 0);
+    rig.engine.fact(&Fact::Dropped(header, 1));
+    rig.publishes_from(place);
+    assert_eq!(rig.places(Kind::Producer, 2), [None, None]);
+}
+
+#[test]
+fn what_was_put_in_memory_leaves_only_through_its_own_kind_of_connection() {
+    let mut rig = Rig::new();
+    let place = 0x7f00_0000_1020;
+    rig.buffers(TASKS[0], place);
+    rig.place = place;
+    rig.leaves(REDIS, GET);
+    assert_eq!(rig.owners(1), [None]);
 }
 
 #[test]
 fn what_was_put_in_memory_is_sent_no_more_when_its_connection_is_closed() {
     let mut rig = Rig::new();
+    rig.rabbit();
     let place = 0x7f00_0000_1020;
     rig.buffers(TASKS[0], place);
     rig.closes(31);
-    rig.leaves_from(place, GET);
-    rig.socket(21, flag::CONNECTED);
-    rig.data(21, 0, LOOP, b"AMQP\x00\x00\x09\x01");
+    rig.publishes_from(place);
     rig.buffers(TASKS[0], place);
-    rig.closes(21);
-    rig.leaves_from(place, GET);
-    assert_eq!(rig.owners(2), [Some(0), None]);
+    rig.closes(RABBIT);
+    rig.moved[RABBIT as usize] = [0; 2];
+    rig.rabbit();
+    rig.publishes_from(place);
+    assert_eq!(rig.places(Kind::Producer, 2), [Some(0), None]);
 }
