@@ -16,10 +16,13 @@ const TASKS: [u64; 2] = [0x100, 0x200];
 const CLIENTS: [u64; 2] = [11, 12];
 const REDIS: u64 = 20;
 const AF_INET: u16 = 2;
-/// A connection to RabbitMQ, and a publish with an empty body: `basic.publish`, content header.
+/// A connection to `RabbitMQ`, and a publish with an empty body: `basic.publish`, content header.
 const RABBIT: u64 = 21;
 const PUBLISH: &[u8] = b"\x01\0\x01\0\0\0\x0c\0\x3c\0\x28\0\0\x01e\x02kk\0\xce\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce";
 const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+
+/// A place in memory.
+const PLACE: u64 = 0x7f00_0000_1020;
 
 struct Rig {
     engine: Engine,
@@ -234,7 +237,7 @@ fn a_new_connection_is_given_nothing_by_what_was_given_to_another_of_its_number(
 fn what_leaves_from_a_place_in_memory_is_of_who_has_put_it_there() {
     let mut rig = Rig::new();
     rig.rabbit();
-    let places = [0x7f00_0000_1020, 0x7f00_0000_2020, 0x7f00_0000_3020];
+    let places = [PLACE, PLACE + 0x1000, PLACE + 0x2000];
     rig.buffers(TASKS[0], places[0]);
     rig.buffers(TASKS[1], places[1]);
     rig.publishes_from(places[0]);
@@ -245,43 +248,43 @@ fn what_leaves_from_a_place_in_memory_is_of_who_has_put_it_there() {
     assert_eq!(rig.places(Kind::Producer, 4), [Some(0), Some(1), None, None]);
 }
 
-#[test]
-fn what_was_put_in_memory_is_nobodys_when_it_could_be_others_by_now() {
+/// The first request has put a publish in memory.
+fn buffered() -> Rig {
     let mut rig = Rig::new();
     rig.rabbit();
-    let place = 0x7f00_0000_1020;
-    rig.buffers(TASKS[0], place);
+    rig.buffers(TASKS[0], PLACE);
+    rig
+}
+
+#[test]
+fn what_was_put_in_memory_is_nobodys_when_it_could_be_others_by_now() {
+    let mut rig = buffered();
     rig.time += BUFFERED_WITHIN;
-    rig.publishes_from(place);
-    rig.buffers(TASKS[0], place);
+    rig.publishes_from(PLACE);
+    rig.buffers(TASKS[0], PLACE);
     let header = rig.header(0, LOOP, 0);
     rig.engine.fact(&Fact::Dropped(header, 1));
-    rig.publishes_from(place);
+    rig.publishes_from(PLACE);
     assert_eq!(rig.places(Kind::Producer, 2), [None, None]);
 }
 
 #[test]
 fn what_was_put_in_memory_leaves_only_through_its_own_kind_of_connection() {
-    let mut rig = Rig::new();
-    let place = 0x7f00_0000_1020;
-    rig.buffers(TASKS[0], place);
-    rig.place = place;
+    let mut rig = buffered();
+    rig.place = PLACE;
     rig.leaves(REDIS, GET);
     assert_eq!(rig.owners(1), [None]);
 }
 
 #[test]
 fn what_was_put_in_memory_is_sent_no_more_when_its_connection_is_closed() {
-    let mut rig = Rig::new();
-    rig.rabbit();
-    let place = 0x7f00_0000_1020;
-    rig.buffers(TASKS[0], place);
+    let mut rig = buffered();
     rig.closes(31);
-    rig.publishes_from(place);
-    rig.buffers(TASKS[0], place);
+    rig.publishes_from(PLACE);
+    rig.buffers(TASKS[0], PLACE);
     rig.closes(RABBIT);
     rig.moved[RABBIT as usize] = [0; 2];
     rig.rabbit();
-    rig.publishes_from(place);
+    rig.publishes_from(PLACE);
     assert_eq!(rig.places(Kind::Producer, 2), [Some(0), None]);
 }
