@@ -188,7 +188,10 @@ impl Engine {
     /// it is not known.
     pub(super) fn sender(&mut self, header: &Header, data: &Data) -> (Mark, u16, ContextId) {
         let mark = self.mark(header);
-        if self.connections.protocol(data.socket) == Some(Protocol::Amqp) {
+        let process = self.processes.get(&header.pid).filter(|_| header.flags & flag::RECEIVED == 0);
+        let Some(process) = process else { return (mark, header.flags, 0) };
+        let is_late = header.flags & flag::FILE_CALL != 0 && process.tells_given;
+        if process.buffered.is_told && self.connections.protocol(data.socket) == Some(Protocol::Amqp) {
             if let Some(mark) = self.buffered_by(header, data.length) {
                 return (mark, header.flags & !flag::FILE_CALL, 0);
             }
@@ -196,8 +199,6 @@ impl Engine {
                 return (Mark { context: 0, ..mark }, header.flags, 0);
             }
         }
-        let is_late = header.flags & (flag::FILE_CALL | flag::RECEIVED) == flag::FILE_CALL
-            && self.processes.get(&header.pid).is_some_and(|process| process.tells_given);
         if !is_late {
             return (mark, header.flags, 0);
         }
@@ -248,10 +249,10 @@ impl Engine {
         Some(Mark { context: buffered.context, stack: buffered.stack, ..self.mark(header) })
     }
 
-    /// Whether a loop sends something that was put there by nobody knows whom: before that was seen, or too long ago.
+    /// Whether a loop sends, where it is told what is put there, something that was put there by nobody knows whom: before that was
+    /// seen, or too long ago.
     fn is_of_unknown(&self, header: &Header) -> bool {
-        header.flags & (flag::RECEIVED | flag::CONTINUED) == 0
-            && self.processes.get(&header.pid).is_some_and(|process| process.buffered.is_told)
+        header.flags & flag::CONTINUED == 0
             && self.threads.get(&(header.pid, header.tid)).is_some_and(|thread| thread.is_loop)
             && self.stacks.flushes(self.stack)
     }
