@@ -111,7 +111,8 @@ pub struct Header {
     pub kind: u16,
     /// See [`flag`].
     pub flags: u16,
-    /// [`Data`], [`Tls`], [`kind::BUFFERED`]: where in memory the bytes were, of the address bits 4 to 35; else 0.
+    /// [`Data`], [`Tls`], [`kind::BUFFERED`]: where in memory the bytes were, of the address bits 4 to 35. [`kind::WAKE`]: how long
+    /// ago the loop of the thread has last waited ([`ago_of`]), 0 where that is not known. Else 0.
     pub buffer: u32,
 }
 
@@ -285,6 +286,23 @@ pub const fn buffer_of(address: u64) -> u32 {
     (address >> 4) as u32
 }
 
+/// Nanoseconds as [`Header::buffer`] of a wake-up, which counts in units of 1,024 and from 1; about 73 minutes are the most.
+#[must_use]
+pub const fn ago_of(nanoseconds: u64) -> u32 {
+    let units = nanoseconds >> 10;
+    if units < (u32::MAX - 1) as u64 { units as u32 + 1 } else { u32::MAX }
+}
+
+/// The reverse of [`ago_of`], rounded up.
+#[must_use]
+pub const fn nanoseconds_ago(buffer: u32) -> Option<u64> {
+    match buffer {
+        0 => None,
+        u32::MAX => Some(u64::MAX),
+        units => Some((units as u64) << 10),
+    }
+}
+
 /// Value of [`Process::late`]: what is given is the first of an array of arguments (`METH_FASTCALL`).
 pub const LATE_FAST: u32 = 2;
 
@@ -387,6 +405,8 @@ pub struct Process {
 pub struct Step {
     /// When it has begun, `CLOCK_MONOTONIC` in nanoseconds; 0 while the thread waits.
     pub start: u64,
+    /// When a wait was last over that was not only a look (with a time-out of 0).
+    pub waited: u64,
     /// Address of the thread's `PyThreadState`.
     pub state: u64,
     /// Kernel `tgid`.

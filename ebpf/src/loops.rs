@@ -5,7 +5,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use adder_ebpf::{LAG_BOUNDS, Process, Step, kind};
+use adder_ebpf::{LAG_BOUNDS, Process, Step, ago_of, kind};
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,
     macros::{fentry, tracepoint},
@@ -18,22 +18,35 @@ use crate::{
     record::{current, report_number, watched},
 };
 
-/// The wait of this thread at an epoll instance is over. Threads without Python wait so, too: they are nothing here.
+/// The wait of this thread at an epoll instance is over, or its look, if that was all. Threads without Python wait so, too:
+/// they are nothing here.
 #[inline(always)]
-pub fn begin(process: &Process, epoll: i32) {
+pub fn begin(process: &Process, epoll: i32, is_look: bool) {
     let (pid, tid) = current();
     let start = unsafe { bpf_ktime_get_ns() };
     if let Some(step) = LOOPS.get_ptr_mut(tid) {
         unsafe {
             (&raw mut (*step).start).write(start);
             (&raw mut (*step).epoll).write(epoll);
+            if !is_look {
+                (&raw mut (*step).waited).write(start);
+            }
         }
         return;
     }
     let state = thread_state(process);
     if state != 0 {
-        let _ = LOOPS.insert(tid, Step { start, state, pid, epoll }, 0);
+        // Whether it has only looked before is not known: as if it had waited.
+        let _ = LOOPS.insert(tid, Step { start, waited: start, state, pid, epoll }, 0);
     }
+}
+
+/// [`adder_ebpf::ago_of`] the last wait of this thread's loop; 0 where it has none, or its steps are not seen.
+#[inline(always)]
+pub fn since_wait() -> u32 {
+    let (_, tid) = current();
+    let Some(step) = LOOPS.get_ptr(tid) else { return 0 };
+    ago_of(unsafe { bpf_ktime_get_ns() }.saturating_sub(unsafe { (*step).waited }))
 }
 
 /// A descriptor was closed: if it is the loop's own, what its thread does from now on is no step.

@@ -3,7 +3,7 @@
 //! Uprobe programs keep their stack under 64 bytes: from Linux 6.13 a program with more of it may get a private
 //! per-CPU stack, and uprobe programs can be preempted while they use it.
 
-use adder_ebpf::{Item, LATE_FAST, Process, buffer_of, flag, kind, stacks};
+use adder_ebpf::{Item, LATE_FAST, Lineage, Process, buffer_of, flag, kind, stacks};
 use aya_ebpf::{
     helpers::generated::bpf_get_current_task,
     macros::{uprobe, uretprobe},
@@ -14,6 +14,7 @@ use crate::{
     amqp::{OVERHEAD, length_of},
     frames::report_stack,
     kernel::{kernel, stream_socket, user},
+    loops,
     maps::{PENDING, Pending, offset},
     record::{current, report_flagged, report_number, reserve, wake_flags, watched, write_header},
     socket::is_accepted,
@@ -104,7 +105,7 @@ pub fn flush_pending(process: &Process) {
     let child = proven_context(process, user(task + u64::from(process.task_context)));
     if alive
         && child != 0
-        && let Some(mut entry) = reserve::<adder_ebpf::Lineage>()
+        && let Some(mut entry) = reserve::<Lineage>()
     {
         let fact = entry.as_mut_ptr();
         unsafe {
@@ -176,7 +177,15 @@ pub fn set_result(ctx: ProbeContext) -> u32 {
         if process.stacks & stacks::WAKES != 0 {
             flags = report_stack(process, context);
         }
-        report_flagged(kind::WAKE, flags, context, waiting);
+        if let Some(mut entry) = reserve::<Lineage>() {
+            let fact = entry.as_mut_ptr();
+            unsafe {
+                write_header(&raw mut (*fact).header, kind::WAKE, flags, context);
+                (&raw mut (*fact).header.buffer).write(loops::since_wait());
+                (&raw mut (*fact).child).write(waiting);
+            }
+            entry.submit(wake_flags());
+        }
     }
     0
 }

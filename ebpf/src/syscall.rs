@@ -409,7 +409,8 @@ fn is_interrupted(result: i64) -> bool {
 #[inline(always)]
 fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Process) {
     if process.steps != 0 && (number == number::EPOLL_WAIT || number == number::EPOLL_PWAIT) {
-        loops::begin(process, registers.get(register::RDI) as i32);
+        let is_look = registers.get(register::R10) as i32 == 0;
+        loops::begin(process, registers.get(register::RDI) as i32, is_look);
     }
     let has_come = number == number::RT_SIGTIMEDWAIT && result > 0;
     let interrupted = is_interrupted(result) || has_come;

@@ -216,7 +216,9 @@ impl Engine {
             handle.called != 0 && handle.called == ran_out
                 || handle.announced && handle.parent == task && heard < ran_out && is_at_rest()
         };
-        let has_waited = thread.rested >= WAITED
+        // Else the machine has not let it go on.
+        let has_paused = adder_ebpf::nanoseconds_ago(header.buffer).is_none_or(|ago| ago <= thread.rested);
+        let has_waited = thread.rested >= WAITED && has_paused
             || thread.timed + 1 == thread.facts
             || self.contexts.find(by).filter(|by| !by.is_task).is_some_and(is_timer);
         // A protocol wakes whoever waits for what was read, in the context in which it was read, or (uvloop) in its own at once.

@@ -77,17 +77,19 @@ fn one_timer_wakes_several() {
     assert_eq!(turn(&engine), 100_101);
 }
 
+/// The loop reads something.
+fn read(engine: &mut Engine, now: u64) {
+    let header = Header { flags: flag::RECEIVED, ..header(kind::DATA, now, LOOP) };
+    let data = Data { header, socket: 1, length: 1, fd: 4, ..Data::default() };
+    engine.fact(&Fact::Data { data, head: b"x", tail: b"" });
+}
+
 /// When the job of a task began that a timer of the loop, whose wait ran out at 100 ms, has another callback make. The timer calls
 /// then, and the task is made 15 ms later. `reads` is when the loop reads something in between.
 fn made(called: u64, reads: Option<u64>) -> Option<u64> {
     let mut engine = engine();
     wakes(&mut engine, 2, HANDLE, TASK);
     runs_out(&mut engine, 100_000);
-    let read = |engine: &mut Engine, now: u64| {
-        let header = Header { flags: flag::RECEIVED, ..header(kind::DATA, now, LOOP) };
-        let data = Data { header, socket: 1, length: 1, fd: 4, ..Data::default() };
-        engine.fact(&Fact::Data { data, head: b"x", tail: b"" });
-    };
     if let Some(now) = reads.filter(|&now| now < called) {
         read(&mut engine, now);
     }
@@ -113,4 +115,24 @@ fn a_timer_that_the_machine_delays_still_calls() {
     assert_eq!(made(113_700, None), Some(100_000));
     assert_eq!(made(113_700, Some(113_000)), None, "what was read may call as well");
     assert_eq!(made(210_000, None), None);
+}
+
+/// When the turn of a task began that has made another, and is woken 5.9 ms after what that has waited for was read. The loop
+/// has last waited so long ago.
+fn woken_by_its_own(ago: u64) -> u64 {
+    let mut engine = engine();
+    runs_out(&mut engine, 100_000);
+    wakes(&mut engine, 100_100, HANDLE, TASK);
+    make(&mut engine, 100_300, TASK, 0x9300);
+    read(&mut engine, 100_400);
+    wakes(&mut engine, 100_410, LOOP, 0x9300);
+    let header = Header { buffer: adder_ebpf::ago_of(ago * US), ..header(kind::WAKE, 106_300, 0x9600) };
+    engine.fact(&Fact::Wake(Lineage { header, child: TASK }));
+    turn(&engine)
+}
+
+#[test]
+fn a_loop_that_the_machine_has_not_let_run_has_not_waited() {
+    assert_eq!(woken_by_its_own(6_300), 100_100);
+    assert_eq!(woken_by_its_own(200), 106_300, "it has waited since");
 }
