@@ -4,7 +4,8 @@
 //! head and a `postcard` body. Both together are a recording: the engine gives the same signals for the same facts.
 
 use adder_ebpf::{
-    Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, Stack, Stream, TAIL_MAX, Text, Tls, kind,
+    Child, Close, Data, HEAD_MAX, Header, Item, Lineage, Socket, Stack, Stream, TAIL_MAX, Text, Tls,
+    WINDOW_SIZE, Window, kind,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +135,13 @@ pub enum Fact<'a> {
     },
     /// Of which stream the task has the care that made the stack before.
     Stream(Stream),
+    /// What a compressed stream refers back to.
+    Window {
+        /// Its fixed part.
+        window: Window,
+        /// The window, written in a circle.
+        bytes: &'a [u8],
+    },
     /// A TLS library goes on with the handshake of an `SSL` object.
     TlsHandshake(Item),
     /// An `SSL` object was freed.
@@ -268,6 +276,8 @@ unsafe impl Fixed for Stack {}
 unsafe impl Fixed for Text {}
 // SAFETY: likewise.
 unsafe impl Fixed for Stream {}
+// SAFETY: likewise.
+unsafe impl Fixed for Window {}
 
 fn as_bytes<T: Fixed>(value: &T) -> &[u8] {
     // SAFETY: `Fixed` types have no padding.
@@ -300,6 +310,10 @@ impl<'a> Fact<'a> {
                 Self::Stack { stack, frames }
             }
             kind::STREAM => Self::Stream(front(bytes).ok_or(short)?),
+            kind::WINDOW => {
+                let held = bytes.get(size_of::<Window>()..).and_then(|rest| rest.get(..WINDOW_SIZE));
+                Self::Window { window: front(bytes).ok_or(short)?, bytes: held.ok_or(short)? }
+            }
             kind::TLS_HANDSHAKE => Self::TlsHandshake(front(bytes).ok_or(short)?),
             kind::TIMER => Self::Timer(front(bytes).ok_or(short)?),
             kind::STEP => Self::Step(front(bytes).ok_or(short)?),
@@ -345,6 +359,7 @@ impl<'a> Fact<'a> {
             Self::Tls { tls, .. } => &tls.header,
             Self::Stack { stack, .. } => &stack.header,
             Self::Stream(stream) => &stream.header,
+            Self::Window { window, .. } => &window.header,
             Self::Socket(socket) => &socket.header,
             Self::Close(close) => &close.header,
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => &lineage.header,
@@ -397,6 +412,10 @@ impl<'a> Fact<'a> {
                 into.extend_from_slice(frames);
             }
             Self::Stream(stream) => into.extend_from_slice(as_bytes(stream)),
+            Self::Window { window, bytes } => {
+                into.extend_from_slice(as_bytes(window));
+                into.extend_from_slice(bytes);
+            }
             Self::Socket(socket) => into.extend_from_slice(as_bytes(&**socket)),
             Self::Close(close) => into.extend_from_slice(as_bytes(close)),
             Self::Task(lineage) | Self::Copy(lineage) | Self::Wake(lineage) => {

@@ -54,6 +54,8 @@ pub mod kind {
     pub const STREAM: u16 = 22;
     /// [`Item`](super::Item): a frame of AMQP was put into a `collections.deque`; the item is how many bytes it has.
     pub const BUFFERED: u16 = 23;
+    /// [`Window`](super::Window), followed by [`WINDOW_SIZE`](super::WINDOW_SIZE) bytes: a call of zlib's `inflate` begins.
+    pub const WINDOW: u16 = 24;
 }
 
 /// Bits of [`Header::flags`].
@@ -280,6 +282,28 @@ pub struct Stream {
     pub reserved: u32,
 }
 
+/// Bytes of the largest window of deflate (RFC 1951, section 2).
+pub const WINDOW_SIZE: usize = 32 * 1024;
+
+/// A stream of zlib that is between two blocks when a call of `inflate` begins. Its window follows this structure: [`WINDOW_SIZE`]
+/// bytes that are written in a circle.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// The head of the fact.
+    pub header: Header,
+    /// The first bytes that the call is given.
+    pub front: [u8; 16],
+    /// How many bytes it is given (`avail_in`).
+    pub length: u32,
+    /// Bytes of the window that have been written (`whave`).
+    pub have: u32,
+    /// Where in it the next one will be (`wnext`).
+    pub next: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
 /// [`Header::buffer`] of an address.
 #[must_use]
 pub const fn buffer_of(address: u64) -> u32 {
@@ -397,6 +421,10 @@ pub struct Process {
     pub late: u32,
     /// 1: where frames of AMQP begin is followed in what it moves through sockets.
     pub amqp: u32,
+    /// 1: the windows of its zlib streams are reported.
+    pub windows: u32,
+    /// No meaning; keeps the structure free of implicit padding.
+    pub reserved: u32,
 }
 
 /// What a thread that waits with `epoll_wait` is at: the step of its event loop from one wait to the next.

@@ -25,6 +25,7 @@ mod record;
 mod socket;
 mod syscall;
 mod tls;
+mod zlib;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -9,6 +9,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod windows;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -183,6 +184,8 @@ pub struct Connections {
     next: u64,
     events: Vec<Event>,
     found: Vec<(Protocol, u32)>,
+    /// Processes with streams that cannot be read, and whether that may change.
+    windowless: Vec<(u32, bool)>,
     counters: Counters,
 }
 
@@ -433,6 +436,7 @@ impl Connections {
                         connection.state = State::Opaque;
                     }
                 },
+                Event::Windowless { resumable } => self.windowless.push((pid, resumable)),
                 event => out.push_back(Happened {
                     connection: connection.id,
                     protocol,
@@ -576,6 +580,13 @@ impl Connection {
             }
             parser.data(side(role, direction), bytes, mark, events);
             self.state = State::Parsing { protocol, parser, role };
+            return;
+        }
+        let late = (self.role.is_none() && direction == Direction::Received).then(|| WebSocket::late(bytes));
+        if let Some(mut parser) = late.flatten() {
+            parser.data(Side::Response, bytes, mark, events);
+            let (protocol, parser) = (Protocol::WebSocket, Box::new(parser));
+            self.state = State::Parsing { protocol, parser, role: Role::Client };
             return;
         }
         let held: usize = kept.iter().map(|piece| piece.1.len()).sum();

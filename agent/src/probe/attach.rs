@@ -70,7 +70,7 @@ const FENTRY: [(&str, &str); 2] =
     [("fentry_epoll_wait", "__x64_sys_epoll_wait"), ("fentry_epoll_pwait", "__x64_sys_epoll_pwait")];
 
 /// Programs on functions of `CPython` and of TLS libraries.
-const UPROBES: [&str; 15] = [
+const UPROBES: [&str; 16] = [
     "task_init",
     "copy_context",
     "queue_put",
@@ -78,6 +78,7 @@ const UPROBES: [&str; 15] = [
     "set_result",
     "stream_write",
     "buffer_append",
+    "inflate",
     "tls_read_ex",
     "tls_read",
     "tls_write_ex",

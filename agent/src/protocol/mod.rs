@@ -153,6 +153,11 @@ pub enum Event {
         /// Bytes of the response side that already belong to the new protocol.
         response: Vec<u8>,
     },
+    /// A message of a compressed stream cannot be read: it is not known what it refers back to.
+    Windowless {
+        /// It may yet be read, by [`Parser::window`].
+        resumable: bool,
+    },
     /// Bytes were not understood.
     Lost {
         /// Why.
@@ -185,4 +190,8 @@ pub trait Parser: Send {
     fn gap(&mut self, side: Side, length: u64, mark: Mark, out: &mut Vec<Event>);
     /// The connection is closed. Exchanges still open end now, marked as cut short.
     fn close(&mut self, mark: Mark, out: &mut Vec<Event>);
+    /// What a compressed stream of the process refers back to, perhaps one of this connection. Returns whether it is.
+    fn window(&mut self, _: &websocket::Window<'_>, _: &mut Vec<Event>) -> bool {
+        false
+    }
 }

@@ -42,7 +42,7 @@ pub(super) struct Elf {
 }
 
 impl Elf {
-    /// Reads and parses a file; only symbols whose names begin with `Py`, `_` or `SSL_` are kept.
+    /// Reads and parses a file; of its symbols only those that begin with `Py`, `_` or `SSL_`, and `inflate`, are kept.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         if fs::metadata(path)?.len() > FILE_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "file too large for an interpreter"));
@@ -73,7 +73,7 @@ impl Elf {
         for symbol in file.dynamic_symbols().chain(file.symbols()) {
             if symbol.address() != 0
                 && let Ok(name) = symbol.name()
-                && (name.starts_with("Py") || name.starts_with('_') || name.starts_with("SSL_"))
+                && (["Py", "_", "SSL_"].iter().any(|front| name.starts_with(front)) || name == "inflate")
             {
                 symbols.entry(name.to_owned()).or_insert((symbol.address(), symbol.size()));
             }

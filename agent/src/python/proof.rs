@@ -99,8 +99,8 @@ pub struct Proof {
 impl Proof {
     /// Takes over what was asked of the same process meanwhile.
     pub fn keep_wishes(&mut self, before: &Self) {
-        let Process { marks, texts, stacks, amqp, .. } = before.process;
-        self.process = Process { marks, texts, stacks, amqp, ..self.process };
+        let Process { marks, texts, stacks, amqp, windows, .. } = before.process;
+        self.process = Process { marks, texts, stacks, amqp, windows, ..self.process };
     }
 
     /// Takes over what was proven of the frames of the same interpreter before.
@@ -435,6 +435,15 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
         let append = elf.method("append", &["append", "appendleft"]);
         proof.more.extend(append.and_then(|address| probe("buffer_append", path, elf, address, true)));
     }
+    // The system's, a copy inside `zlib`, or inside the interpreter.
+    for library in ["libz.so", "zlib."] {
+        let found = module(library)
+            .and_then(|(path, elf)| probe("inflate", path, &elf, elf.symbol("inflate")?.0, true));
+        proof.more.extend(found);
+    }
+    let (path, elf) = main;
+    let inside = elf.symbol("inflate").and_then(|(address, _)| probe("inflate", path, elf, address, true));
+    proof.more.extend(inside);
     let contextvars = module("_contextvars.");
     let (path, elf) = contextvars.as_ref().map_or(main, |(path, elf)| (*path, elf));
     if let Some(address) = elf.method("copy_context", &["copy_context"]) {

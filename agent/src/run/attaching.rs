@@ -178,10 +178,10 @@ impl Watcher {
         let late = proof.late_writes;
         // Where it is told what is given to the loop, who is woken tells no more.
         if late && proof.process.late == 0 || self.all {
-            watched.needed.insert(program_for(Need::Wakes));
+            watched.needed.extend(program_for(Need::Wakes));
         }
         if self.all {
-            watched.needed.insert(program_for(Need::Buffers));
+            watched.needed.extend([Need::Buffers, Need::Windows].into_iter().filter_map(program_for));
         }
         watched.proof = Some(proof);
         facts.own(&Fact::Python(head(pid), info));
@@ -194,7 +194,15 @@ impl Watcher {
     /// A process needs more programs than others.
     pub(super) fn need(&mut self, pid: u32, need: Need) {
         if let Some(watched) = self.watched.get_mut(&pid) {
-            watched.needed.insert(program_for(need));
+            let more = watched.proof.as_ref().map_or(&[][..], |proof| &proof.more);
+            let program = program_for(need);
+            if matches!(need, Need::Windows | Need::Reconnect)
+                && !more.iter().any(|probe| Some(probe.program) == program)
+            {
+                tracing::warn!(pid, service = watched.report.service, "{UNREADABLE}");
+                watched.report.notes.push(UNREADABLE.into());
+            }
+            watched.needed.extend(program);
             self.attach_needed(pid);
         }
     }
@@ -214,10 +222,16 @@ impl Watcher {
     }
 }
 
+/// What is said where that is not possible.
+const UNREADABLE: &str = "a connection to Discord's gateway cannot be read: its stream began before the agent came, or bytes of it were \
+                          lost, and it is zstd's, or zlib was not found in the process. It is read from its next reconnect on";
+
 /// The program that tells what is needed.
-const fn program_for(need: Need) -> &'static str {
+const fn program_for(need: Need) -> Option<&'static str> {
     match need {
-        Need::Wakes => "set_result",
-        Need::Buffers => "buffer_append",
+        Need::Wakes => Some("set_result"),
+        Need::Buffers => Some("buffer_append"),
+        Need::Windows => Some("inflate"),
+        Need::Reconnect => None,
     }
 }

@@ -31,6 +31,9 @@ pub(super) const RETRIES: [u64; 10] = [30, 60, 120, 250, 500, 1000, 2000, 5000, 
 /// Pause after a new mapping, so that the module behind it is there completely.
 const AFTER_MAP: Duration = Duration::from_millis(20);
 
+/// How long what compressed streams refer back to is recorded: longer than the gateway's heartbeats are apart.
+const WINDOWS_RECORDED: Duration = Duration::from_mins(2);
+
 /// One process.
 pub(super) struct Watched {
     pub(super) report: AttachReport,
@@ -43,6 +46,8 @@ pub(super) struct Watched {
     /// When to look again, and how often that was done.
     pub(super) due: Option<Instant>,
     pub(super) tries: usize,
+    /// When it was found.
+    since: Instant,
     routes: RoutesReader,
 }
 
@@ -56,6 +61,7 @@ impl Watched {
             marks: BTreeSet::new(),
             due: None,
             tries: 0,
+            since: Instant::now(),
             routes: RoutesReader::default(),
         }
     }
@@ -349,14 +355,16 @@ impl Watcher {
     pub(super) fn want(&mut self, engine: &Engine) {
         for (pid, watched) in &mut self.watched {
             let Some(proof) = &mut watched.proof else { continue };
-            let (texts, stacks, amqp) = if self.all {
-                (true, stacks::RECEIVED | stacks::TASKS | stacks::WAKES, true)
+            let (texts, stacks, amqp, windows) = if self.all {
+                let is_new = watched.since.elapsed() < WINDOWS_RECORDED;
+                (true, stacks::RECEIVED | stacks::TASKS | stacks::WAKES, true, is_new)
             } else {
-                (engine.wants_texts(*pid), engine.wants_stacks(*pid), engine.has_amqp(*pid))
+                let wants = (engine.wants_texts(*pid), engine.wants_stacks(*pid));
+                (wants.0, wants.1, engine.has_amqp(*pid), engine.wants_windows(*pid))
             };
             let marks = watched.marks.iter().fold(0, |marks, code| marks | 1 << adder_ebpf::mark_bit(*code));
-            let (texts, amqp) = (u32::from(texts), u32::from(amqp));
-            let process = Process { texts, amqp, stacks, marks, ..proof.process };
+            let (texts, amqp, windows) = (u32::from(texts), u32::from(amqp), u32::from(windows));
+            let process = Process { texts, amqp, windows, stacks, marks, ..proof.process };
             if process == proof.process {
                 continue;
             }

@@ -146,6 +146,7 @@ impl Engine {
                 self.needs_more(pid, Need::Wakes);
             }
         }
+        self.note_windowless();
         std::mem::take(&mut self.needed)
     }
 

@@ -51,6 +51,7 @@ mod streams;
 mod stubs;
 mod time;
 mod unit;
+mod windows;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -341,6 +342,7 @@ impl Engine {
         match fact {
             Fact::Text(_, text) => return self.has_text(&header, text),
             Fact::Stream(stream) => return self.has_stream(stream),
+            Fact::Window { window, bytes } => return self.has_window(window, bytes),
             // Nor what was seen of the thread from outside.
             Fact::LoopSample(_, sample) => return self.loop_sampled(&header, sample),
             Fact::Step(item) => return self.loop_stepped(item),
@@ -524,6 +526,7 @@ impl Engine {
             | Fact::Stack { .. }
             | Fact::Text(..)
             | Fact::Stream(_)
+            | Fact::Window { .. }
             | Fact::Step(_)
             | Fact::LoopSample(..) => {}
             Fact::Code(_, code) => self.stacks.code(header.pid, code),
@@ -588,7 +591,7 @@ impl Engine {
                     self.doubt(happened.connection);
                     self.calls_are_missing(happened.connection, happened.pid);
                 }
-                (Event::Upgrade { .. }, _) => {}
+                (Event::Upgrade { .. } | Event::Windowless { .. }, _) => {}
             }
         }
     }

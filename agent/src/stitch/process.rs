@@ -28,6 +28,10 @@ pub enum Need {
     Wakes,
     /// Who has given what its loop sends later: [`adder_ebpf::kind::BUFFERED`].
     Buffers,
+    /// What compressed streams refer back to: [`adder_ebpf::kind::WINDOW`].
+    Windows,
+    /// That it connects anew to Discord's gateway: its stream cannot be read.
+    Reconnect,
 }
 
 pub(super) struct ProcessState {
@@ -52,6 +56,8 @@ pub(super) struct ProcessState {
     pub(super) stacks_wanted: u32,
     /// It has connections that speak AMQP.
     pub(super) has_amqp: bool,
+    /// When it has last received something that cannot be read without what it refers back to; 0: it is read.
+    pub(super) windowless: u64,
     /// When a statement was last executed whose text is not known.
     pub(super) untold: u64,
     /// The last second in which something had no owner, and how many such there were.
@@ -81,6 +87,7 @@ impl ProcessState {
             open: FxHashMap::default(),
             stacks_wanted: 0,
             has_amqp: false,
+            windowless: 0,
             untold: 0,
             ownerless: (0, 0),
             starting: None,

@@ -1,8 +1,8 @@
 #![no_main]
 
 use adder::protocol::{
-    Side,
-    websocket::{Opening, WebSocket},
+    Mark, Parser as _, Side,
+    websocket::{Opening, WebSocket, Window},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -23,4 +23,23 @@ fuzz_target!(|input: &[u8]| {
     };
     let inbound = if choice & 0x80 == 0 { Side::Response } else { Side::Request };
     adder_fuzz::drive_until_lost(rest, || WebSocket::new(&opening, inbound));
+    late(rest);
 });
+
+/// A connection that is older than the agent, and what its stream refers back to. The window and the bytes that are given to `inflate`
+/// are taken from the input.
+fn late(input: &[u8]) {
+    let Some(mut socket) = WebSocket::late(input) else { return };
+    let mark = Mark::default();
+    let mut out = Vec::new();
+    for message in input.chunks(64) {
+        socket.data(Side::Response, message, mark, &mut out);
+        let front = message.get(2..18).unwrap_or(message);
+        let (older, newer) = input.split_at(input.len() / 2);
+        for length in [message.len(), message.len().saturating_sub(2)] {
+            socket.window(&Window { front, length, history: [older, newer] }, &mut out);
+        }
+    }
+    socket.gap(Side::Response, 7, mark, &mut out);
+    socket.close(mark, &mut out);
+}

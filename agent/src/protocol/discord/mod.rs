@@ -109,6 +109,43 @@ impl Gateway {
         })
     }
 
+    /// One that is met in the middle of its stream, of which nothing can be read: if it is zlib's, before [`Gateway::resume`].
+    pub fn in_stream(mut stream: Inflate) -> Self {
+        stream.lose();
+        Self { stream: Some(stream), ..Self::plain() }
+    }
+
+    /// One whose messages are JSON.
+    pub fn plain() -> Self {
+        Self { stream: None, unsupported: false, shard: None }
+    }
+
+    /// Goes on with a stream of zlib: what it has said last, and the messages since then, which start no work any more.
+    ///
+    /// # Errors
+    ///
+    /// Where those do not follow from that.
+    pub fn resume<'a>(
+        &mut self,
+        history: [&[u8]; 2],
+        messages: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), Unreadable> {
+        let mut stream = Inflate::behind(history)?;
+        let mut payloads = Vec::new();
+        for message in messages {
+            let mut content = Vec::new();
+            stream.begin();
+            stream.run(message, &mut content, super::websocket::CONTENT_MAX)?;
+            serde_json::from_slice::<Payload<'_>>(&content).map_err(|_| Unreadable)?;
+            payloads.push(content);
+        }
+        self.stream = Some(stream);
+        for content in payloads {
+            self.read(&content);
+        }
+        Ok(())
+    }
+
     /// Whether all messages are one compressed stream.
     pub fn is_compressed(&self) -> bool {
         self.stream.is_some()
@@ -133,11 +170,16 @@ impl Gateway {
         }
     }
 
-    /// Bytes of the stream are missing.
-    pub fn lose(&mut self) {
-        if let Some(stream) = &mut self.stream {
-            stream.lose();
-        }
+    /// Whether nothing of its stream can be read any more.
+    pub fn is_lost(&self) -> bool {
+        self.stream.as_ref().is_some_and(Inflate::is_lost)
+    }
+
+    /// Bytes of the stream are missing. Returns whether it can be gone on with by [`Gateway::resume`].
+    pub fn lose(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else { return false };
+        stream.lose();
+        stream.is_deflate() && !self.unsupported
     }
 
     /// Reads a payload; `None` for what starts no work.

@@ -79,6 +79,33 @@ impl Inflate {
         Self::of(Format::Deflate { decompress: Decompress::new(false), zlib: false })
     }
 
+    /// Bare deflate that goes on behind this, of which there may be 64 KiB.
+    ///
+    /// # Errors
+    ///
+    /// Where there is more.
+    pub fn behind(history: [&[u8]; 2]) -> Result<Self, Unreadable> {
+        let history = history.concat();
+        let size = u16::try_from(history.len()).map_err(|_| Unreadable)?;
+        // A stored block (RFC 1951, section 3.2.4) says nothing else than that.
+        let mut block = vec![0];
+        block.extend(size.to_le_bytes().into_iter().chain((!size).to_le_bytes()));
+        block.extend(history);
+        let mut stream = Self::raw();
+        stream.run(&block, &mut Vec::new(), 0)?;
+        Ok(stream)
+    }
+
+    /// See [`Inflate::lose`].
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Whether it is deflate.
+    pub fn is_deflate(&self) -> bool {
+        matches!(self.format, Format::Deflate { .. })
+    }
+
     /// With zlib's header (RFC 1950).
     pub fn zlib() -> Self {
         Self::of(Format::Deflate { decompress: Decompress::new(true), zlib: true })

@@ -5,11 +5,18 @@
 
 mod frame;
 mod inflate;
+mod late;
 #[cfg(test)]
 mod tests;
 
-use self::frame::{Frames, Step};
-pub use self::inflate::{Inflate, Unreadable};
+use self::{
+    frame::{Frames, Step},
+    late::Kept,
+};
+pub use self::{
+    inflate::{Inflate, Unreadable},
+    late::Window,
+};
 use super::{Detail, Event, LossReason, Mark, Parser, Side, discord};
 
 /// Most bytes of one message that are kept to be read; of a larger one only the size is known.
@@ -57,6 +64,8 @@ pub struct WebSocket {
     unmasked: Vec<u8>,
     deflate: Option<Deflate>,
     gateway: Option<discord::Gateway>,
+    /// Messages of a stream that cannot be read until it is known what they refer back to.
+    kept: Option<Kept>,
     /// Bytes that were skipped after a loss.
     skipped: u64,
     closed: bool,
@@ -106,6 +115,7 @@ impl WebSocket {
             unmasked: Vec::new(),
             deflate: deflate.next_back(),
             gateway,
+            kept: None,
             skipped: 0,
             closed: false,
         }
@@ -119,13 +129,14 @@ impl WebSocket {
         if self.gateway.is_none() || given_up {
             return;
         }
+        let is_kept = self.kept.is_some() && transport;
         let inflated = if open.compressed {
             let Some(deflate) = &mut self.deflate else {
                 open.unreadable = Some(LossReason::Malformed);
                 return;
             };
             deflate.inflate.run(bytes, &mut self.content, CONTENT_MAX)
-        } else if let (true, Some(gateway)) = (transport, &mut self.gateway) {
+        } else if let (true, Some(gateway)) = (transport && !is_kept, &mut self.gateway) {
             gateway.inflate(bytes, &mut self.content, CONTENT_MAX)
         } else {
             let room = CONTENT_MAX.saturating_sub(self.content.len());
@@ -152,8 +163,22 @@ impl WebSocket {
             }
         }
         let content = std::mem::take(&mut self.content);
+        if let Some(kept) = &mut self.kept {
+            let lost = if open.unreadable.is_some() {
+                open.size as usize + kept.clear()
+            } else {
+                kept.push(content)
+            };
+            if lost > 0 {
+                out.push(Event::Lost { reason: LossReason::Resync, bytes: lost as u64 });
+            }
+            return out.push(Event::Windowless { resumable: true });
+        }
         if let Some(reason) = open.unreadable.filter(|_| self.gateway.is_some()) {
             out.push(Event::Lost { reason, bytes: open.size });
+            if self.gateway.as_ref().is_some_and(discord::Gateway::is_lost) {
+                out.push(Event::Windowless { resumable: false });
+            }
         }
         let discord = match &mut self.gateway {
             Some(_) if open.unreadable.is_some() => return,
@@ -173,13 +198,22 @@ impl WebSocket {
         if let Some(deflate) = &mut self.deflate {
             deflate.inflate.lose();
         }
-        if let Some(gateway) = &mut self.gateway {
-            gateway.lose();
+        if let Some(gateway) = &mut self.gateway
+            && gateway.lose()
+        {
+            self.kept.get_or_insert_default().clear();
         }
         if let Some(open) = &mut self.message {
             open.unreadable = Some(LossReason::Gap);
         }
         self.content.clear();
+    }
+
+    /// What was kept is not read any more.
+    fn drop_kept(&mut self, out: &mut Vec<Event>) {
+        if let Some(bytes) = self.kept.take().map(|mut kept| kept.clear()).filter(|bytes| *bytes > 0) {
+            out.push(Event::Lost { reason: LossReason::Resync, bytes: bytes as u64 });
+        }
     }
 
     fn report_skipped(&mut self, out: &mut Vec<Event>) {
@@ -252,5 +286,24 @@ impl Parser for WebSocket {
 
     fn close(&mut self, _: Mark, out: &mut Vec<Event>) {
         self.report_skipped(out);
+        self.drop_kept(out);
+    }
+
+    fn window(&mut self, window: &Window<'_>, out: &mut Vec<Event>) -> bool {
+        let (Some(kept), Some(gateway)) = (&mut self.kept, &mut self.gateway) else { return false };
+        if self.message.is_some() || self.closed {
+            return false;
+        }
+        if !kept.tries() {
+            self.drop_kept(out);
+            return false;
+        }
+        let Some(messages) = kept.from(window) else { return false };
+        if gateway.resume(window.history, messages).is_err() {
+            gateway.lose();
+            return false;
+        }
+        self.drop_kept(out);
+        true
     }
 }

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A message that cannot be read yet.
+const WINDOWLESS: &str = "Windowless { resumable: true }";
 const GATEWAY: &str = "/?v=10&encoding=json";
 
 fn at(time: u64) -> Mark {
@@ -132,17 +134,132 @@ fn zstd_streams_are_read() {
 }
 
 #[test]
-fn a_stream_with_a_hole_says_nothing_until_it_begins_anew() {
+fn a_stream_that_is_older_than_the_agent_is_read_when_its_window_is_known() {
+    let names = ["READY", "TYPING_START", "MESSAGE_CREATE", "TYPING_START", "READY"];
+    let pieces = stream(&names);
+    let late = |piece: usize| WebSocket::late(&pieces[piece]).expect("the gateway");
+    // Another connection has begun the stream; this one is met at its second message.
+    let play = |unseen: &[usize]| {
+        let (mut socket, mut out) = (late(1), Vec::new());
+        let mut said = event(names[0]);
+        for (i, name) in names.iter().enumerate().skip(1) {
+            socket.data(Side::Response, &pieces[i], at(1), &mut out);
+            let payload = &pieces[i][2..];
+            let window = Window {
+                front: &payload[..payload.len().min(16)],
+                length: payload.len(),
+                history: [&[], &said],
+            };
+            if !unseen.contains(&i) {
+                socket.window(&window, &mut out);
+            }
+            said.extend(event(name));
+        }
+        socket.close(at(2), &mut out);
+        words(&out)
+    };
+    let lost = |places: &[usize]| places.iter().map(|i| pieces[*i].len() - 2).sum::<usize>();
+    let expected = [WINDOWLESS.to_owned(), format!("lost {} Resync", lost(&[1]))];
+    let behind = names[2..].iter().map(|name| (*name).to_owned());
+    assert_eq!(play(&[]), expected.into_iter().chain(behind).collect::<Vec<_>>());
+    // Two have come by when one is seen; what was given to `inflate` before is not read.
+    let expected = [WINDOWLESS, WINDOWLESS, &format!("lost {} Resync", lost(&[1, 2])), names[3], names[4]];
+    assert_eq!(play(&[1]), expected);
+    // None is seen at all.
+    let expected = [WINDOWLESS; 4].into_iter().map(str::to_owned);
+    let expected: Vec<_> = expected.chain([format!("lost {} Resync", lost(&[1, 2, 3, 4]))]).collect();
+    assert_eq!(play(&[1, 2, 3, 4]), expected);
+}
+
+#[test]
+fn several_messages_may_come_before_the_first_is_decompressed() {
+    let names = ["READY", "TYPING_START", "MESSAGE_CREATE", "GUILD_CREATE"];
+    let pieces = stream(&names);
+    let (mut socket, mut out) = (WebSocket::late(&pieces[1]).expect("the gateway"), Vec::new());
+    socket.data(Side::Response, &pieces[1..3].concat(), at(1), &mut out);
+    let payload = &pieces[1][2..];
+    let said = event(names[0]);
+    // Too old, then another's, then right.
+    let wrong = Window { front: b"else", length: payload.len(), history: [&said, &[]] };
+    assert!(!socket.window(&wrong, &mut out));
+    let wrong = Window { front: &payload[..16], length: payload.len(), history: [b"else", &[]] };
+    assert!(!socket.window(&wrong, &mut out));
+    let right = Window { front: &payload[..16], length: payload.len(), history: [&said, &[]] };
+    assert!(socket.window(&right, &mut out));
+    socket.data(Side::Response, &pieces[3], at(1), &mut out);
+    assert_eq!(words(&out)[3..], ["GUILD_CREATE"], "{:?}", words(&out));
+}
+
+#[test]
+fn a_gateway_without_compression_that_is_older_than_the_agent_is_known() {
+    let message = frame(0x81, &event("TYPING_START"), None);
+    let mut socket = WebSocket::late(&message).expect("the gateway");
+    let mut out = Vec::new();
+    socket.data(Side::Response, &message, at(1), &mut out);
+    assert_eq!(words(&out), ["TYPING_START"]);
+    let no_gateway: [&[u8]; 6] = [
+        b"{\"op\":0}",
+        &frame(0x81, b"{\"operation\":0}", None),
+        &frame(0x81, b"{\"op\":0}", Some([1, 2, 3, 4])),
+        &frame(0x82, b"binary", None),
+        &message[..20],
+        &[0x81, 127, 0xff],
+    ];
+    for bytes in no_gateway {
+        assert!(WebSocket::late(bytes).is_none(), "{bytes:?}");
+    }
+}
+
+#[test]
+fn of_zstd_it_is_known_that_it_cannot_be_read() {
+    let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).expect("an encoder");
+    let messages: Vec<_> = ["READY", "GUILD_CREATE", "RESUMED"]
+        .iter()
+        .map(|name| {
+            encoder.write_all(&event(name)).expect("memory");
+            encoder.flush().expect("memory");
+            frame(0x82, &std::mem::take(encoder.get_mut()), None)
+        })
+        .collect();
+    // The first has the header of the whole before it.
+    assert!(WebSocket::late(&messages[0]).is_none());
+    let (mut socket, mut out) = (WebSocket::late(&messages[1]).expect("the gateway"), Vec::new());
+    socket.data(Side::Response, &messages[2], at(1), &mut out);
+    let lost = format!("lost {} Malformed", messages[2].len() - 2);
+    assert_eq!(words(&out), [&lost, "Windowless { resumable: false }"]);
+}
+
+#[test]
+fn a_stream_with_a_hole_goes_on_when_its_window_is_known() {
     let socket = || WebSocket::new(&opening("/?encoding=json&v=10&compress=zlib-stream", ""), Side::Response);
-    let pieces = stream(&["READY", "TYPING_START", "MESSAGE_CREATE"]);
-    assert_eq!(words(&play(socket(), &[&pieces.concat()])), ["READY", "TYPING_START", "MESSAGE_CREATE"]);
+    let names = ["READY", "TYPING_START", "MESSAGE_CREATE", "GUILD_CREATE"];
+    let pieces = stream(&names);
+    assert_eq!(words(&play(socket(), &[&pieces.concat()])), names);
     let (mut socket, mut out) = (socket(), Vec::new());
     socket.data(Side::Response, &pieces[0], at(1), &mut out);
     socket.gap(Side::Response, pieces[1].len() as u64, at(2), &mut out);
     socket.data(Side::Response, &pieces[2], at(3), &mut out);
-    let lost = format!("lost {} Gap", pieces[1].len());
-    let behind = format!("lost {} Malformed", pieces[2].len() - 2);
-    assert_eq!(words(&out), ["READY".to_owned(), lost, behind]);
+    let said = [event(names[0]), event(names[1])].concat();
+    let payload = &pieces[2][2..];
+    let window = Window { front: &payload[..16], length: payload.len(), history: [&said, &[]] };
+    assert!(socket.window(&window, &mut out));
+    socket.data(Side::Response, &pieces[3], at(4), &mut out);
+    let lost = [format!("lost {} Gap", pieces[1].len()), format!("lost {} Resync", payload.len())];
+    assert_eq!(words(&out), ["READY", &lost[0], WINDOWLESS, &lost[1], "GUILD_CREATE"]);
+}
+
+#[test]
+fn a_circle_begins_where_the_next_byte_will_be() {
+    let circle = b"cdefab";
+    let fixed = |have, next| adder_ebpf::Window { length: 4, have, next, ..Default::default() };
+    let history = |have, next| {
+        let fixed = fixed(have, next);
+        Window::of(&fixed, circle).map(|window| window.history.concat())
+    };
+    assert_eq!(history(6, 4).as_deref(), Some(&b"abcdef"[..]));
+    assert_eq!(history(3, 3).as_deref(), Some(&b"cde"[..]));
+    assert_eq!(history(0, 0), None);
+    assert_eq!(history(6, 7), None);
 }
 
 #[test]
@@ -177,7 +294,8 @@ fn a_bomb_is_given_up() {
         WebSocket::new(&opening("/?encoding=json&v=10&compress=zlib-stream", ""), Side::Response);
     let mut out = Vec::new();
     socket.data(Side::Response, &frame(0x82, &payload, None), at(1), &mut out);
-    assert_eq!(words(&out), [format!("lost {} Malformed", payload.len())]);
+    let lost = format!("lost {} Malformed", payload.len());
+    assert_eq!(words(&out), [&lost, "Windowless { resumable: false }"]);
     assert!(socket.content.capacity() <= 2 * CONTENT_MAX);
 }
 

@@ -130,7 +130,9 @@ proptest! {
                 }
                 Event::Settle { delivery, .. } => prop_assert!(unsettled.remove(&delivery)),
                 Event::Lost { bytes, .. } => prop_assert!(bytes > 0),
-                Event::Push { .. } | Event::Upgrade { .. } => prop_assert!(false, "no such thing in AMQP"),
+                Event::Push { .. } | Event::Upgrade { .. } | Event::Windowless { .. } => {
+                    prop_assert!(false, "no such thing in AMQP");
+                }
             }
         }
         prop_assert!(open.is_empty() && unsettled.is_empty());

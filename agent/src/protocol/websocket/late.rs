@@ -1,0 +1,171 @@
+//! Connections that are older than the agent: nothing was seen of the handshake, nor of what a compressed stream has said before.
+
+use std::collections::VecDeque;
+
+use super::{Inflate, WebSocket, frame::Frames};
+use crate::protocol::{Side, discord::Gateway};
+
+/// First octets of an unmasked frame that is a message by itself: text, and binary.
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+/// With what each message of a stream of zlib ends (`Z_SYNC_FLUSH`): an empty stored block (RFC 1951, section 3.2.4).
+const SYNC: [u8; 4] = [0, 0, 0xff, 0xff];
+/// Least bytes of blocks of zstd that are believed.
+const BLOCKS_MIN: usize = 8;
+/// The highest opcode that Discord sends: the answer to a heartbeat.
+const OPCODE_MAX: u8 = 11;
+/// Most bytes of messages that are kept until they can be read.
+const KEPT_MAX: usize = 256 * 1024;
+/// How many windows are looked at until it is believed that none fits.
+const TRIES_MAX: u32 = 64;
+
+/// What a compressed stream of a process refers back to, when a call of `inflate` begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'a> {
+    /// The first bytes that the call is given.
+    pub front: &'a [u8],
+    /// How many bytes it is given.
+    pub length: usize,
+    /// The window: what came first, and what behind it.
+    pub history: [&'a [u8]; 2],
+}
+
+impl<'a> Window<'a> {
+    /// Out of a kernel fact and the circle behind it; `None` where they cannot be one.
+    pub fn of(window: &'a adder_ebpf::Window, circle: &'a [u8]) -> Option<Self> {
+        let (have, next) = (window.have as usize, window.next as usize);
+        let length = window.length as usize;
+        if have == 0 || length == 0 {
+            return None;
+        }
+        // zlib begins anew at the front when the window is full (`updatewindow` in inflate.c).
+        let history = if have < circle.len() {
+            [circle.get(..have)?, &[]]
+        } else {
+            [circle.get(next..)?, circle.get(..next)?]
+        };
+        Some(Self { front: window.front.get(..length).unwrap_or(&window.front), length, history })
+    }
+}
+
+/// Messages that cannot be read yet.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    messages: VecDeque<Vec<u8>>,
+    bytes: usize,
+    tries: u32,
+}
+
+impl Kept {
+    /// Adds one; returns how many bytes were dropped for it.
+    pub(super) fn push(&mut self, message: Vec<u8>) -> usize {
+        let before = self.bytes;
+        self.bytes += message.len();
+        let added = message.len();
+        self.messages.push_back(message);
+        while self.bytes > KEPT_MAX
+            && let Some(first) = self.messages.pop_front()
+        {
+            self.bytes -= first.len();
+        }
+        before + added - self.bytes
+    }
+
+    /// A message is missing; returns the bytes of those before.
+    pub(super) fn clear(&mut self) -> usize {
+        self.messages.clear();
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Whether there is any use in looking at another window.
+    pub(super) fn tries(&mut self) -> bool {
+        self.tries += 1;
+        self.tries <= TRIES_MAX
+    }
+
+    /// The messages from that on which a call was given, perhaps with some behind it.
+    pub(super) fn from(&self, window: &Window<'_>) -> Option<impl Iterator<Item = &[u8]>> {
+        let is_given = |first: usize| {
+            let mut left = window.length;
+            let front = self.messages.get(first).is_some_and(|message| {
+                let both = message.len().min(window.front.len());
+                both > 0 && message[..both] == window.front[..both]
+            });
+            front
+                && self.messages.iter().skip(first).any(|message| {
+                    left = left.wrapping_sub(message.len());
+                    left == 0
+                })
+        };
+        let first = (0..self.messages.len()).find(|first| is_given(*first))?;
+        Some(self.messages.iter().skip(first).map(Vec::as_slice))
+    }
+}
+
+impl WebSocket {
+    /// A connection of which the agent sees the first bytes that the watched process receives as a client: Discord's gateway, where
+    /// they begin with a whole message that shows it.
+    pub fn late(bytes: &[u8]) -> Option<Self> {
+        let (first, payload) = message(bytes)?;
+        let gateway = match first {
+            BINARY if payload.ends_with(&SYNC) => Gateway::in_stream(Inflate::raw()),
+            BINARY if is_blocks(payload) => Gateway::in_stream(Inflate::zstd()?),
+            TEXT if payload.starts_with(b"{") && has_opcode(payload) => Gateway::plain(),
+            _ => return None,
+        };
+        let kept = (first == BINARY && payload.ends_with(&SYNC)).then(Kept::default);
+        Some(Self {
+            path: String::new(),
+            inbound: Side::Response,
+            frames: Frames::new(false),
+            message: None,
+            content: Vec::new(),
+            unmasked: Vec::new(),
+            deflate: None,
+            gateway: Some(gateway),
+            kept,
+            skipped: 0,
+            closed: false,
+        })
+    }
+}
+
+/// The payload of the frame at the beginning, if it is all there, and unmasked.
+fn message(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let [first, short, rest @ ..] = bytes else { return None };
+    let (length, rest) = match short {
+        126 => (usize::from(u16::from_be_bytes(*rest.first_chunk()?)), rest.get(2..)?),
+        127 => (usize::try_from(u64::from_be_bytes(*rest.first_chunk()?)).ok()?, rest.get(8..)?),
+        0..126 => (usize::from(*short), rest),
+        _ => return None,
+    };
+    Some((*first, rest.get(..length)?))
+}
+
+/// Whether these are whole blocks of zstd, none of which is the last (RFC 8878, section 3.1.1.2).
+fn is_blocks(mut bytes: &[u8]) -> bool {
+    // Of fewer bytes it says little.
+    let mut is_it = bytes.len() >= BLOCKS_MIN;
+    while is_it && let Some((&[first, second, third], rest)) = bytes.split_first_chunk() {
+        let header = u32::from_le_bytes([first, second, third, 0]);
+        let (last, kind, size) = (header & 1, header >> 1 & 3, (header >> 3) as usize);
+        // One byte that is repeated; the fourth kind is reserved.
+        let behind = rest.get(if kind == 1 { 1 } else { size }..);
+        is_it = last == 0 && kind < 3 && behind.is_some();
+        bytes = behind.unwrap_or_default();
+    }
+    is_it && bytes.is_empty()
+}
+
+/// Whether a JSON object says which kind of gateway payload it is.
+fn has_opcode(object: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Payload {
+        op: u8,
+        #[serde(rename = "s")]
+        _sequence: Option<u64>,
+        #[serde(rename = "t")]
+        _event: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_slice::<Payload>(object).is_ok_and(|payload| payload.op <= OPCODE_MAX)
+}
