@@ -285,6 +285,9 @@ pub struct Stream {
 /// Bytes of the largest window of deflate (RFC 1951, section 2).
 pub const WINDOW_SIZE: usize = 32 * 1024;
 
+/// Fewest bytes that `inflate` is given of which a [`Window`] is reported: shorter messages are not told from each other.
+pub const INFLATED_MIN: u32 = 32;
+
 /// A stream of zlib that is between two blocks when a call of `inflate` begins. Its window follows this structure: [`WINDOW_SIZE`]
 /// bytes that are written in a circle.
 #[repr(C)]

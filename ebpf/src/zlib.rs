@@ -3,7 +3,7 @@
 //! A stream that began before the agent came cannot be read without what it has said before. zlib has the last 32 KiB of that, and
 //! between two messages, of which each ends with an empty stored block (`Z_SYNC_FLUSH`), nothing else is needed to go on from there.
 
-use adder_ebpf::{WINDOW_SIZE, Window, kind};
+use adder_ebpf::{INFLATED_MIN, WINDOW_SIZE, Window, kind};
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::uprobe, programs::ProbeContext};
 
 use crate::{
@@ -27,6 +27,9 @@ const BITS: u64 = 88;
 /// `TYPE` in `inflate_mode`: a block begins.
 const BLOCK: u32 = 16191;
 
+/// Bytes of [`Window::front`].
+const FRONT: u32 = 16;
+
 /// Entry of `inflate(z_streamp strm, int flush)`.
 #[uprobe]
 pub fn inflate(ctx: ProbeContext) -> u32 {
@@ -37,7 +40,8 @@ pub fn inflate(ctx: ProbeContext) -> u32 {
     }
     let stream: u64 = ctx.arg(0).unwrap_or(0);
     let state: u64 = user(stream + STATE);
-    let is_whole = user::<u64>(state + STREAM) == stream
+    let is_whole = user::<u32>(stream + AVAIL_IN) >= INFLATED_MIN
+        && user::<u64>(state + STREAM) == stream
         && user::<u32>(state + MODE) == BLOCK
         && user::<u32>(state + BITS) == 0
         && user::<u32>(state + SIZE) == WINDOW_SIZE as u32
@@ -58,7 +62,8 @@ fn report_window(stream: u64, state: u64) {
     let fact = start.cast::<Window>();
     unsafe {
         write_header(&raw mut (*fact).header, kind::WINDOW, 0, 0);
-        (&raw mut (*fact).front).write_unaligned(user(user::<u64>(stream + NEXT_IN)));
+        let front: u64 = user(stream + NEXT_IN);
+        bpf_probe_read_user((&raw mut (*fact).front).cast(), FRONT, front as *const _);
         (&raw mut (*fact).length).write(user(stream + AVAIL_IN));
         (&raw mut (*fact).next).write(user(state + NEXT));
         (&raw mut (*fact).reserved).write(0);

@@ -11,7 +11,10 @@ mod tests;
 mod tls;
 mod windows;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use adder_ebpf::{Close, Data, Socket, flag};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -185,7 +188,7 @@ pub struct Connections {
     events: Vec<Event>,
     found: Vec<(Protocol, u32)>,
     /// Processes with streams that cannot be read, and whether that may change.
-    windowless: Vec<(u32, bool)>,
+    windowless: BTreeSet<(u32, bool)>,
     counters: Counters,
 }
 
@@ -436,7 +439,9 @@ impl Connections {
                         connection.state = State::Opaque;
                     }
                 },
-                Event::Windowless { resumable } => self.windowless.push((pid, resumable)),
+                Event::Windowless { resumable } => {
+                    self.windowless.insert((pid, resumable));
+                }
                 event => out.push_back(Happened {
                     connection: connection.id,
                     protocol,

@@ -188,7 +188,14 @@ impl Connections {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let left = session.socket.replace(socket).filter(|left| *left != socket);
         let pieces = session.release();
-        if let Some(left) = left.and_then(|left| self.by_socket.get_mut(&left))
+        if let Some(left) =
+            left.filter(|left| left & DETACHED != 0).and_then(|left| self.by_socket.remove(&left))
+        {
+            // It goes on as what it was while its socket was not known.
+            if let Some(connection) = self.by_socket.get_mut(&socket).filter(|known| known.is_undecided()) {
+                (connection.id, connection.state) = (left.id, left.state);
+            }
+        } else if let Some(left) = left.and_then(|left| self.by_socket.get_mut(&left))
             && let Some(layer) = &mut left.tls
         {
             layer.session = None;

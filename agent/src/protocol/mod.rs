@@ -155,7 +155,7 @@ pub enum Event {
     },
     /// A message of a compressed stream cannot be read: it is not known what it refers back to.
     Windowless {
-        /// It may yet be read, by [`Parser::window`].
+        /// It may yet be read, by [`websocket::WebSocket::resume`].
         resumable: bool,
     },
     /// Bytes were not understood.
@@ -190,8 +190,8 @@ pub trait Parser: Send {
     fn gap(&mut self, side: Side, length: u64, mark: Mark, out: &mut Vec<Event>);
     /// The connection is closed. Exchanges still open end now, marked as cut short.
     fn close(&mut self, mark: Mark, out: &mut Vec<Event>);
-    /// What a compressed stream of the process refers back to, perhaps one of this connection. Returns whether it is.
-    fn window(&mut self, _: &websocket::Window<'_>, _: &mut Vec<Event>) -> bool {
-        false
+    /// The connection of a compressed stream that cannot be read yet, as it is not known what it refers back to.
+    fn windowless(&mut self) -> Option<&mut websocket::WebSocket> {
+        None
     }
 }

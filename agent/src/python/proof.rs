@@ -1,6 +1,9 @@
 //! Proving where a `CPython` interpreter keeps what Adder reads.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use adder_ebpf::Process;
 
@@ -435,11 +438,16 @@ fn add_probes(pid: u32, maps: &[Mapping], main: (&str, &Elf), proof: &mut Proof,
         let append = elf.method("append", &["append", "appendleft"]);
         proof.more.extend(append.and_then(|address| probe("buffer_append", path, elf, address, true)));
     }
-    // The system's, a copy inside `zlib`, or inside the interpreter.
-    for library in ["libz.so", "zlib."] {
-        let found = module(library)
-            .and_then(|(path, elf)| probe("inflate", path, &elf, elf.symbol("inflate")?.0, true));
-        proof.more.extend(found);
+    // zlib: the system's, a copy in a wheel, inside its module, or inside the interpreter.
+    let is_zlib =
+        |path: &&str| ["libz.so", "libz-", "zlib."].iter().any(|name| base_name(path).starts_with(name));
+    let paths: BTreeSet<_> = maps.iter().map(|m| m.path.as_str()).filter(is_zlib).collect();
+    let libraries =
+        paths.into_iter().filter_map(|path| Some((path, Elf::read(&mapped_file(pid, maps, path)).ok()?)));
+    for (path, elf) in libraries {
+        let inflate =
+            elf.symbol("inflate").and_then(|(address, _)| probe("inflate", path, &elf, address, true));
+        proof.more.extend(inflate);
     }
     let (path, elf) = main;
     let inside = elf.symbol("inflate").and_then(|(address, _)| probe("inflate", path, elf, address, true));

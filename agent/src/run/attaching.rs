@@ -90,9 +90,10 @@ impl Watcher {
         if let Some(before) = &mut watched.proof {
             proof.keep_wishes(before);
             if before.process == proof.process && before.probes == proof.probes {
-                // Threads come and go.
+                // Threads come and go, and libraries that may be needed.
                 before.states = proof.states;
-                return;
+                before.more = proof.more;
+                return self.attach_needed(pid);
             }
         }
         let known = watched.proof.as_ref().map_or(&[][..], |before| &before.probes);
@@ -162,6 +163,7 @@ impl Watcher {
         for note in &notes {
             tracing::debug!(pid, service = watched.report.service, "{note}");
         }
+        notes.extend(watched.unreadable.then(|| UNREADABLE.to_owned()));
         watched.report.notes = notes;
         tracing::info!(
             pid,
@@ -201,6 +203,7 @@ impl Watcher {
             {
                 tracing::warn!(pid, service = watched.report.service, "{UNREADABLE}");
                 watched.report.notes.push(UNREADABLE.into());
+                watched.unreadable = true;
             }
             watched.needed.extend(program);
             self.attach_needed(pid);

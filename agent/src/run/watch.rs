@@ -46,6 +46,8 @@ pub(super) struct Watched {
     /// When to look again, and how often that was done.
     pub(super) due: Option<Instant>,
     pub(super) tries: usize,
+    /// It has had a stream that cannot be read.
+    pub(super) unreadable: bool,
     /// When it was found.
     since: Instant,
     routes: RoutesReader,
@@ -61,6 +63,7 @@ impl Watched {
             marks: BTreeSet::new(),
             due: None,
             tries: 0,
+            unreadable: false,
             since: Instant::now(),
             routes: RoutesReader::default(),
         }

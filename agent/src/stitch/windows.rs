@@ -31,7 +31,6 @@ impl Engine {
         let is_read = Window::of(window, circle)
             .is_some_and(|window| self.connections.window(&window, mark, &mut self.happened));
         if is_read && let Some(process) = self.processes.get_mut(&mark.pid) {
-            // Another that waits will say so.
             process.windowless = 0;
         }
         self.handle(flag::DETACHED);

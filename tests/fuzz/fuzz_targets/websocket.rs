@@ -37,7 +37,10 @@ fn late(input: &[u8]) {
         let front = message.get(2..18).unwrap_or(message);
         let (older, newer) = input.split_at(input.len() / 2);
         for length in [message.len(), message.len().saturating_sub(2)] {
-            socket.window(&Window { front, length, history: [older, newer] }, &mut out);
+            let window = Window { time: 0, front, length, history: [older, newer] };
+            if socket.awaits(&window) {
+                socket.resume(&window, &mut out);
+            }
         }
     }
     socket.gap(Side::Response, 7, mark, &mut out);

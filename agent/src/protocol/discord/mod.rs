@@ -46,6 +46,8 @@ pub struct Gateway {
     stream: Option<Inflate>,
     /// It is Erlang's external term format, not JSON.
     unsupported: bool,
+    /// It has begun in the middle of its stream.
+    resumed: bool,
     shard: Option<u32>,
 }
 
@@ -105,6 +107,7 @@ impl Gateway {
                 _ => None,
             },
             unsupported: encoding == "etf",
+            resumed: false,
             shard: None,
         })
     }
@@ -117,7 +120,7 @@ impl Gateway {
 
     /// One whose messages are JSON.
     pub fn plain() -> Self {
-        Self { stream: None, unsupported: false, shard: None }
+        Self { stream: None, unsupported: false, resumed: false, shard: None }
     }
 
     /// Goes on with a stream of zlib: what it has said last, and the messages since then, which start no work any more.
@@ -131,19 +134,21 @@ impl Gateway {
         messages: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), Unreadable> {
         let mut stream = Inflate::behind(history)?;
-        let mut payloads = Vec::new();
+        let mut content = Vec::new();
         for message in messages {
-            let mut content = Vec::new();
+            content.clear();
             stream.begin();
             stream.run(message, &mut content, super::websocket::CONTENT_MAX)?;
             serde_json::from_slice::<Payload<'_>>(&content).map_err(|_| Unreadable)?;
-            payloads.push(content);
         }
         self.stream = Some(stream);
-        for content in payloads {
-            self.read(&content);
-        }
+        self.resumed = true;
         Ok(())
+    }
+
+    /// Whether a message shows that the stream did not go on so after all.
+    pub fn is_garbled(&self, content: &[u8]) -> bool {
+        self.resumed && serde_json::from_slice::<Payload<'_>>(content).is_err()
     }
 
     /// Whether all messages are one compressed stream.

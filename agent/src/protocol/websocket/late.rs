@@ -16,12 +16,18 @@ const BLOCKS_MIN: usize = 8;
 const OPCODE_MAX: u8 = 11;
 /// Most bytes of messages that are kept until they can be read.
 const KEPT_MAX: usize = 256 * 1024;
-/// How many windows are looked at until it is believed that none fits.
-const TRIES_MAX: u32 = 64;
+/// Most messages that are kept.
+const MESSAGES_MAX: usize = 1024;
+/// How many messages may come that a window might have fitted until it is believed that none will.
+const PATIENCE: u32 = 256;
+/// How long after it was received a message is given to `inflate`, nanoseconds.
+const GIVEN_WITHIN: u64 = 1_000_000_000;
 
 /// What a compressed stream of a process refers back to, when a call of `inflate` begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Window<'a> {
+    /// When that was.
+    pub time: u64,
     /// The first bytes that the call is given.
     pub front: &'a [u8],
     /// How many bytes it is given.
@@ -35,7 +41,7 @@ impl<'a> Window<'a> {
     pub fn of(window: &'a adder_ebpf::Window, circle: &'a [u8]) -> Option<Self> {
         let (have, next) = (window.have as usize, window.next as usize);
         let length = window.length as usize;
-        if have == 0 || length == 0 {
+        if have == 0 || length < adder_ebpf::INFLATED_MIN as usize {
             return None;
         }
         // zlib begins anew at the front when the window is full (`updatewindow` in inflate.c).
@@ -44,31 +50,32 @@ impl<'a> Window<'a> {
         } else {
             [circle.get(next..)?, circle.get(..next)?]
         };
-        Some(Self { front: window.front.get(..length).unwrap_or(&window.front), length, history })
+        Some(Self { time: window.header.time, front: &window.front, length, history })
     }
 }
 
-/// Messages that cannot be read yet.
+/// Messages that cannot be read yet, and when they came.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    messages: VecDeque<Vec<u8>>,
+    messages: VecDeque<(u64, Vec<u8>)>,
     bytes: usize,
-    tries: u32,
+    /// How many were kept that could be told from others.
+    come: u32,
 }
 
 impl Kept {
     /// Adds one; returns how many bytes were dropped for it.
-    pub(super) fn push(&mut self, message: Vec<u8>) -> usize {
-        let before = self.bytes;
-        self.bytes += message.len();
-        let added = message.len();
-        self.messages.push_back(message);
-        while self.bytes > KEPT_MAX
-            && let Some(first) = self.messages.pop_front()
+    pub(super) fn push(&mut self, time: u64, message: Vec<u8>) -> usize {
+        let all = self.bytes + message.len();
+        self.bytes = all;
+        self.come += u32::from(message.len() >= adder_ebpf::INFLATED_MIN as usize);
+        self.messages.push_back((time, message));
+        while (self.bytes > KEPT_MAX || self.messages.len() > MESSAGES_MAX)
+            && let Some((_, first)) = self.messages.pop_front()
         {
             self.bytes -= first.len();
         }
-        before + added - self.bytes
+        all - self.bytes
     }
 
     /// A message is missing; returns the bytes of those before.
@@ -77,28 +84,36 @@ impl Kept {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Whether there is any use in looking at another window.
-    pub(super) fn tries(&mut self) -> bool {
-        self.tries += 1;
-        self.tries <= TRIES_MAX
+    /// Whether a window may yet fit.
+    pub(super) fn has_patience(&self) -> bool {
+        self.come < PATIENCE
     }
 
-    /// The messages from that on which a call was given, perhaps with some behind it.
-    pub(super) fn from(&self, window: &Window<'_>) -> Option<impl Iterator<Item = &[u8]>> {
+    /// The place of the message from which on the call was given what has come, if there is just one. What is short says little: answers
+    /// to heartbeats are alike, also those of different connections.
+    pub(super) fn place(&self, window: &Window<'_>) -> Option<usize> {
+        if window.length < adder_ebpf::INFLATED_MIN as usize {
+            return None;
+        }
         let is_given = |first: usize| {
             let mut left = window.length;
-            let front = self.messages.get(first).is_some_and(|message| {
+            let is_front = |(time, message): &(u64, Vec<u8>)| {
                 let both = message.len().min(window.front.len());
-                both > 0 && message[..both] == window.front[..both]
-            });
-            front
-                && self.messages.iter().skip(first).any(|message| {
-                    left = left.wrapping_sub(message.len());
+                both > 0 && message[..both] == window.front[..both] && time + GIVEN_WITHIN > window.time
+            };
+            self.messages.get(first).is_some_and(is_front)
+                && self.messages.iter().skip(first).any(|(_, message)| {
+                    left = left.checked_sub(message.len()).unwrap_or(usize::MAX);
                     left == 0
                 })
         };
-        let first = (0..self.messages.len()).find(|first| is_given(*first))?;
-        Some(self.messages.iter().skip(first).map(Vec::as_slice))
+        let mut places = (0..self.messages.len()).filter(|first| is_given(*first));
+        places.next().filter(|_| places.next().is_none())
+    }
+
+    /// The messages from a place on.
+    pub(super) fn behind(&self, place: usize) -> impl Iterator<Item = &[u8]> {
+        self.messages.iter().skip(place).map(|(_, message)| message.as_slice())
     }
 }
 

@@ -167,12 +167,16 @@ impl WebSocket {
             let lost = if open.unreadable.is_some() {
                 open.size as usize + kept.clear()
             } else {
-                kept.push(content)
+                kept.push(at.time, content)
             };
+            let resumable = kept.has_patience();
             if lost > 0 {
                 out.push(Event::Lost { reason: LossReason::Resync, bytes: lost as u64 });
             }
-            return out.push(Event::Windowless { resumable: true });
+            if !resumable {
+                self.drop_kept(out);
+            }
+            return out.push(Event::Windowless { resumable });
         }
         if let Some(reason) = open.unreadable.filter(|_| self.gateway.is_some()) {
             out.push(Event::Lost { reason, bytes: open.size });
@@ -184,6 +188,10 @@ impl WebSocket {
             Some(_) if open.unreadable.is_some() => return,
             Some(gateway) => match gateway.read(&content) {
                 Some(dispatch) => Some(Box::new(dispatch)),
+                None if gateway.is_garbled(&content) => {
+                    out.push(Event::Lost { reason: LossReason::Malformed, bytes: open.size });
+                    return self.lose_window(out);
+                }
                 None => return,
             },
             None => None,
@@ -194,19 +202,41 @@ impl WebSocket {
     }
 
     /// Bytes are missing: what is compressed with what came before cannot be read any more.
-    fn lose_window(&mut self) {
+    fn lose_window(&mut self, out: &mut Vec<Event>) {
         if let Some(deflate) = &mut self.deflate {
             deflate.inflate.lose();
         }
         if let Some(gateway) = &mut self.gateway
             && gateway.lose()
         {
-            self.kept.get_or_insert_default().clear();
+            let bytes = self.kept.get_or_insert_default().clear();
+            if bytes > 0 {
+                out.push(Event::Lost { reason: LossReason::Resync, bytes: bytes as u64 });
+            }
         }
         if let Some(open) = &mut self.message {
             open.unreadable = Some(LossReason::Gap);
         }
         self.content.clear();
+    }
+
+    /// Whether a call of `inflate` was given what this connection has received.
+    pub fn awaits(&self, window: &Window<'_>) -> bool {
+        self.message.is_none()
+            && !self.closed
+            && self.kept.as_ref().is_some_and(|kept| kept.place(window).is_some())
+    }
+
+    /// Goes on from that call; what was kept until then starts no work any more. Returns whether that is possible.
+    pub fn resume(&mut self, window: &Window<'_>, out: &mut Vec<Event>) -> bool {
+        let (Some(kept), Some(gateway)) = (&self.kept, &mut self.gateway) else { return false };
+        let Some(place) = kept.place(window) else { return false };
+        if gateway.resume(window.history, kept.behind(place)).is_err() {
+            gateway.lose();
+            return false;
+        }
+        self.drop_kept(out);
+        true
     }
 
     /// What was kept is not read any more.
@@ -261,7 +291,7 @@ impl Parser for WebSocket {
                     // The next piece may begin with a frame.
                     self.skipped += bytes + rest.len() as u64;
                     self.message = None;
-                    self.lose_window();
+                    self.lose_window(out);
                     return;
                 }
             }
@@ -281,7 +311,7 @@ impl Parser for WebSocket {
         if !inside {
             out.push(Event::Lost { reason: LossReason::Gap, bytes: length });
         }
-        self.lose_window();
+        self.lose_window(out);
     }
 
     fn close(&mut self, _: Mark, out: &mut Vec<Event>) {
@@ -289,21 +319,7 @@ impl Parser for WebSocket {
         self.drop_kept(out);
     }
 
-    fn window(&mut self, window: &Window<'_>, out: &mut Vec<Event>) -> bool {
-        let (Some(kept), Some(gateway)) = (&mut self.kept, &mut self.gateway) else { return false };
-        if self.message.is_some() || self.closed {
-            return false;
-        }
-        if !kept.tries() {
-            self.drop_kept(out);
-            return false;
-        }
-        let Some(messages) = kept.from(window) else { return false };
-        if gateway.resume(window.history, messages).is_err() {
-            gateway.lose();
-            return false;
-        }
-        self.drop_kept(out);
-        true
+    fn windowless(&mut self) -> Option<&mut WebSocket> {
+        self.kept.is_some().then_some(self)
     }
 }

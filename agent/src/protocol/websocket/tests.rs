@@ -133,61 +133,152 @@ fn zstd_streams_are_read() {
     assert_eq!(words(&play(socket, &[&pieces])), ["READY", "TYPING_START"]);
 }
 
+/// Messages that say little in common, in one stream; each as it is before it, and as it is on the wire.
+fn long_stream(count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let token = |i: u64| {
+        let letter =
+            |place: u64| char::from(b'a' + (((place + 3) * (i + 7) * 2_654_435_761) >> 20) as u8 % 26);
+        (0..60).map(letter).collect::<String>()
+    };
+    let message =
+        |i| format!(r#"{{"op":0,"s":{i},"t":"E{i}","d":{{"guild_id":"7","token":"{}"}}}}"#, token(i));
+    packed((0..count as u64).map(|i| message(i).into_bytes()))
+}
+
+/// Messages in one stream.
+fn packed(contents: impl IntoIterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut compress = Compress::new(Compression::default(), true);
+    let pack = |content: Vec<u8>| {
+        let mut payload = Vec::with_capacity(4096);
+        compress.compress_vec(&content, &mut payload, FlushCompress::Sync).expect("room");
+        assert!((32..=125).contains(&payload.len()));
+        (content, frame(0x82, &payload, None))
+    };
+    contents.into_iter().map(pack).collect()
+}
+
+/// What was said before a message.
+fn said(stream: &[(Vec<u8>, Vec<u8>)], message: usize) -> Vec<u8> {
+    stream[..message].iter().flat_map(|(content, _)| content.iter().copied()).collect()
+}
+
+/// The window of a call that is given this message.
+fn window<'a>(message: &'a [u8], history: [&'a [u8]; 2]) -> Window<'a> {
+    Window { time: 2, front: &message[2..18], length: message.len() - 2, history }
+}
+
+/// As a connection does that asks whether it is its own first.
+fn resume(socket: &mut WebSocket, window: &Window<'_>, out: &mut Vec<Event>) -> bool {
+    socket.awaits(window) && socket.resume(window, out)
+}
+
 #[test]
 fn a_stream_that_is_older_than_the_agent_is_read_when_its_window_is_known() {
-    let names = ["READY", "TYPING_START", "MESSAGE_CREATE", "TYPING_START", "READY"];
-    let pieces = stream(&names);
-    let late = |piece: usize| WebSocket::late(&pieces[piece]).expect("the gateway");
-    // Another connection has begun the stream; this one is met at its second message.
-    let play = |unseen: &[usize]| {
-        let (mut socket, mut out) = (late(1), Vec::new());
-        let mut said = event(names[0]);
-        for (i, name) in names.iter().enumerate().skip(1) {
-            socket.data(Side::Response, &pieces[i], at(1), &mut out);
-            let payload = &pieces[i][2..];
-            let window = Window {
-                front: &payload[..payload.len().min(16)],
-                length: payload.len(),
-                history: [&[], &said],
-            };
-            if !unseen.contains(&i) {
-                socket.window(&window, &mut out);
+    let stream = long_stream(6);
+    // It is met at its second message; `inflate` is seen from `seen` on.
+    let play = |seen: usize| {
+        let mut socket = WebSocket::late(&stream[1].1).expect("the gateway");
+        let mut out = Vec::new();
+        for (i, (_, message)) in stream.iter().enumerate().skip(1) {
+            socket.data(Side::Response, message, at(1), &mut out);
+            let said = said(&stream, i);
+            let (older, newer) = said.split_at(said.len() / 2);
+            if i >= seen {
+                resume(&mut socket, &window(message, [older, newer]), &mut out);
             }
-            said.extend(event(name));
         }
         socket.close(at(2), &mut out);
         words(&out)
     };
-    let lost = |places: &[usize]| places.iter().map(|i| pieces[*i].len() - 2).sum::<usize>();
-    let expected = [WINDOWLESS.to_owned(), format!("lost {} Resync", lost(&[1]))];
-    let behind = names[2..].iter().map(|name| (*name).to_owned());
-    assert_eq!(play(&[]), expected.into_iter().chain(behind).collect::<Vec<_>>());
-    // Two have come by when one is seen; what was given to `inflate` before is not read.
-    let expected = [WINDOWLESS, WINDOWLESS, &format!("lost {} Resync", lost(&[1, 2])), names[3], names[4]];
-    assert_eq!(play(&[1]), expected);
-    // None is seen at all.
-    let expected = [WINDOWLESS; 4].into_iter().map(str::to_owned);
-    let expected: Vec<_> = expected.chain([format!("lost {} Resync", lost(&[1, 2, 3, 4]))]).collect();
-    assert_eq!(play(&[1, 2, 3, 4]), expected);
+    for seen in 1..=stream.len() {
+        let unread = 1..(seen + 1).min(stream.len());
+        let bytes: usize = stream[unread.clone()].iter().map(|(_, message)| message.len() - 2).sum();
+        let mut expected = vec![WINDOWLESS.to_owned(); unread.len()];
+        expected.push(format!("lost {bytes} Resync"));
+        expected.extend((unread.end..stream.len()).map(|i| format!("E{i}")));
+        assert_eq!(play(seen), expected, "from {seen} on");
+    }
 }
 
 #[test]
 fn several_messages_may_come_before_the_first_is_decompressed() {
-    let names = ["READY", "TYPING_START", "MESSAGE_CREATE", "GUILD_CREATE"];
-    let pieces = stream(&names);
-    let (mut socket, mut out) = (WebSocket::late(&pieces[1]).expect("the gateway"), Vec::new());
-    socket.data(Side::Response, &pieces[1..3].concat(), at(1), &mut out);
-    let payload = &pieces[1][2..];
-    let said = event(names[0]);
-    // Too old, then another's, then right.
-    let wrong = Window { front: b"else", length: payload.len(), history: [&said, &[]] };
-    assert!(!socket.window(&wrong, &mut out));
-    let wrong = Window { front: &payload[..16], length: payload.len(), history: [b"else", &[]] };
-    assert!(!socket.window(&wrong, &mut out));
-    let right = Window { front: &payload[..16], length: payload.len(), history: [&said, &[]] };
-    assert!(socket.window(&right, &mut out));
-    socket.data(Side::Response, &pieces[3], at(1), &mut out);
-    assert_eq!(words(&out)[3..], ["GUILD_CREATE"], "{:?}", words(&out));
+    let stream = long_stream(4);
+    let (mut socket, mut out) = (WebSocket::late(&stream[1].1).expect("the gateway"), Vec::new());
+    socket.data(Side::Response, &[&stream[1].1[..], &stream[2].1].concat(), at(1), &mut out);
+    let right = said(&stream, 1);
+    let front = Window { front: b"another's", ..window(&stream[1].1, [&right, &[]]) };
+    assert!(!resume(&mut socket, &front, &mut out));
+    let length = Window { length: 33, ..window(&stream[1].1, [&right, &[]]) };
+    assert!(!resume(&mut socket, &length, &mut out));
+    let late = Window { time: 2_000_000_000, ..window(&stream[1].1, [&right, &[]]) };
+    assert!(!resume(&mut socket, &late, &mut out), "it is not given what was received long ago");
+    assert!(!resume(&mut socket, &window(&stream[1].1, [b"else", &[]]), &mut out), "it does not fit");
+    assert!(resume(&mut socket, &window(&stream[1].1, [&right, &[]]), &mut out));
+    socket.data(Side::Response, &stream[3].1, at(1), &mut out);
+    assert_eq!(words(&out)[3..], ["E3"], "{:?}", words(&out));
+}
+
+#[test]
+fn of_messages_that_are_alike_none_is_taken() {
+    let stream = long_stream(2);
+    let (mut socket, mut out) = (WebSocket::late(&stream[1].1).expect("the gateway"), Vec::new());
+    let said = said(&stream, 1);
+    for _ in 0..2 {
+        socket.data(Side::Response, &stream[1].1, at(1), &mut out);
+    }
+    assert!(!resume(&mut socket, &window(&stream[1].1, [&said, &[]]), &mut out));
+    // Answers to heartbeats are short.
+    let short = frame(0x82, &[1, 2, 3, 0, 0, 0xff, 0xff], None);
+    socket.data(Side::Response, &short, at(1), &mut out);
+    let window = Window { time: 1, front: &short[2..], length: 7, history: [&said, &[]] };
+    assert!(!resume(&mut socket, &window, &mut out));
+}
+
+#[test]
+fn a_stream_that_turns_out_to_say_nothing_is_taken_up_anew() {
+    let mut contents: Vec<_> = long_stream(5).into_iter().map(|(content, _)| content).collect();
+    // As where what it refers back to was not right.
+    contents[2].reverse();
+    let stream = packed(contents);
+    let (mut socket, mut out) = (WebSocket::late(&stream[1].1).expect("the gateway"), Vec::new());
+    socket.data(Side::Response, &stream[1].1, at(1), &mut out);
+    assert!(resume(&mut socket, &window(&stream[1].1, [&said(&stream, 1), &[]]), &mut out));
+    for (_, message) in &stream[2..4] {
+        socket.data(Side::Response, message, at(1), &mut out);
+    }
+    assert!(resume(&mut socket, &window(&stream[3].1, [&said(&stream, 3), &[]]), &mut out));
+    socket.data(Side::Response, &stream[4].1, at(1), &mut out);
+    let size = |i: usize| stream[i].1.len() - 2;
+    let lost = [
+        format!("lost {} Resync", size(1)),
+        format!("lost {} Malformed", size(2)),
+        format!("lost {} Resync", size(3)),
+    ];
+    assert_eq!(words(&out), [WINDOWLESS, &lost[0], &lost[1], WINDOWLESS, &lost[2], "E4"]);
+}
+
+#[test]
+fn what_is_kept_is_bounded() {
+    let stream = long_stream(1);
+    let mut socket = WebSocket::late(&stream[0].1).expect("the gateway");
+    let mut out = Vec::new();
+    for _ in 0..5000 {
+        socket.data(Side::Response, &frame(0x82, &[], None), at(1), &mut out);
+    }
+    for _ in 0..300 {
+        socket.data(Side::Response, &stream[0].1, at(1), &mut out);
+    }
+    let words = words(&out);
+    let given_up = words.iter().position(|word| word == "Windowless { resumable: false }").expect("given up");
+    let lost: usize = out
+        .iter()
+        .map(|event| match event {
+            Event::Lost { bytes, .. } => *bytes as usize,
+            _ => 0,
+        })
+        .sum();
+    assert_eq!(lost, 300 * (stream[0].1.len() - 2), "each is counted");
+    assert!(words[given_up..].iter().all(|word| !word.contains("resumable: true")));
 }
 
 #[test]
@@ -232,26 +323,37 @@ fn of_zstd_it_is_known_that_it_cannot_be_read() {
 #[test]
 fn a_stream_with_a_hole_goes_on_when_its_window_is_known() {
     let socket = || WebSocket::new(&opening("/?encoding=json&v=10&compress=zlib-stream", ""), Side::Response);
-    let names = ["READY", "TYPING_START", "MESSAGE_CREATE", "GUILD_CREATE"];
-    let pieces = stream(&names);
-    assert_eq!(words(&play(socket(), &[&pieces.concat()])), names);
+    let stream = long_stream(5);
+    let all: Vec<u8> = stream.iter().flat_map(|(_, message)| message.iter().copied()).collect();
+    assert_eq!(words(&play(socket(), &[&all])), ["E0", "E1", "E2", "E3", "E4"]);
     let (mut socket, mut out) = (socket(), Vec::new());
-    socket.data(Side::Response, &pieces[0], at(1), &mut out);
-    socket.gap(Side::Response, pieces[1].len() as u64, at(2), &mut out);
-    socket.data(Side::Response, &pieces[2], at(3), &mut out);
-    let said = [event(names[0]), event(names[1])].concat();
-    let payload = &pieces[2][2..];
-    let window = Window { front: &payload[..16], length: payload.len(), history: [&said, &[]] };
-    assert!(socket.window(&window, &mut out));
-    socket.data(Side::Response, &pieces[3], at(4), &mut out);
-    let lost = [format!("lost {} Gap", pieces[1].len()), format!("lost {} Resync", payload.len())];
-    assert_eq!(words(&out), ["READY", &lost[0], WINDOWLESS, &lost[1], "GUILD_CREATE"]);
+    let size = |i: usize| stream[i].1.len();
+    socket.data(Side::Response, &stream[0].1, at(1), &mut out);
+    socket.gap(Side::Response, size(1) as u64, at(2), &mut out);
+    socket.data(Side::Response, &stream[2].1, at(3), &mut out);
+    // Another hole.
+    socket.gap(Side::Response, size(2) as u64, at(2), &mut out);
+    socket.data(Side::Response, &stream[3].1, at(3), &mut out);
+    assert!(resume(&mut socket, &window(&stream[3].1, [&said(&stream, 3), &[]]), &mut out));
+    socket.data(Side::Response, &stream[4].1, at(4), &mut out);
+    let lost = |reason: &str, bytes: usize| format!("lost {bytes} {reason}");
+    let expected = [
+        "E0",
+        &lost("Gap", size(1)),
+        WINDOWLESS,
+        &lost("Gap", size(2)),
+        &lost("Resync", size(2) - 2),
+        WINDOWLESS,
+        &lost("Resync", size(3) - 2),
+        "E4",
+    ];
+    assert_eq!(words(&out), expected);
 }
 
 #[test]
 fn a_circle_begins_where_the_next_byte_will_be() {
     let circle = b"cdefab";
-    let fixed = |have, next| adder_ebpf::Window { length: 4, have, next, ..Default::default() };
+    let fixed = |have, next| adder_ebpf::Window { length: 40, have, next, ..Default::default() };
     let history = |have, next| {
         let fixed = fixed(have, next);
         Window::of(&fixed, circle).map(|window| window.history.concat())
