@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Inflate, WebSocket, frame::Frames};
+use super::{Inflate, Opening, WebSocket};
 use crate::protocol::{Side, discord::Gateway};
 
 /// First octets of an unmasked frame that is a message by itself: text, and binary.
@@ -122,26 +122,13 @@ impl WebSocket {
     /// they begin with a whole message that shows it.
     pub fn late(bytes: &[u8]) -> Option<Self> {
         let (first, payload) = message(bytes)?;
-        let gateway = match first {
-            BINARY if payload.ends_with(&SYNC) => Gateway::in_stream(Inflate::raw()),
-            BINARY if is_blocks(payload) => Gateway::in_stream(Inflate::zstd()?),
-            TEXT if payload.starts_with(b"{") && has_opcode(payload) => Gateway::plain(),
+        let (gateway, kept) = match first {
+            BINARY if payload.ends_with(&SYNC) => (Gateway::in_stream(Inflate::raw()), Some(Kept::default())),
+            BINARY if is_blocks(payload) => (Gateway::in_stream(Inflate::zstd()?), None),
+            TEXT if payload.starts_with(b"{") && has_opcode(payload) => (Gateway::plain(), None),
             _ => return None,
         };
-        let kept = (first == BINARY && payload.ends_with(&SYNC)).then(Kept::default);
-        Some(Self {
-            path: String::new(),
-            inbound: Side::Response,
-            frames: Frames::new(false),
-            message: None,
-            content: Vec::new(),
-            unmasked: Vec::new(),
-            deflate: None,
-            gateway: Some(gateway),
-            kept,
-            skipped: 0,
-            closed: false,
-        })
+        Some(Self { gateway: Some(gateway), kept, ..Self::new(&Opening::default(), Side::Response) })
     }
 }
 
