@@ -8,14 +8,16 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use adder_ebpf::{LAG_BOUNDS, Process, Step, ago_of, kind};
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,
-    macros::{fentry, tracepoint},
-    programs::{FEntryContext, TracePointContext},
+    macros::{fentry, raw_tracepoint},
+    programs::{FEntryContext, RawTracePointContext},
 };
 
 use crate::{
+    life::argument,
     maps::{LAGS, LOOPS, setting},
     python::{flush_pending, thread_state},
     record::{current, report_number, watched},
+    syscall::number,
 };
 
 /// The wait of this thread at an epoll instance is over, or its look, if that was all. Threads without Python wait so, too:
@@ -103,9 +105,11 @@ pub fn fentry_epoll_pwait(_: FEntryContext) -> i32 {
     0
 }
 
-/// At the entry of either call, where there is no `fentry`.
-#[tracepoint]
-pub fn step_is_over(_: TracePointContext) -> u32 {
-    end();
+/// At the entry of every call, where there is no `fentry`: `sys_enter(registers, number)`.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn step_is_over(ctx: RawTracePointContext) -> i32 {
+    if matches!(argument(&ctx, 1), number::EPOLL_WAIT | number::EPOLL_PWAIT) {
+        end();
+    }
     0
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// System call numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
-mod number {
+pub mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
     pub const CLOSE: u64 = 3;

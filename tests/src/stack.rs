@@ -135,7 +135,7 @@ pub fn packages(prefix: &str) -> Result<String> {
 
 /// Whether an environment has the applications and nothing else.
 fn is_plain(name: &str) -> bool {
-    !["sdk", "openssl", "uvloop"].iter().any(|other| name.starts_with(other))
+    !["sdk", "openssl", "uvloop", "discord"].iter().any(|other| name.starts_with(other))
 }
 
 /// Runs a test with every environment of the matrix (`cargo xtask test --matrix` makes them), of which `ADDER_MATRIX=3.9`

@@ -69,6 +69,12 @@ enum Task {
         /// Rounds, in each of which all are measured once.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
+        /// Only the cases whose name has this in it (`hit over TLS`, `16 connections`).
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Leave the SDK out.
+        #[arg(long)]
+        without_sdk: bool,
     },
 }
 
@@ -116,16 +122,19 @@ fn dispatch(task: Task) -> Result<()> {
             kernel::test(&series, &main_python()?, &venv)
         }
         Task::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
-        Task::Bench { seconds, rounds } => {
+        Task::Bench { seconds, rounds, only, without_sdk } => {
             build()?;
             servers()?;
             setup::debian(&[("wrk", "wrk")], "the load of the benchmark")?;
             let venv = environments(1)?.remove(0);
             let python = main_python()?;
-            let sdk = other("sdk", &python)?;
             let mut bench =
                 cargo(&["run", "--quiet", "--release", "--package", "adder-tests", "--bin", "bench", "--"]);
-            run(bench.arg(venv).arg(sdk).arg(seconds.to_string()).arg(rounds.to_string()))
+            bench.arg(venv).args([seconds.to_string(), rounds.to_string(), only]);
+            if !without_sdk {
+                bench.arg(other("sdk", &python)?);
+            }
+            run(&mut bench)
         }
     }
 }
@@ -140,7 +149,7 @@ fn test(only: Option<&str>) -> Result<()> {
     servers()?;
     environments(2)?;
     let python = main_python()?;
-    for what in ["sdk", "openssl11", "uvloop19", "uvloop21", "uvloop22"] {
+    for what in ["sdk", "openssl11", "uvloop19", "uvloop21", "uvloop22", "discord23"] {
         other(what, &python)?;
     }
     if let Some(only) = only {

@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     protocol::{
-        self, Event, Guess, LossReason, Mark, Parser, Side, amqp, http, http2, postgres, redis,
+        self, Event, Guess, LossReason, Mark, Parser, Side, Unread, amqp, http, http2, postgres, redis,
         websocket::WebSocket,
     },
     signal::{Address, Endpoints, Role},
@@ -188,7 +188,7 @@ pub struct Connections {
     events: Vec<Event>,
     found: Vec<(Protocol, u32)>,
     /// Processes with streams that cannot be read, and whether that may change.
-    windowless: BTreeSet<(u32, bool)>,
+    unread: BTreeSet<(u32, Unread)>,
     counters: Counters,
 }
 
@@ -439,8 +439,8 @@ impl Connections {
                         connection.state = State::Opaque;
                     }
                 },
-                Event::Windowless { resumable } => {
-                    self.windowless.insert((pid, resumable));
+                Event::Unread(want) => {
+                    self.unread.insert((pid, want));
                 }
                 event => out.push_back(Happened {
                     connection: connection.id,

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::{Connection, Connections, Happened, State};
-use crate::protocol::{Mark, websocket::Window};
+use crate::protocol::{Mark, Unread, websocket::Window};
 
 impl Connections {
-    /// Processes that have received something since the last call that cannot be read; true: not yet.
-    pub fn windowless(&mut self) -> BTreeSet<(u32, bool)> {
-        std::mem::take(&mut self.windowless)
+    /// Processes that have received something since the last call that cannot be read, and what it wants.
+    pub fn unread(&mut self) -> BTreeSet<(u32, Unread)> {
+        std::mem::take(&mut self.unread)
     }
 
     /// A compressed stream of a process refers back to this. Returns whether all of its connections can be read now.

@@ -1,18 +1,10 @@
 //! The kinds of telemetry that are exported: how each is encoded, and which service of the collector takes it.
 
-use std::future::Future;
-
 use opentelemetry_proto::tonic::collector::{
-    logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse, logs_service_client::LogsServiceClient},
-    metrics::v1::{
-        ExportMetricsServiceRequest, ExportMetricsServiceResponse,
-        metrics_service_client::MetricsServiceClient,
-    },
-    trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_client::TraceServiceClient,
-    },
+    logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse},
+    metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse},
+    trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
 };
-use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::Channel};
 
 use crate::signal::{LogRecord, Metric, Span};
 
@@ -22,29 +14,22 @@ pub trait Exported: Send + Sized + 'static {
     const NOUN: &'static str;
     /// Its path below a base endpoint (OTLP specification, "OTLP/HTTP Request").
     const PATH: &'static str;
+    /// The method of the collector's gRPC service that takes it (`opentelemetry/proto/collector/…/…_service.proto`).
+    const METHOD: &'static str;
     /// How its variables begin, where they are for it alone.
     const VARIABLES: &'static str;
     /// What to do where a message is too large for the collector.
     const SMALLER: &'static str;
     /// A message to the collector.
-    type Request: prost::Message + Clone + Default + std::fmt::Debug + Send + Sync;
+    type Request: prost::Message;
     /// Its answer.
-    type Response: prost::Message + Default;
-    /// A client of the collector's gRPC service.
-    type Service: Clone + std::fmt::Debug + Send + Sync;
+    type Response: prost::Message + Default + 'static;
 
     /// Makes one message.
     fn request(items: Vec<Self>) -> Self::Request;
     /// About how many bytes this takes, in memory and on the wire. Never less than its encoded length without the
     /// resource.
     fn approximate_size(&self) -> usize;
-    /// A client on this connection.
-    fn service(channel: Channel, compression: Option<CompressionEncoding>) -> Self::Service;
-    /// One attempt.
-    fn export(
-        service: Self::Service,
-        request: Request<Self::Request>,
-    ) -> impl Future<Output = Result<Response<Self::Response>, Status>> + Send;
     /// What the answer says of a partial success: how many were rejected, and why.
     fn partial_success(response: Self::Response) -> Option<(i64, String)>;
 }
@@ -52,17 +37,17 @@ pub trait Exported: Send + Sized + 'static {
 /// What is the same for all kinds but for the names that OTLP has for it.
 macro_rules! exported {
     (
-        $kind:ty, $noun:literal, $path:literal, $variables:literal, $smaller:literal, $encode:path,
-        $request:ty, $response:ty, $client:ident, $rejected:ident
+        $kind:ty, $noun:literal, $path:literal, $method:literal, $variables:literal, $smaller:literal, $encode:path,
+        $request:ty, $response:ty, $rejected:ident
     ) => {
         impl Exported for $kind {
             const NOUN: &'static str = $noun;
             const PATH: &'static str = $path;
+            const METHOD: &'static str = $method;
             const VARIABLES: &'static str = $variables;
             const SMALLER: &'static str = $smaller;
             type Request = $request;
             type Response = $response;
-            type Service = $client<Channel>;
 
             fn request(items: Vec<Self>) -> Self::Request {
                 use $encode as encode;
@@ -74,21 +59,6 @@ macro_rules! exported {
                 encode::approximate_size(self)
             }
 
-            fn service(channel: Channel, compression: Option<CompressionEncoding>) -> Self::Service {
-                let service = $client::new(channel);
-                match compression {
-                    Some(encoding) => service.send_compressed(encoding),
-                    None => service,
-                }
-            }
-
-            async fn export(
-                mut service: Self::Service,
-                request: Request<Self::Request>,
-            ) -> Result<Response<Self::Response>, Status> {
-                service.export(request).await
-            }
-
             fn partial_success(response: Self::Response) -> Option<(i64, String)> {
                 response.partial_success.map(|partial| (partial.$rejected, partial.error_message))
             }
@@ -97,18 +67,21 @@ macro_rules! exported {
 }
 
 exported! {
-    Span, "spans", "/v1/traces", "OTEL_EXPORTER_OTLP_TRACES_", "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-    super::encode, ExportTraceServiceRequest, ExportTraceServiceResponse, TraceServiceClient, rejected_spans
+    Span, "spans", "/v1/traces",
+    "/opentelemetry.proto.collector.trace.v1.TraceService/Export", "OTEL_EXPORTER_OTLP_TRACES_", "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    super::encode, ExportTraceServiceRequest, ExportTraceServiceResponse, rejected_spans
 }
 
 exported! {
-    LogRecord, "log records", "/v1/logs", "OTEL_EXPORTER_OTLP_LOGS_", "lower OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
-    super::encode::logs, ExportLogsServiceRequest, ExportLogsServiceResponse, LogsServiceClient,
+    LogRecord, "log records", "/v1/logs",
+    "/opentelemetry.proto.collector.logs.v1.LogsService/Export", "OTEL_EXPORTER_OTLP_LOGS_", "lower OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
+    super::encode::logs, ExportLogsServiceRequest, ExportLogsServiceResponse,
     rejected_log_records
 }
 
 exported! {
-    Metric, "metrics", "/v1/metrics", "OTEL_EXPORTER_OTLP_METRICS_", "raise the collector's limit",
-    super::encode::metrics, ExportMetricsServiceRequest, ExportMetricsServiceResponse, MetricsServiceClient,
+    Metric, "metrics", "/v1/metrics",
+    "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", "OTEL_EXPORTER_OTLP_METRICS_", "raise the collector's limit",
+    super::encode::metrics, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
     rejected_data_points
 }

@@ -166,7 +166,7 @@ pub fn check<T: Exported>(settings: &Settings) -> Result<(), CheckError> {
     settings.timeout = settings.timeout.min(CHECK_TIMEOUT);
     let outcome = runtime.block_on(async {
         let transport = otlp::Transport::<T>::new(&settings)?;
-        let message = transport.prepare(T::request(Vec::new()));
+        let message = transport.prepare(&T::request(Vec::new()));
         Ok::<_, SetupError>(transport.send(&message).await)
     })?;
     // A look-up of a host name may still run on a thread that nobody should wait for.

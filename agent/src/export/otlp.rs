@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, error::Error, io, path::PathBuf, time::Duration};
 
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Exported, Protocol, Settings};
@@ -85,25 +85,18 @@ pub enum SetupError {
 
 /// A message ready to be sent, as often as needed.
 #[derive(Debug)]
-pub struct Message<T: Exported> {
-    content: Content<T>,
+pub struct Message {
+    /// Encoded; for HTTP compressed too, which the gRPC client does by itself.
+    body: Bytes,
     /// Encoded length before compression.
     length: usize,
 }
 
-impl<T: Exported> Message<T> {
+impl Message {
     /// Encoded length in bytes, before compression.
     pub fn length(&self) -> usize {
         self.length
     }
-}
-
-#[derive(Debug)]
-enum Content<T: Exported> {
-    /// The gRPC client encodes and compresses by itself, anew each time.
-    Grpc(T::Request),
-    /// The body, already compressed.
-    Http(prost::bytes::Bytes),
 }
 
 /// A client of one collector. It keeps its connection open between messages.
@@ -127,24 +120,22 @@ impl<T: Exported> Transport<T> {
     }
 
     /// Encodes a message once for all its attempts.
-    pub fn prepare(&self, request: T::Request) -> Message<T> {
-        let length = request.encoded_len();
-        let content = match &self.0 {
-            Kind::Grpc(_) => Content::Grpc(request),
-            Kind::Http(client) => Content::Http(client.encode(&request)),
+    pub fn prepare(&self, request: &T::Request) -> Message {
+        let encoded = request.encode_to_vec();
+        let length = encoded.len();
+        let body = match &self.0 {
+            Kind::Grpc(_) => Bytes::from(encoded),
+            Kind::Http(client) => client.compress(encoded),
         };
-        Message { content, length }
+        Message { body, length }
     }
 
     /// One attempt.
-    pub async fn send(&self, message: &Message<T>) -> Result<Accepted, Failure> {
-        match (&self.0, &message.content) {
-            (Kind::Grpc(client), Content::Grpc(request)) => client.send(request.clone()).await,
-            (Kind::Http(client), Content::Http(body)) => client.send(body.clone()).await,
-            (Kind::Grpc(_), Content::Http(_)) | (Kind::Http(_), Content::Grpc(_)) => Err(Failure::Never {
-                cause: "message of another transport".to_owned(),
-                hint: Cow::Borrowed(""),
-            }),
+    pub async fn send(&self, message: &Message) -> Result<Accepted, Failure> {
+        let body = message.body.clone();
+        match &self.0 {
+            Kind::Grpc(client) => client.send(body).await,
+            Kind::Http(client) => client.send(body).await,
         }
     }
 }

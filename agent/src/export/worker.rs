@@ -166,11 +166,11 @@ impl<T: Exported> Drop for End<T> {
 
 async fn work<T: Exported>(shared: &Shared<T>, settings: &Settings, transport: &Transport<T>) {
     let mut reporter = Reporter::new(T::NOUN);
-    let mut message: Option<Message<T>> = None;
+    let mut message: Option<Message> = None;
     loop {
         let step = shared.queue().step(Instant::now());
         match step {
-            Step::Send(items) => message = Some(transport.prepare(T::request(items))),
+            Step::Send(items) => message = Some(transport.prepare(&T::request(items))),
             Step::Again => {}
             Step::Wait(until) => {
                 shared.wait(until).await;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
-use regex::{Captures, Regex};
+use regex::{Captures, Regex, RegexSet};
 
 use super::{Exception, Parsed, severity};
 use crate::signal::Attribute;
@@ -12,14 +12,14 @@ const TRACEBACK: [&str; 2] =
     ["Traceback (most recent call last):", "Exception Group Traceback (most recent call last):"];
 
 /// The known formats. Each names what it finds: `level`, `logger`, `function`, `line`, `body`.
-static FORMATS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
+static FORMATS: LazyLock<Formats> = LazyLock::new(|| {
     const TIME: &str = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|[+-]\d\d:?\d\d))?";
     const UPPER: &str = "(?P<level>TRACE|DEBUG|INFO|NOTICE|SUCCESS|WARN|WARNING|ERROR|CRITICAL|FATAL)";
     const ANY: &str =
         "(?P<level>(?i:trace|debug|info|notice|success|warn|warning|error|exception|critical|fatal))";
     const NAME: &str = r"[\w.<>-]+";
     const BODY: &str = r"(?P<body>(?s:.*))";
-    [
+    let formats = [
         // `logging` without a format: INFO:app:message
         format!(r"^{UPPER}:(?P<logger>{NAME}):{BODY}$"),
         // uvicorn: INFO:     message
@@ -38,11 +38,18 @@ static FORMATS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         format!(r"^\[?{TIME}\]? +(?P<logger>{NAME}) +{UPPER}:? +{BODY}$"),
         // 2025-01-01 12:00:00,123 INFO app: message
         format!(r"^\[?{TIME}\]? +{UPPER}:? +(?:\[?(?P<logger>{NAME})\]?(?: +-|:) +)?{BODY}$"),
-    ]
-    .iter()
-    .map(|format| Regex::new(format).expect("the formats are constants"))
-    .collect()
+    ];
+    Formats {
+        all: RegexSet::new(&formats).expect("the formats are constants"),
+        each: formats.map(|format| Regex::new(&format).expect("the formats are constants")),
+    }
 });
+
+/// Which of them it is shows in one pass for all.
+struct Formats {
+    all: RegexSet,
+    each: [Regex; 9],
+}
 
 /// Sequences that colour a terminal (ECMA-48, "SGR").
 static COLOURS: LazyLock<Regex> =
@@ -65,7 +72,7 @@ pub fn begins_traceback(line: &str) -> bool {
 /// Whether a line is the first of a record in one of the known formats.
 pub fn is_formatted(line: &str) -> bool {
     let line = plain(line);
-    may_be_formatted(&line) && FORMATS.iter().any(|format| format.is_match(&line))
+    may_be_formatted(&line) && FORMATS.all.is_match(&line)
 }
 
 /// All formats begin with a time, a level or a bracket.
@@ -77,7 +84,8 @@ fn captures(text: &str) -> Option<Captures<'_>> {
     if !may_be_formatted(text) {
         return None;
     }
-    FORMATS.iter().find_map(|format| format.captures(text))
+    let first = FORMATS.all.matches(text).iter().next()?;
+    FORMATS.each.get(first)?.captures(text)
 }
 
 /// Reads a record.

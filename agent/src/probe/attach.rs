@@ -6,17 +6,13 @@ use std::{
 };
 
 use adder_ebpf::{Header, Lags, MarkKey, Offsets, Process, Step};
-use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{HashMap, MapData, RingBuf},
-    programs::{BtfTracePoint, FEntry, FExit, Program, RawTracePoint, TracePoint, UProbe},
+    programs::{BtfTracePoint, FEntry, FExit, Program, RawTracePoint, UProbe},
 };
 
-use super::{
-    attacher::{Attached, Attacher, Programs},
-    perf, tracepoint,
-};
+use super::attacher::{Attached, Attacher, Programs};
 use crate::python::Probe;
 
 /// The compiled programs; `cargo xtask build-ebpf` puts them there.
@@ -61,8 +57,7 @@ const FEXIT: [(&str, &str); 31] = [
     ("fexit_pwritev2", "__x64_sys_pwritev2"),
 ];
 
-/// The calls at whose entry a step of an event loop is over, and the program for their tracepoints.
-const STEP_CALLS: [&str; 2] = ["epoll_wait", "epoll_pwait"];
+/// The program that sees the end of a step of an event loop at the entry of all system calls.
 const STEP_PROGRAM: &str = "step_is_over";
 
 /// `fentry` programs that see the end of a step of an event loop, likewise.
@@ -183,7 +178,6 @@ pub struct Bpf {
     way: AttachWay,
     /// Steps of event loops are seen.
     steps: bool,
-    _tracepoints: Vec<perf::Link>,
 }
 
 impl Bpf {
@@ -257,13 +251,11 @@ impl Bpf {
             AttachWay::BtfTracepoint => attach_btf(&mut ebpf, "sys_exit_btf", "sys_exit", &btf)?,
             AttachWay::RawTracepoint => attach_raw(&mut ebpf, "sys_exit_raw", "sys_exit")?,
         }
-        let (steps, tracepoints) = match attach_steps(&mut ebpf, way, &btf) {
-            Ok(tracepoints) => (true, tracepoints),
-            Err(error) => {
-                tracing::info!("the lag of event loops is not measured: {}", brief(&error));
-                (false, Vec::new())
-            }
-        };
+        let steps = attach_steps(&mut ebpf, way, &btf)
+            .inspect_err(|error| {
+                tracing::info!("the lag of event loops is not measured: {}", brief(error));
+            })
+            .is_ok();
         let mut uprobes = Programs::new();
         for name in UPROBES {
             let program: &mut UProbe = program(&mut ebpf, name)?.try_into()?;
@@ -289,7 +281,6 @@ impl Bpf {
             uprobes: Attacher::new(uprobes),
             way,
             steps,
-            _tracepoints: tracepoints,
         })
     }
 
@@ -434,24 +425,18 @@ fn attach_btf(ebpf: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> anyho
     Ok(())
 }
 
-/// Attaches what sees the end of a step of an event loop. Where the system calls are seen by a tracepoint, all threads go by it
-/// anyhow, and one at the entry of two calls costs them hardly more.
-fn attach_steps(ebpf: &mut Ebpf, way: AttachWay, btf: &Btf) -> anyhow::Result<Vec<perf::Link>> {
-    if way == AttachWay::Fexit {
-        for (name, function) in FENTRY {
-            let program: &mut FEntry = program(ebpf, name)?.try_into()?;
-            program.load(function, btf)?;
-            program.attach()?;
-        }
-        return Ok(Vec::new());
+/// Attaches what sees the end of a step of an event loop. Where the system calls are seen by a tracepoint, all threads go by those
+/// of the calls anyhow, and one more look at a number costs them hardly more.
+fn attach_steps(ebpf: &mut Ebpf, way: AttachWay, btf: &Btf) -> anyhow::Result<()> {
+    if way != AttachWay::Fexit {
+        return attach_raw(ebpf, STEP_PROGRAM, "sys_enter");
     }
-    let program: &mut TracePoint = program(ebpf, STEP_PROGRAM)?.try_into()?;
-    program.load()?;
-    let fd = program.fd()?.as_fd();
-    let attach = |call| {
-        tracepoint::attach_to_call(fd, call).with_context(|| format!("the tracepoint at the entry of {call}"))
-    };
-    STEP_CALLS.into_iter().map(attach).collect()
+    for (name, function) in FENTRY {
+        let program: &mut FEntry = program(ebpf, name)?.try_into()?;
+        program.load(function, btf)?;
+        program.attach()?;
+    }
+    Ok(())
 }
 
 fn attach_raw(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> anyhow::Result<()> {

@@ -4,7 +4,6 @@ mod attach;
 mod attacher;
 mod offsets;
 mod perf;
-mod tracepoint;
 mod uprobe;
 
 pub use attach::{AttachWay, Bpf, LoadError, ProgramStat, Settings};

@@ -40,7 +40,7 @@ const SET_BPF: libc::c_ulong = 0x4004_2408;
 /// A program that runs at an event; closing it ends that.
 pub(super) type Link = OwnedFd;
 
-/// Runs a program at an event of one process, or of all (-1) where the event is the same on every CPU.
+/// Runs a program at an event of one process.
 ///
 /// # Errors
 ///
@@ -56,11 +56,10 @@ pub(super) fn run_at(program: BorrowedFd<'_>, event: Event, pid: i32) -> io::Res
         config2,
         ..Attributes::default()
     };
-    let cpu = if pid < 0 { 0 } else { -1 };
-    let no_group = -1;
+    let (any_cpu, no_group) = (-1, -1);
     // SAFETY: the attributes are as long as they say.
     let event = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attributes, pid, cpu, no_group, CLOSE_ON_EXEC)
+        libc::syscall(libc::SYS_perf_event_open, &raw const attributes, pid, any_cpu, no_group, CLOSE_ON_EXEC)
     };
     if event < 0 {
         return Err(io::Error::last_os_error());

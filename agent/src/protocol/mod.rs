@@ -153,11 +153,8 @@ pub enum Event {
         /// Bytes of the response side that already belong to the new protocol.
         response: Vec<u8>,
     },
-    /// A message of a compressed stream cannot be read: it is not known what it refers back to.
-    Windowless {
-        /// It may yet be read, by [`websocket::WebSocket::resume`].
-        resumable: bool,
-    },
+    /// A message of a gateway cannot be read.
+    Unread(Unread),
     /// Bytes were not understood.
     Lost {
         /// Why.
@@ -165,6 +162,17 @@ pub enum Event {
         /// How many.
         bytes: u64,
     },
+}
+
+/// What messages of a gateway want to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unread {
+    /// What their compressed stream refers back to, by [`websocket::WebSocket::resume`].
+    Window,
+    /// That the stream begins anew: what it refers back to will not be known.
+    Reconnect,
+    /// An encoding that is not supported (Erlang's external term format).
+    Encoding,
 }
 
 /// One understood operation.

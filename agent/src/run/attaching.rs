@@ -163,7 +163,7 @@ impl Watcher {
         for note in &notes {
             tracing::debug!(pid, service = watched.report.service, "{note}");
         }
-        notes.extend(watched.unreadable.then(|| UNREADABLE.to_owned()));
+        notes.extend(watched.unread.iter().map(|why| (*why).to_owned()));
         watched.report.notes = notes;
         tracing::info!(
             pid,
@@ -198,12 +198,17 @@ impl Watcher {
         if let Some(watched) = self.watched.get_mut(&pid) {
             let more = watched.proof.as_ref().map_or(&[][..], |proof| &proof.more);
             let program = program_for(need);
-            if matches!(need, Need::Windows | Need::Reconnect)
-                && !more.iter().any(|probe| Some(probe.program) == program)
-            {
-                tracing::warn!(pid, service = watched.report.service, "{UNREADABLE}");
-                watched.report.notes.push(UNREADABLE.into());
-                watched.unreadable = true;
+            let why = match need {
+                Need::Wakes | Need::Buffers => None,
+                Need::Windows | Need::Reconnect => {
+                    (!more.iter().any(|probe| Some(probe.program) == program)).then_some(UNREADABLE)
+                }
+                Need::Encoding => Some(ENCODING),
+            };
+            if let Some(why) = why.filter(|why| !watched.unread.contains(why)) {
+                tracing::warn!(pid, service = watched.report.service, "{why}");
+                watched.report.notes.push(why.into());
+                watched.unread.push(why);
             }
             watched.needed.extend(program);
             self.attach_needed(pid);
@@ -229,12 +234,16 @@ impl Watcher {
 const UNREADABLE: &str = "a connection to Discord's gateway cannot be read: its stream began before the agent came, or bytes of it were \
                           lost, and it is zstd's, or zlib was not found in the process. It is read from its next reconnect on";
 
+/// What is said of a gateway whose messages are terms of Erlang's.
+const ENCODING: &str = "the bot has asked Discord's gateway for Erlang's external term format (`encoding=etf`), which is not read: \
+                        no span comes of its events until it asks for `encoding=json`";
+
 /// The program that tells what is needed.
 const fn program_for(need: Need) -> Option<&'static str> {
     match need {
         Need::Wakes => Some("set_result"),
         Need::Buffers => Some("buffer_append"),
         Need::Windows => Some("inflate"),
-        Need::Reconnect => None,
+        Need::Reconnect | Need::Encoding => None,
     }
 }

@@ -46,8 +46,8 @@ pub(super) struct Watched {
     /// When to look again, and how often that was done.
     pub(super) due: Option<Instant>,
     pub(super) tries: usize,
-    /// It has had a stream that cannot be read.
-    pub(super) unreadable: bool,
+    /// What it has received cannot be read, for these reasons: they are notes in its report, and have been warned of.
+    pub(super) unread: Vec<&'static str>,
     /// When it was found.
     since: Instant,
     routes: RoutesReader,
@@ -63,7 +63,7 @@ impl Watched {
             marks: BTreeSet::new(),
             due: None,
             tries: 0,
-            unreadable: false,
+            unread: Vec::new(),
             since: Instant::now(),
             routes: RoutesReader::default(),
         }

@@ -146,7 +146,7 @@ impl Engine {
                 self.needs_more(pid, Need::Wakes);
             }
         }
-        self.note_windowless();
+        self.note_unread();
         std::mem::take(&mut self.needed)
     }
 

@@ -591,7 +591,7 @@ impl Engine {
                     self.doubt(happened.connection);
                     self.calls_are_missing(happened.connection, happened.pid);
                 }
-                (Event::Upgrade { .. } | Event::Windowless { .. }, _) => {}
+                (Event::Upgrade { .. } | Event::Unread(_), _) => {}
             }
         }
     }

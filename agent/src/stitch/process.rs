@@ -32,6 +32,8 @@ pub enum Need {
     Windows,
     /// That it connects anew to Discord's gateway: its stream cannot be read.
     Reconnect,
+    /// That it asks Discord's gateway for JSON.
+    Encoding,
 }
 
 pub(super) struct ProcessState {

@@ -3,17 +3,24 @@
 use adder_ebpf::flag;
 
 use super::{Engine, Need};
-use crate::protocol::websocket::Window;
+use crate::protocol::{Unread, websocket::Window};
 
 /// How long after the last message that cannot be read windows are wanted, nanoseconds: longer than the gateway's heartbeats are apart.
 const WANTED: u64 = 90_000_000_000;
 
 impl Engine {
     /// Notes which processes have received something that cannot be read yet.
-    pub(super) fn note_windowless(&mut self) {
-        for (pid, resumable) in self.connections.windowless() {
-            self.needs_more(pid, if resumable { Need::Windows } else { Need::Reconnect });
-            if resumable && let Some(process) = self.processes.get_mut(&pid) {
+    pub(super) fn note_unread(&mut self) {
+        for (pid, want) in self.connections.unread() {
+            let need = match want {
+                Unread::Window => Need::Windows,
+                Unread::Reconnect => Need::Reconnect,
+                Unread::Encoding => Need::Encoding,
+            };
+            self.needs_more(pid, need);
+            if want == Unread::Window
+                && let Some(process) = self.processes.get_mut(&pid)
+            {
                 process.windowless = self.now;
             }
         }

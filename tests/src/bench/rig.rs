@@ -149,7 +149,7 @@ pub(crate) struct AgentSample {
 /// The servers that all measurements share.
 pub(crate) struct Rig {
     venv: PathBuf,
-    sdk_venv: PathBuf,
+    sdk_venv: Option<PathBuf>,
     duration: Duration,
     certificates: Option<Certificates>,
     postgres: Postgres,
@@ -165,7 +165,12 @@ struct Subject {
 }
 
 impl Rig {
-    pub(crate) fn start(venv: &Path, sdk_venv: &Path, duration: Duration, encrypted: bool) -> Result<Self> {
+    pub(crate) fn start(
+        venv: &Path,
+        sdk_venv: Option<&Path>,
+        duration: Duration,
+        encrypted: bool,
+    ) -> Result<Self> {
         let dir = folder(if encrypted { "bench-tls" } else { "bench" })?;
         let certificates = encrypted.then(|| Certificates::make(&dir)).transpose()?;
         let tls = certificates.as_ref();
@@ -173,7 +178,7 @@ impl Rig {
         let redis = Redis::start_with(&dir, false, tls)?;
         Ok(Self {
             venv: venv.into(),
-            sdk_venv: sdk_venv.into(),
+            sdk_venv: sdk_venv.map(Path::to_path_buf),
             duration,
             certificates,
             postgres,
@@ -182,14 +187,17 @@ impl Rig {
         })
     }
 
-    /// Measures a case under the SDK.
-    pub(crate) fn measure_sdk(&mut self, case: &Case) -> Result<Sample> {
+    /// Measures a case under the SDK, if it is to be measured.
+    pub(crate) fn measure_sdk(&mut self, case: &Case) -> Result<Option<Sample>> {
+        if self.sdk_venv.is_none() {
+            return Ok(None);
+        }
         let subject = self.subject(Variant::Sdk)?;
         let warm_up = self.load(&subject, case, WARM_UP)?;
         let mut sample = self.sample(&subject, case, Variant::Sdk)?;
         let requests = warm_up.requests + sample.wrk.requests;
         sample.spans = subject.finish()? as f64 / requests as f64;
-        Ok(sample)
+        Ok(Some(sample))
     }
 
     /// Measures a case bare and watched, in this order and back. It is one process throughout: two differ by more than
@@ -259,8 +267,8 @@ impl Rig {
             environment = environment.encrypted(certificates);
         }
         let collector = if variant == Variant::Bare { None } else { Some(Collector::start()?) };
-        let (venv, environment) = match (&collector, variant) {
-            (Some(collector), Variant::Sdk) => (&self.sdk_venv, environment.sdk(collector)),
+        let (venv, environment) = match (&collector, variant, &self.sdk_venv) {
+            (Some(collector), Variant::Sdk, Some(venv)) => (venv, environment.sdk(collector)),
             _ => (&self.venv, environment),
         };
         let app = App::uvicorn(venv, &self.dir, "games:app", EventLoop::Uvloop, 1, &environment)?;

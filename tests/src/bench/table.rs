@@ -130,7 +130,7 @@ impl Results {
             "spans",
             "foreign"
         )?;
-        for variant in Variant::ALL {
+        for variant in Variant::ALL.into_iter().filter(|variant| !self.of(index, *variant).is_empty()) {
             let median = |value: fn(&Sample) -> f64| self.spread(index, variant, value).median;
             let ratio = |value: fn(&Sample) -> f64| self.ratio(index, variant, value).median;
             let with_extremes = |value: fn(&Sample) -> f64| {
@@ -160,10 +160,9 @@ impl Results {
         let width = |variant| 100.0 * self.spread(index, variant, rate).width();
         writeln!(
             f,
-            "  noise: (max - min) / median of req/s over rounds: bare {:.0}%, Adder {:.0}%, SDK {:.0}%",
+            "  noise: (max - min) / median of req/s over rounds: bare {:.0}%, Adder {:.0}%",
             width(Variant::Bare),
             width(Variant::Adder),
-            width(Variant::Sdk)
         )
     }
 }

@@ -34,40 +34,43 @@ const CONNECTIONS: [u32; 2] = [1, 16];
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> Result<()> {
-    const USAGE: &str = "usage: bench VENV SDK_VENV SECONDS ROUNDS";
+    const USAGE: &str = "usage: bench VENV SECONDS ROUNDS ONLY [SDK_VENV]";
     let mut arguments = env::args().skip(1);
     let mut next = || arguments.next().context(USAGE);
     // The services start in a folder of their own.
-    let (venv, sdk) = (path::absolute(next()?)?, path::absolute(next()?)?);
+    let venv = path::absolute(next()?)?;
     let seconds: u64 = next()?.parse().context(USAGE)?;
     let rounds: usize = next()?.parse().context(USAGE)?;
+    let only = next()?;
+    let sdk = next().ok().map(path::absolute).transpose()?;
     ensure!(seconds > 0 && rounds > 0, USAGE);
     on_signal();
 
-    let start = |encrypted| Rig::start(&venv, &sdk, Duration::from_secs(seconds), encrypted);
+    let start = |encrypted| Rig::start(&venv, sdk.as_deref(), Duration::from_secs(seconds), encrypted);
     let mut rigs = [start(false)?, start(true)?];
     let cases: Vec<_> = ENDPOINTS
         .iter()
         .flat_map(|endpoint| CONNECTIONS.map(|connections| rig::Case { endpoint, connections }))
+        .filter(|case| case.to_string().contains(&only))
         .collect();
+    ensure!(!cases.is_empty(), "no case has `{only}` in its name");
     let mut results = Results::new(cases.clone());
     for round in 0..rounds {
         for (index, case) in cases.iter().enumerate() {
             let rig = &mut rigs[usize::from(case.endpoint.encrypted)];
             let [bare, adder] = rig.measure_pair(case)?;
             ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
-            let sdk = rig.measure_sdk(case)?;
+            let sdk = rig.measure_sdk(case)?.map(|sample| (Variant::Sdk, sample));
             ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
-            for (variant, sample) in [(Variant::Bare, bare), (Variant::Adder, adder), (Variant::Sdk, sdk)] {
+            for (variant, sample) in [(Variant::Bare, bare), (Variant::Adder, adder)].into_iter().chain(sdk) {
                 eprintln!("round {} of {rounds}: {case}, {variant}: {:.0}/s", round + 1, sample.wrk.rate());
                 results.push(index, variant, sample);
             }
         }
     }
     print!("{results}");
-    for endpoint in &ENDPOINTS {
-        let case = rig::Case { endpoint, connections: CONNECTIONS[1] };
-        match rigs[usize::from(endpoint.encrypted)].kernel_cost(&case)? {
+    for case in &cases {
+        match rigs[usize::from(case.endpoint.encrypted)].kernel_cost(case)? {
             Some(cost) => print!("\n{cost}"),
             None => println!("\nBPF run times: not permitted to count them here"),
         }

@@ -1,10 +1,20 @@
 //! OTLP/gRPC.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, marker::PhantomData, time::Duration};
 
-use prost::Message as _;
+use prost::{
+    Message as _,
+    bytes::{BufMut as _, Bytes},
+};
 use reqwest::header::HeaderMap;
-use tonic::{Code, Request, Status, codec::CompressionEncoding, metadata::MetadataMap, transport::Endpoint};
+use tonic::{
+    Code, Request, Response, Status,
+    client::Grpc,
+    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint},
+};
 
 use super::{
     Accepted, Failure, RpcStatus, SetupError, USER_AGENT, accepted, no_answer, shown, timed_out, tls,
@@ -17,7 +27,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// One HTTP/2 connection to a collector.
 #[derive(Debug)]
 pub(super) struct Client<T: Exported> {
-    service: T::Service,
+    kind: PhantomData<fn() -> T>,
+    service: Grpc<Channel>,
     metadata: MetadataMap,
     timeout: Duration,
 }
@@ -33,19 +44,70 @@ impl<T: Exported> Client<T> {
         if settings.endpoint.scheme() == "https" {
             endpoint = endpoint.tls_config(tls::for_grpc(&settings.certificates)?).map_err(client)?;
         }
-        let gzip = settings.compression == Compression::Gzip;
-        let service = T::service(endpoint.connect_lazy(), gzip.then_some(CompressionEncoding::Gzip));
-        Ok(Self { service, metadata: MetadataMap::from_headers(headers), timeout: settings.timeout })
+        let mut service = Grpc::new(endpoint.connect_lazy());
+        if settings.compression == Compression::Gzip {
+            service = service.send_compressed(CompressionEncoding::Gzip);
+        }
+        Ok(Self {
+            kind: PhantomData,
+            service,
+            metadata: MetadataMap::from_headers(headers),
+            timeout: settings.timeout,
+        })
     }
 
-    pub(super) async fn send(&self, message: T::Request) -> Result<Accepted, Failure> {
-        let request = Request::from_parts(self.metadata.clone(), tonic::Extensions::new(), message);
-        // Clones share the connection.
-        match tokio::time::timeout(self.timeout, T::export(self.service.clone(), request)).await {
+    pub(super) async fn send(&self, body: Bytes) -> Result<Accepted, Failure> {
+        let request = Request::from_parts(self.metadata.clone(), tonic::Extensions::new(), body);
+        match tokio::time::timeout(self.timeout, self.call(request)).await {
             Ok(Ok(response)) => Ok(accepted::<T>(response.into_inner())),
             Ok(Err(status)) => Err(failure(&status, T::SMALLER)),
             Err(_) => Err(timed_out(self.timeout)),
         }
+    }
+
+    async fn call(&self, request: Request<Bytes>) -> Result<Response<T::Response>, Status> {
+        // Clones share the connection.
+        let mut service = self.service.clone();
+        service.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        service.unary(request, PathAndQuery::from_static(T::METHOD), Encoded(PhantomData)).await
+    }
+}
+
+/// Messages that are encoded already, and answers of one kind.
+#[derive(Debug)]
+struct Encoded<T>(PhantomData<fn() -> T>);
+
+impl<T: prost::Message + Default + 'static> Codec for Encoded<T> {
+    type Encode = Bytes;
+    type Decode = T;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Encoder for Encoded<T> {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.put(message);
+        Ok(())
+    }
+}
+
+impl<T: prost::Message + Default> Decoder for Encoded<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn decode(&mut self, answer: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
+        T::decode(answer).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 

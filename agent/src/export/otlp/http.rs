@@ -59,8 +59,7 @@ impl<T: Exported> Client<T> {
         })
     }
 
-    pub(super) fn encode(&self, request: &T::Request) -> Bytes {
-        let body = request.encode_to_vec();
+    pub(super) fn compress(&self, body: Vec<u8>) -> Bytes {
         match self.compression {
             Compression::None => Bytes::from(body),
             Compression::Gzip => {

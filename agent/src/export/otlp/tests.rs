@@ -25,7 +25,7 @@ fn attempt(settings: &Settings) -> Result<Accepted, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let transport = Transport::<Span>::new(settings).unwrap();
-        let message = transport.prepare(encode::request(vec![span(1)]));
+        let message = transport.prepare(&encode::request(vec![span(1)]));
         transport.send(&message).await
     })
 }

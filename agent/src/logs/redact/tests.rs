@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -63,4 +65,28 @@ fn every_part_of_a_record_is_cleaned() {
     Redactor::default().record(&mut record);
     let all = format!("{record:?}");
     assert!(!all.contains("hunter2"), "{all}");
+}
+
+proptest! {
+    /// What a pattern fits, its hint has shown: nothing stays because only one pass was made.
+    #[test]
+    fn hints_miss_no_secret(
+        words in proptest::collection::vec(
+            prop_oneof![
+                proptest::sample::select(vec![
+                    "a://", "é:", "p@", "@h", "cookie", "Set-Cookie", "COO\u{212a}IE", "Bearer ", "baſic ", "abcdef123456", "eyJ", ".",
+                    "gho_", "xoxb-", "AKIA", "ABCDEFGHIJKLMNOP", "to\u{212a}en", "api_key", "SESSION-ID", "pass", "phraſe", "=", ": ",
+                    "abcdefghijklmnopqrstuvwxyz012", "-_abcd", " ", "'", "\"", "\\",
+                ]).prop_map(str::to_owned),
+                "[a-zA-Z0-9_.:/@ =-]{0,30}",
+            ],
+            0..12,
+        )
+    ) {
+        let text = words.concat();
+        let hints = HINTS.matches(&text);
+        for (index, (pattern, _)) in KNOWN.iter().enumerate() {
+            prop_assert!(hints.matched(index) || !pattern.is_match(&text), "{index} of {text:?}");
+        }
+    }
 }

@@ -151,6 +151,11 @@ impl Gateway {
         self.resumed && serde_json::from_slice::<Payload<'_>>(content).is_err()
     }
 
+    /// Whether its messages are in an encoding that is not read.
+    pub fn is_unsupported(&self) -> bool {
+        self.unsupported
+    }
+
     /// Whether all messages are one compressed stream.
     pub fn is_compressed(&self) -> bool {
         self.stream.is_some()
@@ -189,9 +194,6 @@ impl Gateway {
 
     /// Reads a payload; `None` for what starts no work.
     pub fn read(&mut self, content: &[u8]) -> Option<Dispatch> {
-        if self.unsupported {
-            return None;
-        }
         let mut inflated = Vec::new();
         let content = if self.stream.is_none() && content.first() == Some(&ZLIB) {
             // Payload compression (`compress` in IDENTIFY): a stream of its own.

@@ -17,7 +17,7 @@ pub use self::{
     inflate::{Inflate, Unreadable},
     late::Window,
 };
-use super::{Detail, Event, LossReason, Mark, Parser, Side, discord};
+use super::{Detail, Event, LossReason, Mark, Parser, Side, Unread, discord};
 
 /// Most bytes of one message that are kept to be read; of a larger one only the size is known.
 pub const CONTENT_MAX: usize = 1024 * 1024;
@@ -176,16 +176,17 @@ impl WebSocket {
             if !resumable {
                 self.drop_kept(out);
             }
-            return out.push(Event::Windowless { resumable });
+            return out.push(Event::Unread(if resumable { Unread::Window } else { Unread::Reconnect }));
         }
         if let Some(reason) = open.unreadable.filter(|_| self.gateway.is_some()) {
             out.push(Event::Lost { reason, bytes: open.size });
             if self.gateway.as_ref().is_some_and(discord::Gateway::is_lost) {
-                out.push(Event::Windowless { resumable: false });
+                out.push(Event::Unread(Unread::Reconnect));
             }
         }
         let discord = match &mut self.gateway {
             Some(_) if open.unreadable.is_some() => return,
+            Some(gateway) if gateway.is_unsupported() => return out.push(Event::Unread(Unread::Encoding)),
             Some(gateway) => match gateway.read(&content) {
                 Some(dispatch) => Some(Box::new(dispatch)),
                 None if gateway.is_garbled(&content) => {

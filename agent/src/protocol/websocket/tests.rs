@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A message that cannot be read yet.
-const WINDOWLESS: &str = "Windowless { resumable: true }";
+const WINDOWLESS: &str = "Unread(Window)";
 const GATEWAY: &str = "/?v=10&encoding=json";
 
 fn at(time: u64) -> Mark {
@@ -131,6 +131,14 @@ fn zstd_streams_are_read() {
     }
     let socket = WebSocket::new(&opening("/?encoding=json&v=10&compress=zstd-stream", ""), Side::Response);
     assert_eq!(words(&play(socket, &[&pieces])), ["READY", "TYPING_START"]);
+}
+
+/// Erlang's terms begin with 131 (External Term Format, "Introduction").
+#[test]
+fn of_messages_in_erlangs_terms_it_is_said_that_they_are_not_read() {
+    let socket = WebSocket::new(&opening("/?encoding=etf&v=10", ""), Side::Response);
+    let message = frame(0x82, &[131, 116, 0, 0, 0, 0], None);
+    assert_eq!(words(&play(socket, &[&message])), ["Unread(Encoding)"]);
 }
 
 /// Messages that say little in common, in one stream; each as it is before it, and as it is on the wire.
@@ -269,7 +277,7 @@ fn what_is_kept_is_bounded() {
         socket.data(Side::Response, &stream[0].1, at(1), &mut out);
     }
     let words = words(&out);
-    let given_up = words.iter().position(|word| word == "Windowless { resumable: false }").expect("given up");
+    let given_up = words.iter().position(|word| word == "Unread(Reconnect)").expect("given up");
     let lost: usize = out
         .iter()
         .map(|event| match event {
@@ -317,7 +325,7 @@ fn of_zstd_it_is_known_that_it_cannot_be_read() {
     let (mut socket, mut out) = (WebSocket::late(&messages[1]).expect("the gateway"), Vec::new());
     socket.data(Side::Response, &messages[2], at(1), &mut out);
     let lost = format!("lost {} Malformed", messages[2].len() - 2);
-    assert_eq!(words(&out), [&lost, "Windowless { resumable: false }"]);
+    assert_eq!(words(&out), [&lost, "Unread(Reconnect)"]);
 }
 
 #[test]
@@ -397,7 +405,7 @@ fn a_bomb_is_given_up() {
     let mut out = Vec::new();
     socket.data(Side::Response, &frame(0x82, &payload, None), at(1), &mut out);
     let lost = format!("lost {} Malformed", payload.len());
-    assert_eq!(words(&out), [&lost, "Windowless { resumable: false }"]);
+    assert_eq!(words(&out), [&lost, "Unread(Reconnect)"]);
     assert!(socket.content.capacity() <= 2 * CONTENT_MAX);
 }
 

@@ -130,7 +130,7 @@ proptest! {
                 }
                 Event::Settle { delivery, .. } => prop_assert!(unsettled.remove(&delivery)),
                 Event::Lost { bytes, .. } => prop_assert!(bytes > 0),
-                Event::Push { .. } | Event::Upgrade { .. } | Event::Windowless { .. } => {
+                Event::Push { .. } | Event::Upgrade { .. } | Event::Unread(_) => {
                     prop_assert!(false, "no such thing in AMQP");
                 }
             }

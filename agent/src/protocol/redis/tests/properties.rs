@@ -132,7 +132,7 @@ proptest! {
                 }
                 Event::Lost { bytes, .. } => prop_assert!(bytes > 0),
                 Event::Push { .. } => {}
-                Event::Delivery { .. } | Event::Settle { .. } | Event::Sent { .. } | Event::Windowless { .. } => {
+                Event::Delivery { .. } | Event::Settle { .. } | Event::Sent { .. } | Event::Unread(_) => {
                     prop_assert!(false, "Redis has no such events");
                 }
                 Event::Upgrade { .. } => prop_assert!(false, "Redis never changes protocol"),
