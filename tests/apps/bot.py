@@ -1,11 +1,12 @@
 """A Discord bot (discord.py) that does for each interaction what bots do: `bot.py URL`, with the token in `BOT_TOKEN`.
 
 Each interaction carries an id, in an option's value or a custom id; it is planted in each statement, key and routing key.
-It connects when there is a file `WAIT_FOR`. With `COMPRESS=zlib` the gateway's stream is zlib even where `zstandard` is
+It connects when there is a file `WAIT_FOR`, and asks for `ENCODING`. With `COMPRESS=zlib` the gateway's stream is zlib even where `zstandard` is
 installed.
 """
 
 import asyncio
+import functools
 import os
 import sys
 import time
@@ -85,6 +86,11 @@ def main():
         import uvloop
 
         uvloop.install()
+    connect = functools.partial(
+        discord.gateway.DiscordWebSocket.from_client, encoding=os.environ.get("ENCODING", "json")
+    )
+    discord.gateway.DiscordWebSocket.from_client = connect
+    print("by discord.py", discord.__version__, flush=True)
     print("ready", flush=True)
     while not os.path.exists(os.environ["WAIT_FOR"]):
         time.sleep(0.05)

@@ -8,6 +8,7 @@ use adder_tests::{
     judge::find_rid,
     python::App,
     rig::Rig,
+    stack::packages,
     wait_until,
     watch::attach,
 };
@@ -27,7 +28,21 @@ struct Case<'a> {
     compress: &'a str,
     /// The bot has connected before the agent came.
     older: bool,
+    /// The environment that has another discord.py, and how its version begins.
+    library: Option<(&'a str, &'a str)>,
+    /// What it asks the gateway for.
+    encoding: &'a str,
 }
+
+const BOT: Case<'_> = Case {
+    name: "",
+    python: "3.11",
+    event_loop: "asyncio",
+    compress: "zlib",
+    older: false,
+    library: None,
+    encoding: "json",
+};
 
 /// What the server was told of an interaction.
 struct Told {
@@ -58,9 +73,14 @@ fn watch(case: &Case<'_>) -> Watched {
         .clone()
         .set("BOT_TOKEN", BOT_TOKEN)
         .set("EVENT_LOOP", case.event_loop)
-        .set("COMPRESS", case.compress);
+        .set("COMPRESS", case.compress)
+        .set("ENCODING", case.encoding);
     let collector = Collector::start().expect("a collector");
     let gate = servers.dir.join("gate");
+    let environment = match case.library {
+        Some((library, _)) => environment.set("PYTHONPATH", &packages(library).expect("its packages")),
+        None => environment,
+    };
     let environment = environment.set("WAIT_FOR", &gate.display().to_string());
     let bot = App::worker(&servers.venv, &servers.dir, "bot.py", &[&discord.url("")], &environment);
     let bot = bot.expect("the bot's process starts");
@@ -105,6 +125,8 @@ fn watch(case: &Case<'_>) -> Watched {
     assert_eq!(told.len(), COUNT);
     let log = fs::read_to_string(bot.process().log()).unwrap_or_default();
     assert!(!log.contains("Traceback"), "the bot has failed: {log}");
+    let version = case.library.map_or("2.", |(_, version)| version);
+    assert!(log.contains(&format!("by discord.py {version}")), "not by that discord.py: {log}");
     drop((bot, discord));
     drop(servers);
     Watched { spans: collector.spans(), told, lines }
@@ -206,20 +228,19 @@ fn expect_interactions(spans: &[CollectedSpan], told: &BTreeMap<String, Told>, c
 
 #[test]
 fn interactions_of_a_bot_on_asyncio_by_zlib() {
-    run(&Case {
-        name: "discord-asyncio",
-        python: "3.13",
-        event_loop: "asyncio",
-        compress: "zlib",
-        older: false,
-    });
+    run(&Case { name: "discord-asyncio", python: "3.13", ..BOT });
+}
+
+/// The oldest discord.py that is in use.
+#[test]
+fn interactions_of_a_bot_by_discord_py_2_3() {
+    run(&Case { name: "discord-2.3", library: Some(("discord23", "2.3.")), ..BOT });
 }
 
 /// Its gateway's stream can be read once zlib has shown what that refers back to.
 #[test]
 fn interactions_of_bots_that_have_connected_before() {
-    let case =
-        Case { name: "discord-older", python: "3.13", event_loop: "asyncio", compress: "zlib", older: true };
+    let case = Case { name: "discord-older", python: "3.13", older: true, ..BOT };
     run(&case);
     run(&Case { name: "discord-older-uvloop", python: "3.11", event_loop: "uvloop", ..case });
 }
@@ -227,20 +248,26 @@ fn interactions_of_bots_that_have_connected_before() {
 /// What zstd has kept is not known.
 #[test]
 fn of_a_bot_that_has_connected_before_by_zstd_it_is_said_that_it_cannot_be_read() {
-    let (name, event_loop) = ("discord-older-zstd", "asyncio");
-    let case = Case { name, python: "3.13", event_loop, compress: "zstd", older: true };
-    let Watched { spans, lines, .. } = watch(&case);
-    assert!(lines.iter().any(|line| line.contains("is read from its next reconnect on")), "{lines:#?}");
+    let case = Case { name: "discord-older-zstd", python: "3.13", compress: "zstd", older: true, ..BOT };
+    cannot_be_read(&case, "is read from its next reconnect on");
+}
+
+/// Its gateway sends JSON all the same: what it has asked for counts.
+#[test]
+fn of_a_bot_that_wants_erlangs_terms_it_is_said_that_they_are_not_read() {
+    cannot_be_read(
+        &Case { name: "discord-etf", encoding: "etf", ..BOT },
+        "until it asks for `encoding=json`",
+    );
+}
+
+fn cannot_be_read(case: &Case<'_>, said: &str) {
+    let Watched { spans, lines, .. } = watch(case);
+    assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1, "{lines:#?}");
     assert!(spans.iter().all(|span| span.attribute("discord.interaction.id").is_none()));
 }
 
 #[test]
 fn interactions_of_a_bot_on_uvloop_by_zstd() {
-    run(&Case {
-        name: "discord-uvloop",
-        python: "3.11",
-        event_loop: "uvloop",
-        compress: "zstd",
-        older: false,
-    });
+    run(&Case { name: "discord-uvloop", event_loop: "uvloop", compress: "zstd", ..BOT });
 }
