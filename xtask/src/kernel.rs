@@ -76,7 +76,7 @@ pub(crate) fn test(series: &str, python: &Path, venv: &Path) -> Result<()> {
     fs::write(&requirements, REQUIREMENTS)?;
     let virtme = setup::venv(python, "virtme", &requirements)?;
     let image = image(&home.join(series), suite)?;
-    let script = guest_files(&home, venv)?;
+    let script = guest_files(&home, &home.join(series).join("root"), venv)?;
     boot(&virtme, &image, &script, &home.join(series).join("log"))
 }
 
@@ -169,11 +169,11 @@ fn decompress(unpacked: &Path) -> Result<()> {
     if compressed.is_empty() { Ok(()) } else { run(Command::new("xz").arg("-d").args(compressed)) }
 }
 
-/// Writes what the guest runs; the path of the script.
+/// Writes what the guest runs, on a kernel unpacked in `unpacked`; the path of the script.
 ///
 /// The guest reads this machine's files one message at a time, too slowly for a Python that opens thousands. Those that
 /// matter go into one archive, which the guest unpacks into its memory and puts in their places.
-fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
+fn guest_files(home: &Path, unpacked: &Path, venv: &Path) -> Result<PathBuf> {
     let release = root().join("target/release");
     let (adder, smoke) = (release.join("adder"), release.join("smoke"));
     let python = "import os, sys, sysconfig as s\n\
@@ -194,6 +194,7 @@ fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
     tar.args(left_out.iter().flat_map(|path| ["--exclude".into(), inside(path)]));
     run(tar.args(copied.iter().map(inside)))?;
 
+    let tls = module(unpacked, "kernel/net/tls")?;
     // In its place the guest has a memory file system.
     let rig = root().join("target/rig");
     fs::create_dir_all(&rig)?;
@@ -202,9 +203,10 @@ fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
     let text = format!(
         "mkdir /run/copy && tar -xf {archive} -C /run/copy &&\n\
          for path in {copied}; do mount --bind \"/run/copy$path\" \"$path\" || exit 1; done\n\
-         mount -t tmpfs rig {rig} && timeout {LIMIT} {smoke} {venv} {ways}\n\
+         insmod {tls} && mount -t tmpfs rig {rig} && timeout {LIMIT} {smoke} {venv} {ways}\n\
          echo \"{VERDICT}$?\"\n",
         archive = quoted(&archive),
+        tls = quoted(&tls),
         rig = quoted(&rig),
         smoke = quoted(&smoke),
         venv = quoted(venv),
@@ -212,6 +214,15 @@ fn guest_files(home: &Path, venv: &Path) -> Result<PathBuf> {
     );
     fs::write(&script, text)?;
     Ok(script)
+}
+
+/// The module in this folder of the kernel's modules.
+fn module(unpacked: &Path, folder: &str) -> Result<PathBuf> {
+    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let versions =
+        ["lib/modules", "usr/lib/modules"].into_iter().flat_map(|modules| entries(&unpacked.join(modules)));
+    let mut modules = versions.flat_map(|version| entries(&version.join(folder)));
+    modules.next().with_context(|| format!("the kernel in {} has no {folder}", unpacked.display()))
 }
 
 /// Boots `image` and runs `script` in it. All that the guest says goes into the file `log`, the test's own lines to

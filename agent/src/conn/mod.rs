@@ -187,7 +187,7 @@ pub struct Connections {
     next: u64,
     events: Vec<Event>,
     found: Vec<(Protocol, u32)>,
-    /// Processes with streams that cannot be read, and whether that may change.
+    /// Processes with streams that cannot be read, and what these want.
     unread: BTreeSet<(u32, Unread)>,
     counters: Counters,
 }

@@ -1,4 +1,4 @@
-//! Streams that began before the agent came: what they refer back to is wanted of the processes that receive them.
+//! Streams that cannot be read: of those that began before the agent came it is wanted what they refer back to.
 
 use adder_ebpf::flag;
 
@@ -9,7 +9,7 @@ use crate::protocol::{Unread, websocket::Window};
 const WANTED: u64 = 90_000_000_000;
 
 impl Engine {
-    /// Notes which processes have received something that cannot be read yet.
+    /// Notes which processes have received something that cannot be read.
     pub(super) fn note_unread(&mut self) {
         for (pid, want) in self.connections.unread() {
             let need = match want {

@@ -2,7 +2,7 @@
 //!
 //! Bare and watched are one process, warmed up, measured bare, watched, watched and bare again: two processes of the
 //! same program differ by more than what is to be measured. The agent is gone while the service is measured bare: where
-//! it hooks the exit of every system call, a service that is not watched pays too. The SDK needs a process of its own.
+//! it hooks the entry and the exit of every system call, a service that is not watched pays too. The SDK needs a process of its own.
 //! All share the servers; nothing else of the rig runs meanwhile. A round measures everything once, and results are
 //! compared within their round only: what else the machine does changes by the minute.
 

@@ -15,7 +15,8 @@ use std::{
 
 use adder_tests::{
     agent::Agent,
-    collector::{Collector, Protocol},
+    certificates::Certificates,
+    collector::{CollectedSpan, Collector, Protocol},
     folder, free_port,
     judge::judge,
     load::Load,
@@ -26,6 +27,7 @@ use adder_tests::{
     root, wait_until,
 };
 use anyhow::{Context as _, Result, ensure};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 /// The ways of attaching, by the agent's names for them.
 const WAYS: [&str; 3] = ["fexit", "tp_btf", "raw_tp"];
@@ -74,7 +76,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Works(what) => write!(out, "works: {what}"),
-            Self::NotOffered(why) => write!(out, "not offered by this kernel: {why}"),
+            Self::NotOffered(why) => write!(out, "not offered here: {why}"),
             Self::Broken(how) => write!(out, "broken: {how}"),
         }
     }
@@ -122,7 +124,85 @@ fn smoke() -> Result<bool> {
             Finding::Broken(_) => good = false,
         }
     }
+    if let Some(finding) = kernel_tls(&venv, &dir)? {
+        println!("smoke: kTLS   {finding}");
+        good &= !matches!(finding, Finding::Broken(_));
+    }
     Ok(good && working > 0)
+}
+
+/// How many connections the kernel has encrypted itself, by this line of its statistics (`net/tls/tls_proc.c`); `None` where its
+/// module is not loaded.
+fn encrypted_by_kernel() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/tls_stat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("TlsTxSw")?.trim().parse().ok())
+}
+
+/// Requests of a process to itself whose TLS is the kernel's, if that has it: each is seen once at both ends, one below the other.
+fn kernel_tls(venv: &Path, dir: &Path) -> Result<Option<Finding>> {
+    let Some(before) = encrypted_by_kernel() else { return Ok(None) };
+    let dir = dir.join("ktls");
+    fs::create_dir(&dir)?;
+    let certificates = Certificates::make(&dir)?;
+    let gate = dir.join("gate");
+    let mut command = Command::new(venv.join("bin/python"));
+    command
+        .args(["kernel_tls.py", &free_port()?.to_string()])
+        .args([&certificates.certificate, &certificates.key, &certificates.authority, &gate])
+        .current_dir(root().join("tests/apps"))
+        .env_clear()
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("OTEL_SERVICE_NAME", SERVICE);
+    let process = Process::start(&mut command, &dir.join("service.log"), libc::SIGTERM)?;
+    let has_said = |word: &str| {
+        wait_until(PATIENCE, || process.has_ended() || process.log_tail().lines().any(|line| line == word));
+        ensure!(!process.has_ended(), "the service of kTLS has ended; its log: {}", process.log_tail());
+        Ok(())
+    };
+    has_said("ready")?;
+    let collector = Collector::start()?;
+    let pid = process.pid().to_string();
+    let agent = Agent::spawn(&dir, &["run", "--pid", &pid], collector.env(Protocol::Grpc))?;
+    let is_ready = || agent.lines().iter().any(|line| line.starts_with("ready"));
+    wait_until(PATIENCE, || agent.process().has_ended() || is_ready());
+    fs::write(&gate, "")?;
+    has_said("done")?;
+    thread::sleep(AFTERWARDS);
+    agent.process().signal(libc::SIGTERM);
+    let (status, lines) = agent.wait(PATIENCE)?;
+    let spans = collector.spans();
+    let mut wrong = Vec::new();
+    if !status.success() {
+        wrong.push(format!("adder ended with {status}"));
+    }
+    let connections = encrypted_by_kernel().unwrap_or_default() - before;
+    if connections == 0 {
+        return Ok(Some(Finding::NotOffered("OpenSSL does not leave it to the kernel".to_owned())));
+    }
+    for (version, number) in
+        ["2", "3"].into_iter().flat_map(|version| (0..10).map(move |number| (version, number)))
+    {
+        let path = format!("/planted-{version}-{number}");
+        let of = |kind: SpanKind, key: &str| -> Vec<&CollectedSpan> {
+            let is_it = |span: &&CollectedSpan| {
+                span.span.kind() == kind
+                    && span.attribute(key).is_some_and(|shown| shown.ends_with(&path))
+                    && span.attribute("tls.protocol.version").as_deref() == Some(&format!("1.{version}"))
+            };
+            spans.iter().filter(is_it).collect()
+        };
+        match (&of(SpanKind::Client, "url.full")[..], &of(SpanKind::Server, "url.path")[..]) {
+            ([client], [server]) if server.span.parent_span_id == client.span.span_id => {}
+            (clients, servers) => {
+                wrong.push(format!("{path}: {} client spans, {} server spans", clients.len(), servers.len()));
+            }
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(Some(Finding::Works(format!("20 requests over {connections} ends of connections"))));
+    }
+    print_tail(&lines);
+    Ok(Some(Finding::Broken(wrong.join("; "))))
 }
 
 struct Service {

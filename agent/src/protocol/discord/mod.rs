@@ -19,6 +19,8 @@ use super::websocket::{Inflate, Unreadable};
 
 /// `op` of a dispatched event.
 const DISPATCH: u8 = 0;
+/// The first byte of a term (Erlang's External Term Format, "Introduction").
+const ERLANG: u8 = 131;
 /// A payload's first bytes of zlib: deflate with a window of up to 32 KiB (RFC 1950, section 2.2).
 const ZLIB: u8 = 0x78;
 
@@ -139,7 +141,11 @@ impl Gateway {
             content.clear();
             stream.begin();
             stream.run(message, &mut content, super::websocket::CONTENT_MAX)?;
-            serde_json::from_slice::<Payload<'_>>(&content).map_err(|_| Unreadable)?;
+            if content.first() == Some(&ERLANG) {
+                self.unsupported = true;
+            } else {
+                serde_json::from_slice::<Payload<'_>>(&content).map_err(|_| Unreadable)?;
+            }
         }
         self.stream = Some(stream);
         self.resumed = true;

@@ -123,6 +123,9 @@ impl WebSocket {
 
     fn payload(&mut self, bytes: &[u8]) {
         let Some(open) = &mut self.message else { return };
+        if self.gateway.as_ref().is_some_and(discord::Gateway::is_unsupported) {
+            return;
+        }
         let transport = self.gateway.as_ref().is_some_and(discord::Gateway::is_compressed);
         // What follows a message that is too large needs its window. Of other messages only the size is wanted.
         let given_up = open.unreadable.is_some_and(|reason| reason != LossReason::TooLarge);
@@ -163,6 +166,9 @@ impl WebSocket {
             }
         }
         let content = std::mem::take(&mut self.content);
+        if self.gateway.as_ref().is_some_and(discord::Gateway::is_unsupported) {
+            return out.push(Event::Unread(Unread::Encoding));
+        }
         if let Some(kept) = &mut self.kept {
             let lost = if open.unreadable.is_some() {
                 open.size as usize + kept.clear()
@@ -186,7 +192,6 @@ impl WebSocket {
         }
         let discord = match &mut self.gateway {
             Some(_) if open.unreadable.is_some() => return,
-            Some(gateway) if gateway.is_unsupported() => return out.push(Event::Unread(Unread::Encoding)),
             Some(gateway) => match gateway.read(&content) {
                 Some(dispatch) => Some(Box::new(dispatch)),
                 None if gateway.is_garbled(&content) => {

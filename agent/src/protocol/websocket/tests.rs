@@ -139,6 +139,16 @@ fn of_messages_in_erlangs_terms_it_is_said_that_they_are_not_read() {
     let socket = WebSocket::new(&opening("/?encoding=etf&v=10", ""), Side::Response);
     let message = frame(0x82, &[131, 116, 0, 0, 0, 0], None);
     assert_eq!(words(&play(socket, &[&message])), ["Unread(Encoding)"]);
+    // Nor is it their compression, if there are holes in it.
+    let (mut socket, mut out) = (
+        WebSocket::new(&opening("/?encoding=etf&v=10&compress=zlib-stream", ""), Side::Response),
+        Vec::new(),
+    );
+    socket.data(Side::Response, &message, at(1), &mut out);
+    socket.gap(Side::Response, message.len() as u64, at(2), &mut out);
+    socket.data(Side::Response, &message, at(3), &mut out);
+    let unread: Vec<_> = words(&out).into_iter().filter(|word| word.starts_with("Unread")).collect();
+    assert_eq!(unread, ["Unread(Encoding)"; 2]);
 }
 
 /// Messages that say little in common, in one stream; each as it is before it, and as it is on the wire.
