@@ -3,6 +3,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -26,8 +27,14 @@ use crate::{
 /// Load before each measurement: imports are done, statements prepared, connections open, code specialised.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// Load between bare and watched: connections are resolved, statements learned.
+/// Load before a service is measured that is watched anew: connections are resolved, statements learned.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// One of the turns in which two services are measured. The speed of a machine that is shared with others changes within seconds.
+const TURN: Duration = Duration::from_secs(1);
+
+/// After a turn of the watched one: the agent has done what it has left for later, but for what it collects to send.
+const REST: Duration = Duration::from_millis(700);
 
 /// How a service is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,23 +118,24 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// This load and another of the same kind.
-    fn and(&self, other: &Self) -> Self {
-        let mean = |one: Duration, two: Duration| (one + two) / 2;
+    /// Several loads of the same kind together.
+    fn total(parts: &[Self]) -> Self {
+        let count = parts.len().max(1) as u32;
+        let sum = |time: fn(&Self) -> Duration| parts.iter().map(time).sum::<Duration>();
         Self {
             wrk: Measurement {
-                requests: self.wrk.requests + other.wrk.requests,
-                errors: self.wrk.errors + other.wrk.errors,
-                elapsed: self.wrk.elapsed + other.wrk.elapsed,
-                median: mean(self.wrk.median, other.wrk.median),
-                p99: mean(self.wrk.p99, other.wrk.p99),
-                max: self.wrk.max.max(other.wrk.max),
+                requests: parts.iter().map(|part| part.wrk.requests).sum(),
+                errors: parts.iter().map(|part| part.wrk.errors).sum(),
+                elapsed: sum(|part| part.wrk.elapsed),
+                median: sum(|part| part.wrk.median) / count,
+                p99: sum(|part| part.wrk.p99) / count,
+                max: parts.iter().map(|part| part.wrk.max).max().unwrap_or_default(),
             },
-            service: self.service + other.service,
-            collector: self.collector + other.collector,
-            foreign: f64::midpoint(self.foreign, other.foreign),
+            service: sum(|part| part.service),
+            collector: sum(|part| part.collector),
+            foreign: parts.iter().map(|part| part.foreign).sum::<f64>() / f64::from(count),
             spans: 0.0,
-            agent_cpu: self.agent_cpu + other.agent_cpu,
+            agent_cpu: sum(|part| part.agent_cpu),
             agent: None,
         }
     }
@@ -194,36 +202,68 @@ impl Rig {
         }
         let subject = self.subject(Variant::Sdk)?;
         let warm_up = self.load(&subject, case, WARM_UP)?;
-        let mut sample = self.sample(&subject, case, Variant::Sdk)?;
+        let mut sample = self.sample(&subject, case, Variant::Sdk, self.duration)?;
         let requests = warm_up.requests + sample.wrk.requests;
         sample.spans = subject.finish()? as f64 / requests as f64;
         Ok(Some(sample))
     }
 
-    /// Measures a case bare and watched, in this order and back. It is one process throughout: two differ by more than
-    /// what Adder costs, for the layout of their memory and the seeds of their hashes.
+    /// Measures a case bare and watched: two services in turns of a second, first one of them watched, then the other.
     pub(crate) fn measure_pair(&mut self, case: &Case) -> Result<[Sample; 2]> {
-        let mut subject = self.subject(Variant::Bare)?;
-        subject.collector = Some(Collector::start()?);
-        self.load(&subject, case, WARM_UP)?;
-        let first = self.sample(&subject, case, Variant::Bare)?;
-        subject.agent = self.agent(&subject)?;
-        let mut requests = self.load(&subject, case, SETTLE)?.requests;
-        let watched = self.sample(&subject, case, Variant::Adder)?;
-        let mut watched = watched.and(&self.sample(&subject, case, Variant::Adder)?);
-        requests += watched.wrk.requests;
-        watched.agent = self.agent_sample(&subject, requests)?;
-        subject.detach()?;
-        self.load(&subject, case, SETTLE)?;
-        let bare = first.and(&self.sample(&subject, case, Variant::Bare)?);
-        watched.spans = subject.finish()? as f64 / requests as f64;
-        Ok([bare, watched])
+        let mut services = [self.subject(Variant::Bare)?, self.subject(Variant::Bare)?];
+        for service in &services {
+            self.load(service, case, WARM_UP)?;
+        }
+        let (mut bare, mut watched) = (Vec::new(), Vec::new());
+        let (mut spans, mut seen, mut last) = (0, 0, None);
+        for _ in 0..2 {
+            let [subject, other] = &mut services;
+            subject.collector = Some(Collector::start()?);
+            subject.agent = self.agent(subject)?;
+            let mut requests = self.load(subject, case, SETTLE)?.requests;
+            for turn in 0..self.duration.as_secs() {
+                let mut take_turns = |is_watched: bool| {
+                    if !is_watched {
+                        bare.push(self.sample(other, case, Variant::Bare, TURN)?);
+                        return Ok(());
+                    }
+                    let before = self.times(subject).agent;
+                    let mut sample = self.sample(subject, case, Variant::Adder, TURN)?;
+                    // What the agent does a little later is for this turn too.
+                    thread::sleep(REST);
+                    sample.agent_cpu = self.times(subject).agent.saturating_sub(before);
+                    requests += sample.wrk.requests;
+                    watched.push(sample);
+                    anyhow::Ok(())
+                };
+                take_turns(turn % 2 == 0)?;
+                take_turns(turn % 2 != 0)?;
+            }
+            last = self.agent_sample(subject, requests)?;
+            seen += requests;
+            subject.detach()?;
+            spans += subject.spans();
+            services.swap(0, 1);
+        }
+        for service in services {
+            service.finish()?;
+        }
+        let mut watched = Sample::total(&watched);
+        watched.agent = last;
+        watched.spans = spans as f64 / seen as f64;
+        Ok([Sample::total(&bare), watched])
     }
 
     /// One load and what it took.
-    fn sample(&mut self, subject: &Subject, case: &Case, variant: Variant) -> Result<Sample> {
+    fn sample(
+        &mut self,
+        subject: &Subject,
+        case: &Case,
+        variant: Variant,
+        duration: Duration,
+    ) -> Result<Sample> {
         let before = self.times(subject);
-        let wrk = self.load(subject, case, self.duration)?;
+        let wrk = self.load(subject, case, duration)?;
         let after = self.times(subject);
         ensure!(wrk.errors == 0, "{case}, {variant}: {} of {} requests failed", wrk.errors, wrk.requests);
         let used = |time: fn(&Times) -> Duration| time(&after).saturating_sub(time(&before));
@@ -323,11 +363,16 @@ impl Subject {
         Ok(())
     }
 
+    /// How many spans its collector has got, which is not needed any more.
+    fn spans(&mut self) -> usize {
+        self.collector.take().map_or(0, |collector| collector.spans().len())
+    }
+
     /// Ends agent and service, upon which they send what they have; the number of spans.
     fn finish(mut self) -> Result<usize> {
         self.detach()?;
         self.app.stop()?;
-        Ok(self.collector.map_or(0, |collector| collector.spans().len()))
+        Ok(self.spans())
     }
 }
 

@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: what watching costs a service, beside the same service bare and under the OpenTelemetry SDK.
 //!
-//! Bare and watched are one process, warmed up, measured bare, watched, watched and bare again: two processes of the
-//! same program differ by more than what is to be measured. The agent is gone while the service is measured bare: where
-//! it hooks the entry and the exit of every system call, a service that is not watched pays too. The SDK needs a process of its own.
-//! All share the servers; nothing else of the rig runs meanwhile. A round measures everything once, and results are
-//! compared within their round only: what else the machine does changes by the minute.
+//! Bare and watched are two services of one kind that take turns of a second, for what a machine does that is shared with others changes
+//! within seconds. Two processes of the same program differ too: half of the time one of them is watched, then the other. The one that
+//! is not pays something all the same: the hooks at the entry and the exit of every system call look at whose it is, where
+//! the kernel offers no others. The SDK needs a process of its own, which is compared with the bare ones
+//! of the same round. All share the servers; nothing else of the rig runs meanwhile.
 
 #[path = "../bench/kernel.rs"]
 mod kernel;
