@@ -11,23 +11,16 @@ import sys
 import threading
 import time
 
+import plain_http
+
 PORT, CERTIFICATE, KEY, AUTHORITY, GATE = int(sys.argv[1]), *sys.argv[2:]
 #: `SSL_OP_ENABLE_KTLS` (`include/openssl/ssl.h`); its name is new in CPython 3.12.
 KERNEL_TLS = 1 << 3
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Handler(plain_http.Handler):
     def do_GET(self):
-        body = b"x" * 3000
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.answer(b"x" * 3000)
 
 
 def ask(version):

@@ -11,13 +11,12 @@ import ssl
 import sys
 import urllib.parse
 
+import plain_http
 import psycopg2
 from common import PG_DSN, Rid, truth
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Handler(plain_http.Handler):
     def setup(self):
         super().setup()
         self.connection_to_postgres = None
@@ -44,14 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             answer = truth()
         else:
             answer = {"python": ssl.OPENSSL_VERSION, "libraries": libraries()}
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.answer(json.dumps(answer).encode())
 
 
 def libraries():

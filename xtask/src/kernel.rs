@@ -150,15 +150,11 @@ pub(crate) fn mirror() -> Result<String> {
 
 /// Decompresses what [`EARLY_MODULES`] has, where it is compressed (Debian 13 does that).
 fn decompress(unpacked: &Path) -> Result<()> {
-    let modules = ["lib/modules", "usr/lib/modules"].map(|folder| unpacked.join(folder));
-    let versions = modules.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
-    let mut folders: Vec<PathBuf> = versions
-        .flat_map(|version| EARLY_MODULES.map(|folder| version.path().join("kernel").join(folder)))
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        EARLY_MODULES.iter().flat_map(|folder| module_folders(unpacked, folder)).collect();
     let mut compressed = Vec::new();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
+        for path in entries(&folder) {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|end| end == "xz") {
@@ -194,7 +190,7 @@ fn guest_files(home: &Path, unpacked: &Path, venv: &Path) -> Result<PathBuf> {
     tar.args(left_out.iter().flat_map(|path| ["--exclude".into(), inside(path)]));
     run(tar.args(copied.iter().map(inside)))?;
 
-    let tls = module(unpacked, "kernel/net/tls")?;
+    let tls = module(unpacked, "net/tls")?;
     // In its place the guest has a memory file system.
     let rig = root().join("target/rig");
     fs::create_dir_all(&rig)?;
@@ -216,12 +212,21 @@ fn guest_files(home: &Path, unpacked: &Path, venv: &Path) -> Result<PathBuf> {
     Ok(script)
 }
 
-/// The module in this folder of the kernel's modules.
-fn module(unpacked: &Path, folder: &str) -> Result<PathBuf> {
-    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+/// What is in a folder; nothing where there is none.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// The folders of this name below `/lib/modules/VERSION/kernel` of an unpacked kernel, wherever its release has that.
+fn module_folders(unpacked: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
     let versions =
         ["lib/modules", "usr/lib/modules"].into_iter().flat_map(|modules| entries(&unpacked.join(modules)));
-    let mut modules = versions.flat_map(|version| entries(&version.join(folder)));
+    versions.map(move |version| version.join("kernel").join(name))
+}
+
+/// The module in this folder of the kernel's modules.
+fn module(unpacked: &Path, folder: &str) -> Result<PathBuf> {
+    let mut modules = module_folders(unpacked, folder).flat_map(|folder| entries(&folder));
     modules.next().with_context(|| format!("the kernel in {} has no {folder}", unpacked.display()))
 }
 

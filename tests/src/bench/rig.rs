@@ -222,10 +222,11 @@ impl Rig {
             subject.agent = self.agent(subject)?;
             let mut requests = self.load(subject, case, SETTLE)?.requests;
             for turn in 0..self.duration.as_secs() {
-                let mut take_turns = |is_watched: bool| {
+                // Each is as often the first.
+                for is_watched in [turn % 2 == 0, turn % 2 != 0] {
                     if !is_watched {
                         bare.push(self.sample(other, case, Variant::Bare, TURN)?);
-                        return Ok(());
+                        continue;
                     }
                     let before = self.times(subject).agent;
                     let mut sample = self.sample(subject, case, Variant::Adder, TURN)?;
@@ -234,10 +235,7 @@ impl Rig {
                     sample.agent_cpu = self.times(subject).agent.saturating_sub(before);
                     requests += sample.wrk.requests;
                     watched.push(sample);
-                    anyhow::Ok(())
-                };
-                take_turns(turn % 2 == 0)?;
-                take_turns(turn % 2 != 0)?;
+                }
             }
             last = self.agent_sample(subject, requests)?;
             seen += requests;

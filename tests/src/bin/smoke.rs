@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     env, fmt, fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, ExitStatus},
     thread,
     time::Duration,
 };
@@ -124,10 +124,9 @@ fn smoke() -> Result<bool> {
             Finding::Broken(_) => good = false,
         }
     }
-    if let Some(finding) = kernel_tls(&venv, &dir)? {
-        println!("smoke: kTLS   {finding}");
-        good &= !matches!(finding, Finding::Broken(_));
-    }
+    let finding = kernel_tls(&venv, &dir)?;
+    println!("smoke: kTLS   {finding}");
+    good &= !matches!(finding, Finding::Broken(_));
     Ok(good && working > 0)
 }
 
@@ -139,8 +138,10 @@ fn encrypted_by_kernel() -> Option<u64> {
 }
 
 /// Requests of a process to itself whose TLS is the kernel's, if that has it: each is seen once at both ends, one below the other.
-fn kernel_tls(venv: &Path, dir: &Path) -> Result<Option<Finding>> {
-    let Some(before) = encrypted_by_kernel() else { return Ok(None) };
+fn kernel_tls(venv: &Path, dir: &Path) -> Result<Finding> {
+    let Some(before) = encrypted_by_kernel() else {
+        return Ok(Finding::NotOffered("the module `tls` is not loaded".to_owned()));
+    };
     let dir = dir.join("ktls");
     fs::create_dir(&dir)?;
     let certificates = Certificates::make(&dir)?;
@@ -155,21 +156,19 @@ fn kernel_tls(venv: &Path, dir: &Path) -> Result<Option<Finding>> {
         .env("OTEL_SERVICE_NAME", SERVICE);
     let process = Process::start(&mut command, &dir.join("service.log"), libc::SIGTERM)?;
     let has_said = |word: &str| {
-        wait_until(PATIENCE, || process.has_ended() || process.log_tail().lines().any(|line| line == word));
-        ensure!(!process.has_ended(), "the service of kTLS has ended; its log: {}", process.log_tail());
+        let has_said = || process.log_tail().lines().any(|line| line == word);
+        wait_until(PATIENCE, || process.has_ended() || has_said());
+        ensure!(has_said(), "the service of kTLS has not said {word}; its log: {}", process.log_tail());
         Ok(())
     };
     has_said("ready")?;
     let collector = Collector::start()?;
     let pid = process.pid().to_string();
     let agent = Agent::spawn(&dir, &["run", "--pid", &pid], collector.env(Protocol::Grpc))?;
-    let is_ready = || agent.lines().iter().any(|line| line.starts_with("ready"));
-    wait_until(PATIENCE, || agent.process().has_ended() || is_ready());
+    wait_ready(&agent);
     fs::write(&gate, "")?;
     has_said("done")?;
-    thread::sleep(AFTERWARDS);
-    agent.process().signal(libc::SIGTERM);
-    let (status, lines) = agent.wait(PATIENCE)?;
+    let (status, lines) = end(agent)?;
     let spans = collector.spans();
     let mut wrong = Vec::new();
     if !status.success() {
@@ -177,7 +176,7 @@ fn kernel_tls(venv: &Path, dir: &Path) -> Result<Option<Finding>> {
     }
     let connections = encrypted_by_kernel().unwrap_or_default() - before;
     if connections == 0 {
-        return Ok(Some(Finding::NotOffered("OpenSSL does not leave it to the kernel".to_owned())));
+        return Ok(Finding::NotOffered("OpenSSL does not leave it to the kernel".to_owned()));
     }
     for (version, number) in
         ["2", "3"].into_iter().flat_map(|version| (0..10).map(move |number| (version, number)))
@@ -199,10 +198,10 @@ fn kernel_tls(venv: &Path, dir: &Path) -> Result<Option<Finding>> {
         }
     }
     if wrong.is_empty() {
-        return Ok(Some(Finding::Works(format!("20 requests over {connections} ends of connections"))));
+        return Ok(Finding::Works(format!("20 requests over {connections} ends of connections")));
     }
     print_tail(&lines);
-    Ok(Some(Finding::Broken(wrong.join("; "))))
+    Ok(Finding::Broken(wrong.join("; ")))
 }
 
 struct Service {
@@ -261,9 +260,7 @@ impl Service {
         ];
         variables.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let agent = Agent::spawn(dir, &["run", "--config", &config, "--pid", &pid], variables)?;
-        let is_ready = || agent.lines().iter().any(|line| line.starts_with("ready"));
-        wait_until(PATIENCE, || agent.process().has_ended() || is_ready());
-        if !is_ready() {
+        if !wait_ready(&agent) {
             let (_, lines) = agent.wait(Duration::ZERO)?;
             if expected {
                 print_tail(&lines);
@@ -277,10 +274,7 @@ impl Service {
         let paths = ASKED.iter().map(|(path, ..)| (*path).to_owned()).collect();
         let report =
             Load { port: self.port, connections: CONNECTIONS, requests: REQUESTS, paths, tls: None }.run()?;
-        thread::sleep(AFTERWARDS);
-        // Here, because `Agent::stop` is not as patient.
-        agent.process().signal(libc::SIGTERM);
-        let (status, lines) = agent.wait(PATIENCE)?;
+        let (status, lines) = end(agent)?;
         let verdict = judge(&collector.spans());
         let mut wrong = Vec::new();
         if !status.success() {
@@ -317,6 +311,20 @@ impl Service {
 fn is_instance(sent: &str, asked: &str) -> bool {
     let fixed = asked.trim_end_matches("{n}");
     sent.strip_prefix(fixed).is_some_and(|rest| fixed != asked || rest.starts_with('?'))
+}
+
+/// Waits until an agent watches, or has ended; whether it watches.
+fn wait_ready(agent: &Agent) -> bool {
+    let is_ready = || agent.lines().iter().any(|line| line.starts_with("ready"));
+    wait_until(PATIENCE, || agent.process().has_ended() || is_ready());
+    is_ready()
+}
+
+/// Ends an agent when what follows the last responses is over; what it has said. `Agent::stop` is not as patient.
+fn end(agent: Agent) -> Result<(ExitStatus, Vec<String>)> {
+    thread::sleep(AFTERWARDS);
+    agent.process().signal(libc::SIGTERM);
+    agent.wait(PATIENCE)
 }
 
 fn print_tail(lines: &[String]) {

@@ -123,13 +123,11 @@ impl WebSocket {
 
     fn payload(&mut self, bytes: &[u8]) {
         let Some(open) = &mut self.message else { return };
-        if self.gateway.as_ref().is_some_and(discord::Gateway::is_unsupported) {
-            return;
-        }
         let transport = self.gateway.as_ref().is_some_and(discord::Gateway::is_compressed);
         // What follows a message that is too large needs its window. Of other messages only the size is wanted.
         let given_up = open.unreadable.is_some_and(|reason| reason != LossReason::TooLarge);
-        if self.gateway.is_none() || given_up {
+        let is_read = self.gateway.as_ref().is_some_and(|gateway| !gateway.is_unsupported());
+        if !is_read || given_up {
             return;
         }
         let is_kept = self.kept.is_some() && transport;
@@ -155,6 +153,9 @@ impl WebSocket {
 
     fn end(&mut self, at: Mark, out: &mut Vec<Event>) {
         let Some(open) = self.message.take() else { return };
+        if self.gateway.as_ref().is_some_and(discord::Gateway::is_unsupported) {
+            return out.push(Event::Unread(Unread::Encoding));
+        }
         if open.compressed
             && self.gateway.is_some()
             && let Some(deflate) = &mut self.deflate
@@ -166,9 +167,6 @@ impl WebSocket {
             }
         }
         let content = std::mem::take(&mut self.content);
-        if self.gateway.as_ref().is_some_and(discord::Gateway::is_unsupported) {
-            return out.push(Event::Unread(Unread::Encoding));
-        }
         if let Some(kept) = &mut self.kept {
             let lost = if open.unreadable.is_some() {
                 open.size as usize + kept.clear()
