@@ -6,6 +6,7 @@ The id of the request is in each routing key, which pika and brokers hand on as 
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 
 import aio_pika
@@ -20,6 +21,8 @@ from common import PG_DSN, REDIS_URL, Rid, serve_truth
 from fastapi import Depends, FastAPI
 
 AMQP_URL = os.environ.get("AMQP_URL")
+# How much the socket of aio-pika's connection takes at once, bytes: as towards a broker that is far away.
+SEND_BUFFER = os.environ.get("SEND_BUFFER")
 
 
 @contextlib.asynccontextmanager
@@ -28,6 +31,10 @@ async def lifespan(app):
     state.redis = redis.asyncio.from_url(REDIS_URL, max_connections=256)
     if AMQP_URL:
         state.connection = await aio_pika.connect_robust(AMQP_URL)
+        if SEND_BUFFER:
+            writer = state.connection.transport.connection._writer_task.get_coro().cr_frame.f_locals["writer"]
+            connected = writer.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(SEND_BUFFER))
         state.channel = await state.connection.channel()
         state.jobs = await state.channel.declare_exchange("jobs", aio_pika.ExchangeType.TOPIC)
         state.answers = {}

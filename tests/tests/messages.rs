@@ -24,8 +24,12 @@ struct Case<'a> {
     connections: usize,
     /// Every connection is encrypted.
     encrypted: bool,
+    /// That of the service which publishes.
+    event_loop: EventLoop,
     /// Another uvloop than the newest.
     uvloop: Option<&'a str>,
+    /// How much a socket to the broker takes at once, bytes.
+    send_buffer: Option<u32>,
     /// What is asked for one by one before.
     warm_up: &'a [&'a str],
 }
@@ -57,12 +61,15 @@ fn run(case: &Case<'_>) {
     .expect("the players service starts");
     let worker = start("worker", servers.environment.clone(), "worker.py", &[case.way, "jobs"]);
     let bot = start("bot", servers.environment.clone().players(&players), "worker.py", &["bot", "events"]);
+    if let Some(bytes) = case.send_buffer {
+        servers.environment = servers.environment.clone().set("SEND_BUFFER", &bytes.to_string());
+    }
     let firehose = start("firehose", servers.environment.clone(), "firehose.py", &[]);
     let api = App::uvicorn(
         &servers.venv,
         &servers.dir,
         "schedule_api:app",
-        EventLoop::Uvloop,
+        case.event_loop,
         1,
         &servers.environment,
     )
@@ -142,7 +149,9 @@ const CASE: Case<'static> = Case {
     requests: 400,
     connections: 64,
     encrypted: false,
+    event_loop: EventLoop::Uvloop,
     uvloop: None,
+    send_buffer: None,
     warm_up: &["/publish/jobs"],
 };
 
@@ -268,6 +277,29 @@ const LARGE: [&str; 8] = [
 fn large_bodies_among_small_ones() {
     let (paths, requests, connections) = (&LARGE, 240, 32);
     run(&Case { name: "messages-large", way: "callbacks", paths, requests, connections, ..CASE });
+}
+
+/// Messages whose turn comes while the end of a large one has not left: the loop sends them, when the socket takes more.
+const BEHIND: [&str; 4] =
+    ["/publish-many/jobs", "/publish/jobs?size=1000000", "/publish-many/jobs", "/publish/jobs?size=20000"];
+
+const BEHIND_CASE: Case<'static> = Case {
+    way: "callbacks",
+    paths: &BEHIND,
+    connections: 32,
+    requests: 120,
+    send_buffer: Some(20_000),
+    ..CASE
+};
+
+#[test]
+fn small_messages_behind_large_ones() {
+    run(&Case { name: "messages-behind", ..BEHIND_CASE });
+}
+
+#[test]
+fn small_messages_behind_large_ones_on_asyncio() {
+    run(&Case { name: "messages-behind-asyncio", event_loop: EventLoop::Asyncio, ..BEHIND_CASE });
 }
 
 #[test]

@@ -54,6 +54,16 @@ impl CodeInfo {
         self.is("pika/adapters/utils/io_services_utils.py", "_on_socket_writable")
     }
 
+    /// Whether asyncio's loop calls it when a socket can be written to, to send what the socket did not take before.
+    pub fn sends_rest(&self) -> bool {
+        self.is_among(&RESTS)
+    }
+
+    /// Whether asyncio wakes there who waits at a queue.
+    pub fn makes_room(&self) -> bool {
+        self.is("asyncio/queues.py", "_wakeup_next")
+    }
+
     /// Whether httpcore (httpx) sends there what has gathered on a connection of HTTP/2, by whomever; if so, who share it.
     pub fn shares_writes(&self) -> Option<Sharers> {
         let file = SHARERS.iter().find(|(file, _)| self.is(file, "_write_outgoing_data"));
@@ -97,6 +107,13 @@ pub enum Sharers {
     /// Threads.
     Threads,
 }
+
+/// asyncio's `_SelectorSocketTransport`; the latter two since 3.12.
+const RESTS: [(&str, &str); 3] = [
+    ("asyncio/selector_events.py", "_write_ready"),
+    ("asyncio/selector_events.py", "_write_send"),
+    ("asyncio/selector_events.py", "_write_sendmsg"),
+];
 
 /// HTTP/2 of httpcore.
 const SHARERS: [(&str, Sharers); 2] =

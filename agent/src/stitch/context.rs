@@ -12,10 +12,11 @@ use super::{
     DEPTH_MAX, HOLD_MAX,
     consumer::Consumer,
     job::Turn,
-    message::{Delivered, Sent},
+    message::Delivered,
     received::{Reading, Received},
     stacks::StackId,
     unit::{OperationId, UnitId},
+    writer::Sent,
 };
 use crate::conn::ConnectionId;
 
@@ -56,8 +57,8 @@ pub(super) struct Context {
     pub(super) common: bool,
     /// What it has sent last, of which a wake-up may tell who is behind it.
     pub(super) sent: Option<Box<Sent>>,
-    /// It sends for others, whom it wakes when it has.
-    pub(super) writer: bool,
+    /// Where it sends for others, whom it wakes when it has.
+    pub(super) writer: Option<ConnectionId>,
     /// It reads or settles deliveries.
     pub(super) consumer: Option<Box<Consumer>>,
     /// The messages that it handles without acknowledging them.
@@ -148,7 +149,7 @@ impl Contexts {
             answered: None,
             common: false,
             sent: None,
-            writer: false,
+            writer: None,
             consumer: None,
             received: None,
             turn: None,

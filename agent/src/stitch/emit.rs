@@ -181,7 +181,7 @@ impl Engine {
     fn is_for_others(&self, act: &Act) -> bool {
         act.late
             || matches!(act.shared, Shared::Open | Shared::Closed)
-            || self.contexts.find(act.context).is_some_and(|context| context.writer)
+            || self.contexts.find(act.context).is_some_and(|context| context.writer.is_some())
             || self.is_stray(act)
             || act.shared == Shared::No && self.stacks.shares_writes(act.stack).is_some()
     }

@@ -8,10 +8,11 @@ use rustc_hash::FxHashMap;
 use super::{
     Engine, Finished, JOIN_WINDOW, Need, Operation, OperationId, RemoteParent, SERVED_MAX, UNJOINED_MAX,
     Unit, UnitId,
+    behind::Left,
     calls::Dispatcher,
     context::{ContextId, Inbound},
-    message::Sent,
     unit::{Act, Shared},
+    writer::Sent,
 };
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
@@ -51,6 +52,8 @@ pub(super) struct Exchanges {
     pub(super) answered_by: ContextId,
     /// A message that nobody acknowledges and that has woken nobody yet.
     pub(super) untaken: Option<UnitId>,
+    /// The task that sends on it for others; 0 where there is none.
+    pub(super) writer: ContextId,
     /// The context in which its messages wake others, where they are read in another.
     pub(super) waker: Option<ContextId>,
     /// Likewise of answers to operations: the context, how often it was seen, and how often another.
@@ -262,11 +265,13 @@ impl Engine {
         if let Some(unit) = self.by_queue(&header) {
             self.delivery_is_worked_on(unit, first.time);
         }
-        if happened.protocol == Protocol::Amqp {
+        let connection = happened.connection;
+        if happened.protocol == Protocol::Amqp && !self.is_left_behind(connection, first, Left::Operation(id))
+        {
             let facts = self.facts_of((first.pid, first.tid));
             if let Some(context) = self.contexts.find_mut(first.context) {
                 let operation = Some(id);
-                let sent = Sent { tid: first.tid, facts, operation, settled: Vec::new() };
+                let sent = Sent { tid: first.tid, connection, facts, operation, settled: Vec::new() };
                 context.sent = Some(Box::new(sent));
             }
         }

@@ -18,11 +18,13 @@
 
 use super::{
     Engine, Need,
+    behind::Left,
     consumer::Consumer,
     context::{Cause, Context, ContextId},
     notice::{Publisher, Waiting},
     origin::Origin,
-    unit::{OperationId, UnitId},
+    unit::UnitId,
+    writer::Sent,
 };
 use crate::{
     conn::{ConnectionId, Happened, Protocol},
@@ -44,19 +46,6 @@ const DONE: u64 = 100_000_000;
 
 /// [`super::Unit::claimed_by`] of a delivery that was handed to another thread.
 pub(super) const HANDED_OVER: ContextId = ContextId::MAX;
-
-/// What a context has sent last, of which a wake-up right after tells who is behind it.
-#[derive(Clone, Debug)]
-pub(super) struct Sent {
-    /// Thread.
-    pub(super) tid: u32,
-    /// [`super::Thread::facts`] when it was sent.
-    pub(super) facts: u64,
-    /// A publish or another operation.
-    pub(super) operation: Option<OperationId>,
-    /// Deliveries that it has settled.
-    pub(super) settled: Vec<UnitId>,
-}
 
 /// A delivery that a thread has read.
 #[derive(Clone, Copy, Debug)]
@@ -254,22 +243,17 @@ impl Engine {
         at: Mark,
         outcome: amqp::Outcome,
     ) {
-        let Some(exchanges) = self.exchanges.get_mut(&connection) else { return };
-        let Some(place) = exchanges.deliveries.iter().position(|(number, _)| *number == delivery) else {
-            return;
-        };
-        let Some((_, id)) = exchanges.deliveries.remove(place) else { return };
         let is_lost = matches!(outcome, amqp::Outcome::Lost | amqp::Outcome::Cut { .. });
         let is_word = !is_lost && outcome != amqp::Outcome::Auto;
-        exchanges.acknowledges |= is_word;
-        let Some(unit) = self.units.get_mut(&id) else { return };
-        unit.replied = Some(at.time);
-        if let Some(delivery) = &mut unit.delivery {
-            delivery.outcome = Some(outcome);
+        if is_word && self.is_left_behind(connection, &at, Left::Settled { delivery, at, outcome }) {
+            return;
         }
-        self.finish_unit(id, at.time);
-        self.take_delivered((at.pid, at.tid), id);
-        if !is_word {
+        let Some(id) = self.is_settled(connection, delivery, at, outcome) else { return };
+        if is_word {
+            if let Some(exchanges) = self.exchanges.get_mut(&connection) {
+                exchanges.acknowledges = true;
+            }
+        } else {
             // A guess that no acknowledgement will confirm any more is none.
             let claimed_by = self.units.get(&id).map_or(0, |unit| unit.claimed_by);
             let guess = self.contexts.find(claimed_by).is_some_and(|context| context.tentative);
@@ -287,15 +271,60 @@ impl Engine {
                 Some(sent) if sent.facts == facts && sent.tid == at.tid => sent.settled.push(id),
                 sent => {
                     let (tid, settled) = (at.tid, vec![id]);
-                    *sent = Some(Box::new(Sent { tid, facts, operation: None, settled }));
+                    *sent = Some(Box::new(Sent { tid, connection, facts, operation: None, settled }));
                 }
             }
-            if context.writer {
+            if context.writer.is_some() {
                 // Whom it wakes will tell.
                 return;
             }
         }
         self.settled_by(&at, at.context, id);
+    }
+
+    /// A delivery was acknowledged or refused for a context; 0 where nobody knows which.
+    pub(super) fn settle_for(
+        &mut self,
+        connection: ConnectionId,
+        delivery: u64,
+        at: Mark,
+        outcome: amqp::Outcome,
+        child: ContextId,
+    ) {
+        if let Some(id) = self.is_settled(connection, delivery, at, outcome)
+            && child != 0
+        {
+            self.settled_for(&at, child, id);
+        }
+    }
+
+    /// The work for a delivery is over.
+    fn is_settled(
+        &mut self,
+        connection: ConnectionId,
+        delivery: u64,
+        at: Mark,
+        outcome: amqp::Outcome,
+    ) -> Option<UnitId> {
+        let exchanges = self.exchanges.get_mut(&connection)?;
+        let place = exchanges.deliveries.iter().position(|(number, _)| *number == delivery)?;
+        let (_, id) = exchanges.deliveries.remove(place)?;
+        let unit = self.units.get_mut(&id)?;
+        unit.replied = Some(at.time);
+        if let Some(delivery) = &mut unit.delivery {
+            delivery.outcome = Some(outcome);
+        }
+        self.finish_unit(id, at.time);
+        self.take_delivered((at.pid, at.tid), id);
+        Some(id)
+    }
+
+    /// A delivery was settled for a task that has asked another to send that.
+    pub(super) fn settled_for(&mut self, at: &Mark, child: ContextId, unit: UnitId) {
+        self.settled_by(&Mark { context: child, stack: 0, ..*at }, child, unit);
+        if let Some(consumer) = self.contexts.find_mut(child).and_then(|context| context.consumer.as_mut()) {
+            consumer.is_task = true;
+        }
     }
 
     /// Whether something leaves behind something else in one flush of an event loop's thread: pika's asyncio connection
@@ -307,7 +336,7 @@ impl Engine {
         if thread.is_loop && self.stacks.flushes(at.stack) {
             self.needs_more(at.pid, Need::Buffers);
         }
-        follows && self.contexts.find(at.context).is_some_and(|context| !context.writer)
+        follows && self.contexts.find(at.context).is_some_and(|context| context.writer.is_none())
     }
 
     /// Deliveries to consumers that are older than the agent and acknowledge nothing need no acknowledgement.
@@ -479,72 +508,6 @@ impl Engine {
     pub(super) fn take_delivered(&mut self, thread: (u32, u32), unit: UnitId) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.delivered.retain(|delivered| delivered.unit != unit);
-        }
-    }
-
-    /// A future has its result: the context that waits for it runs because of the current one.
-    pub(super) fn woken(&mut self, header: &Header, child: u64) {
-        let active = self.contexts.active(header.pid, header.context);
-        let heard = self.contexts.active(header.pid, child);
-        let by = self.contexts.at(header.pid, header.context, header.time);
-        let child = self.contexts.at(header.pid, child, header.time);
-        self.woken_by_loop(header, by, child, active, heard);
-        if by == child {
-            return;
-        }
-        self.wakes_for_notice(header, by, child, false);
-        if self.has_given_for(header, by, child) {
-            return;
-        }
-        // It wakes at once, or (a large body) when all has left, which is known of one that has done so before.
-        self.was_sent_for(header, by, child, |sent, facts, is_writer| sent + 1 == facts || is_writer);
-    }
-
-    /// What a task has just sent it has sent for the one that it has woken before.
-    pub(super) fn has_sent_for(&mut self, header: &Header, by: ContextId, child: ContextId) {
-        if child != 0 && child != by {
-            self.was_sent_for(header, by, child, |sent, facts, _| sent == facts);
-        }
-    }
-
-    /// What a context has sent last it has sent for another, if `fits` says so: of the numbers of its thread's facts then and now, and
-    /// whether it is known to send for others.
-    fn was_sent_for(
-        &mut self,
-        header: &Header,
-        by: ContextId,
-        child: ContextId,
-        fits: impl FnOnce(u64, u64, bool) -> bool,
-    ) {
-        let facts = self.facts_of((header.pid, header.tid));
-        let sent = self.contexts.find_mut(by).and_then(|context| {
-            let is_writer = context.writer;
-            let is_it = |sent: &mut Box<Sent>| sent.tid == header.tid && fits(sent.facts, facts, is_writer);
-            let sent = context.sent.take_if(is_it)?;
-            context.writer = true;
-            Some(sent)
-        });
-        let Some(sent) = sent else { return };
-        if let Some(operation) = sent.operation.and_then(|operation| self.operations.get_mut(&operation)) {
-            operation.act.woken = child;
-            self.works_on(child, (header.pid, header.tid), header.time);
-        }
-        if let Some(id) = sent.operation {
-            self.job_moves(id, child);
-            self.work_begins(id, child);
-        }
-        for unit in sent.settled {
-            if let Some(consumer) = self.contexts.find_mut(by).and_then(|context| context.consumer.as_mut()) {
-                consumer.settled.retain(|(_, known)| *known != unit);
-            }
-            let time = self.units.get(&unit).and_then(|unit| unit.end).unwrap_or(header.time);
-            let at = Mark { time, pid: header.pid, tid: header.tid, context: child, stack: 0 };
-            self.settled_by(&at, child, unit);
-            if let Some(consumer) =
-                self.contexts.find_mut(child).and_then(|context| context.consumer.as_mut())
-            {
-                consumer.is_task = true;
-            }
         }
     }
 

@@ -23,10 +23,12 @@
 //! address of a dead one. Such a claim is *tentative* until the response of the fresh request confirms it.
 //! Decisions are taken when a span is made, which waits until its evidence is complete; see [`Engine::settled`].
 
+mod behind;
 mod blocked;
 mod calls;
 mod consumer;
 mod context;
+mod counters;
 mod emit;
 mod evidence;
 mod exchange;
@@ -52,6 +54,7 @@ mod stubs;
 mod time;
 mod unit;
 mod windows;
+mod writer;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -62,8 +65,8 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-pub use self::{blocked::LoopOptions, idle::JobOptions, output::LogCounters, process::Need};
 use self::{
+    behind::Behind,
     blocked::Loops,
     calls::Calls,
     context::{Cause, Contexts, Thread, Work},
@@ -79,6 +82,9 @@ use self::{
     stacks::{StackId, Stacks},
     stubs::Stubs,
     unit::{Operation, OperationId, RemoteParent, Unit, UnitId},
+};
+pub use self::{
+    blocked::LoopOptions, counters::Counters, idle::JobOptions, output::LogCounters, process::Need,
 };
 use crate::{
     conn::{ConnectionId, Connections, Happened, Protocol},
@@ -127,54 +133,6 @@ pub struct Options {
     pub link_after: u64,
 }
 
-/// Counts of what the engine has seen and could not use.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Counters {
-    /// Facts taken.
-    pub facts: u64,
-    /// Facts that could not be read.
-    pub bad_facts: u64,
-    /// Facts that found no room in the ring buffer, as the kernel side counts them.
-    pub dropped_facts: u64,
-    /// Spans made.
-    pub spans: u64,
-    /// Client spans without a parent.
-    pub roots: u64,
-    /// Spans made after waiting in vain for evidence.
-    pub unsettled: u64,
-    /// Claims that a response has refuted.
-    pub refuted: u64,
-    /// Requests joined with the operation of another watched process.
-    pub joined: u64,
-    /// Joins taken back because the two sides differ.
-    pub unjoined: u64,
-    /// Operations forgotten before they ended, because their connection was lost.
-    pub abandoned: u64,
-    /// What a server sent unasked and was no message.
-    pub pushed: u64,
-    /// Messages of channels, lists and notifications for which nothing was done.
-    pub idle: u64,
-    /// Jobs that asked whether there is something to do, and found nothing.
-    pub idle_jobs: u64,
-    /// Commands that waited for an element of a list, outside any unit of work.
-    pub waits: u64,
-    /// Work items whose origin was not kept because too many lay in queues, or tasks in pools; likewise of what was given to a
-    /// connection or put on its streams.
-    pub unqueued: u64,
-    /// Steps of event loops that have lasted long (`asyncio.blocked_after`).
-    pub blocked_loops: u64,
-    /// Of these, those of which it is not known where the thread was; and what was too much to be told of.
-    pub unseen_steps: u64,
-    /// Stacks that were forgotten because there were too many: what was done there has no `code.*`.
-    pub forgotten_stacks: u64,
-    /// Code objects that were not looked at because there were too many, likewise.
-    pub unread_codes: u64,
-    /// Contexts forgotten because there were too many.
-    pub forgotten_contexts: u64,
-    /// Log records.
-    pub logs: LogCounters,
-}
-
 /// Something finished that is not yet a span.
 #[derive(Clone, Copy, Debug)]
 enum Finished {
@@ -198,6 +156,8 @@ pub struct Engine {
     exchanges: FxHashMap<ConnectionId, Exchanges>,
     /// Connections on which tasks send for each other.
     sharing: BTreeMap<ConnectionId, Sharing>,
+    /// Connections whose sockets took no more.
+    behind: BTreeMap<ConnectionId, Behind>,
     /// Which connection an object of a library stands for, by process and address.
     shared_objects: FxHashMap<(u32, u64), ConnectionId>,
     calls: Calls,
@@ -256,6 +216,7 @@ impl Engine {
             begun: FxHashMap::default(),
             exchanges: FxHashMap::default(),
             sharing: BTreeMap::new(),
+            behind: BTreeMap::new(),
             shared_objects: FxHashMap::default(),
             calls: Calls::default(),
             stubs: BTreeMap::new(),
@@ -545,6 +506,7 @@ impl Engine {
                 self.counters.dropped_facts = self.dropped.values().sum();
                 self.calls_are_unclear();
                 self.given_is_unclear(header.pid);
+                self.behind_is_unclear(|_| true);
             }
             Fact::End(_) => self.finish(),
         }
@@ -590,6 +552,7 @@ impl Engine {
                 (Event::Lost { .. }, _) => {
                     self.doubt(happened.connection);
                     self.calls_are_missing(happened.connection, happened.pid);
+                    self.behind_is_unclear(|connection| connection == happened.connection);
                 }
                 (Event::Upgrade { .. } | Event::Unread(_), _) => {}
             }

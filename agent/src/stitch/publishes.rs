@@ -151,6 +151,11 @@ impl Publishes {
         self.add(Published { operation, span: None, sent, body, keys: keys(message).map(Some) });
     }
 
+    /// Whether an operation has been sent completely.
+    pub(super) fn has(&self, operation: OperationId) -> bool {
+        self.by_operation.contains_key(&operation)
+    }
+
     /// Remembers what an operation has sent, by keys.
     pub(super) fn insert(&mut self, operation: OperationId, sent: u64, keys: impl Iterator<Item = u64>) {
         for key in keys {

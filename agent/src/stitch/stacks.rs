@@ -81,6 +81,8 @@ struct Code {
     is_loop: bool,
     calls_handlers: bool,
     flushes: bool,
+    sends_rest: bool,
+    makes_room: bool,
     shares_writes: Option<Sharers>,
     in_stubs: bool,
     makes_call: bool,
@@ -189,6 +191,8 @@ impl Stacks {
             is_loop: info.is_loop(),
             calls_handlers: info.calls_handlers(),
             flushes: info.flushes(),
+            sends_rest: info.sends_rest(),
+            makes_room: info.makes_room(),
             shares_writes: info.shares_writes(),
             in_stubs: info.is_in_stubs(),
             makes_call: info.makes_call(),
@@ -205,6 +209,17 @@ impl Stacks {
     /// first.
     pub(super) fn flushes(&self, id: StackId) -> bool {
         self.has_flushers && self.innermost(id, |code| code.flushes).is_some()
+    }
+
+    /// Whether asyncio's loop sends there what a socket did not take before. `None` where the innermost function is not known.
+    pub(super) fn is_sent_by_loop(&self, id: StackId) -> Option<bool> {
+        let stack = self.get(id)?;
+        self.code_at(stack.pid, *stack.frames.first()?).map(|code| code.sends_rest)
+    }
+
+    /// Whether who is woken there waits for room in a queue.
+    pub(super) fn makes_room(&self, id: StackId) -> bool {
+        self.innermost(id, |code| code.makes_room).is_some()
     }
 
     /// Whether what is sent there has gathered on a connection, by whomever; if so, who share it.
@@ -348,7 +363,7 @@ impl Engine {
 
     /// Where something was done; 0 where the thread that has sent it was not the one that did it.
     pub(super) fn stack_of(&self, act: &Act) -> StackId {
-        let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer);
+        let writer = || self.contexts.find(act.context).is_some_and(|context| context.writer.is_some());
         let is_anothers = match act.shared {
             Shared::No | Shared::Own => act.late || act.woken != 0 || writer(),
             Shared::Open | Shared::Closed => act.woken == 0,

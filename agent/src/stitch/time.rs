@@ -14,6 +14,7 @@ impl Engine {
         self.settle_all_untaken(false);
         self.settle_calls(false);
         self.settle_stubs(false);
+        self.settle_behind(false);
         self.find_origins(false);
         // What was logged may belong into a span.
         self.settle_outputs(false);
@@ -30,6 +31,7 @@ impl Engine {
         self.settle_all_untaken(true);
         self.settle_calls(true);
         self.settle_stubs(true);
+        self.settle_behind(true);
         self.find_origins(true);
         self.settle_outputs(true);
         self.settle_blocked(true);

@@ -9,23 +9,23 @@ use crate::{
 };
 
 const PID: u32 = 7;
-const LOOP: u64 = 0x9000;
+pub(in crate::stitch) const LOOP: u64 = 0x9000;
 /// The tasks of two requests.
-const TASKS: [u64; 2] = [0x100, 0x200];
+pub(in crate::stitch) const TASKS: [u64; 2] = [0x100, 0x200];
 /// Descriptors: of the two requests, and of a connection to Redis. They are the numbers of their sockets too.
 const CLIENTS: [u64; 2] = [11, 12];
-const REDIS: u64 = 20;
+pub(in crate::stitch) const REDIS: u64 = 20;
 const AF_INET: u16 = 2;
 /// A connection to `RabbitMQ`, and a publish with an empty body: `basic.publish`, content header.
-const RABBIT: u64 = 21;
-const PUBLISH: &[u8] = b"\x01\0\x01\0\0\0\x0c\0\x3c\0\x28\0\0\x01e\x02kk\0\xce\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce";
-const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+pub(in crate::stitch) const RABBIT: u64 = 21;
+pub(in crate::stitch) const PUBLISH: &[u8] = b"\x01\0\x01\0\0\0\x0c\0\x3c\0\x28\0\0\x01e\x02kk\0\xce\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce";
+pub(in crate::stitch) const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 
 /// A place in memory.
 const PLACE: u64 = 0x7f00_0000_1020;
 
-struct Rig {
-    engine: Engine,
+pub(in crate::stitch) struct Rig {
+    pub(in crate::stitch) engine: Engine,
     time: u64,
     moved: [[u64; 2]; 32],
     /// Where in memory is what is sent next.
@@ -35,13 +35,20 @@ struct Rig {
 impl Rig {
     /// Two requests have come, and each has a task.
     fn new() -> Self {
+        let mut rig = Self::of_newest();
+        let header = rig.header(0, LOOP, 0);
+        rig.engine.fact(&Fact::LateWrites(header));
+        rig
+    }
+
+    /// The same on a uvloop that sends what it is given at once.
+    pub(in crate::stitch) fn of_newest() -> Self {
         let engine = Engine::new(Options { seed: 1, ..Options::default() });
         let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32], place: 0 };
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
         rig.engine
             .fact(&Fact::Python(header, PythonInfo { attribution: Attribution::Context, uvloop: true }));
-        rig.engine.fact(&Fact::LateWrites(header));
         rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
         rig.socket(REDIS, flag::CONNECTED);
         for (client, task) in CLIENTS.into_iter().zip(TASKS) {
@@ -53,7 +60,7 @@ impl Rig {
         rig
     }
 
-    fn header(&mut self, kind: u16, context: u64, flags: u16) -> Header {
+    pub(in crate::stitch) fn header(&mut self, kind: u16, context: u64, flags: u16) -> Header {
         self.time += 1_000;
         Header { time: self.time, context, pid: PID, tid: PID, kind, flags, ..Header::default() }
     }
@@ -66,7 +73,7 @@ impl Rig {
         self.engine.fact(&Fact::Socket(Box::new(fact)));
     }
 
-    fn data(&mut self, socket: u64, flags: u16, context: u64, bytes: &[u8]) {
+    pub(in crate::stitch) fn data(&mut self, socket: u64, flags: u16, context: u64, bytes: &[u8]) {
         let mut header = self.header(kind::DATA, context, flags | flag::FILE_CALL);
         header.buffer = adder_ebpf::buffer_of(std::mem::take(&mut self.place));
         let moved = &mut self.moved[socket as usize][usize::from(flags & flag::RECEIVED == 0)];
@@ -97,7 +104,7 @@ impl Rig {
     }
 
     /// A connection that is seen from its beginning.
-    fn rabbit(&mut self) {
+    pub(in crate::stitch) fn rabbit(&mut self) {
         self.socket(RABBIT, flag::CONNECTED);
         self.leaves(RABBIT, b"AMQP\0\0\x09\x01");
     }
@@ -108,7 +115,7 @@ impl Rig {
     }
 
     /// At the end of a turn this leaves.
-    fn leaves(&mut self, socket: u64, bytes: &[u8]) {
+    pub(in crate::stitch) fn leaves(&mut self, socket: u64, bytes: &[u8]) {
         self.data(socket, 0, LOOP, bytes);
     }
 
@@ -121,7 +128,7 @@ impl Rig {
     }
 
     /// The requests are answered: below which of them all spans of this kind are.
-    fn places(&mut self, kind: Kind, count: usize) -> Vec<Option<usize>> {
+    pub(in crate::stitch) fn places(&mut self, kind: Kind, count: usize) -> Vec<Option<usize>> {
         for (client, task) in CLIENTS.into_iter().zip(TASKS) {
             self.gives(task, client);
             self.leaves(client, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
