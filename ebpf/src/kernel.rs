@@ -51,9 +51,26 @@ pub fn user<T: Copy>(address: u64) -> T {
     }
 }
 
-/// `S_IFMT` and `S_IFIFO` (include/uapi/linux/stat.h).
+/// `S_IFMT`, `S_IFIFO` and `S_IFCHR` (include/uapi/linux/stat.h).
 const FILE_TYPE: u16 = 0o170_000;
 const PIPE: u16 = 0o010_000;
+const CHARACTERS: u16 = 0o020_000;
+/// `MINORBITS` (include/linux/kdev_t.h), and the major number of `/dev/null`, `/dev/urandom` and their like
+/// (Documentation/admin-guide/devices.txt): nobody waits there.
+const MINOR_BITS: u32 = 20;
+const MEMORY: u32 = 1;
+/// `ANON_INODE_FS_MAGIC` (include/uapi/linux/magic.h): where inotify, eventfd and timerfd are.
+const ANONYMOUS: u64 = 0x0904_1934;
+/// In [`Source::id`].
+const NO_PIPE: u64 = 1 << 63;
+
+/// What is not a socket, and may be waited at.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// The inode number of a pipe; of anything else, where many share an inode, the descriptor, marked as such.
+    pub id: u64,
+    pub is_pipe: bool,
+}
 
 /// The `struct file` behind a descriptor of the current process; 0 where there is none.
 #[inline(always)]
@@ -68,16 +85,20 @@ fn file(fd: u32) -> u64 {
     kernel(descriptors.fd + u64::from(fd) * 8)
 }
 
-/// The inode number of the pipe behind a descriptor of the current process; `None` for anything else.
+/// The pipe, terminal, inotify instance or their like behind a descriptor of the current process; `None` for anything else.
 #[inline(always)]
-pub fn pipe(fd: u32) -> Option<u64> {
+pub fn source(fd: u32) -> Option<Source> {
     let file = file(fd);
     if file == 0 {
         return None;
     }
     let inode: u64 = kernel(file + offset!(file_inode));
-    let mode: u16 = kernel(inode + offset!(inode_mode));
-    (mode & FILE_TYPE == PIPE).then(|| kernel(inode + offset!(inode_ino)))
+    let is_waited_at = match kernel::<u16>(inode + offset!(inode_mode)) & FILE_TYPE {
+        PIPE => return Some(Source { id: kernel(inode + offset!(inode_ino)), is_pipe: true }),
+        CHARACTERS => kernel::<u32>(inode + offset!(inode_rdev)) >> MINOR_BITS != MEMORY,
+        _ => kernel::<u64>(kernel::<u64>(inode + offset!(inode_sb)) + offset!(sb_magic)) == ANONYMOUS,
+    };
+    is_waited_at.then_some(Source { id: NO_PIPE | u64::from(fd), is_pipe: false })
 }
 
 /// The inode number of whatever is behind a descriptor of the current process; `None` where nothing is.

@@ -84,6 +84,9 @@ pub mod flag {
     pub const INTERRUPTED: u16 = 512;
     /// [`Data`](super::Data): moved by the same call as what the thread's last fact tells of.
     pub const CONTINUED: u16 = 1024;
+    /// [`Item`](super::Item) of a wait: a read of a file that may be waited at (a pipe, a terminal, inotify and its like) has
+    /// given something. The number stands for the file, instead of for the system call.
+    pub const FILE: u16 = 2048;
 }
 
 /// Bits of [`Process::stacks`]: a stack is reported with each wait that ran out, and with what is sent over connections that
@@ -485,6 +488,9 @@ pub struct Offsets {
     pub file_private: u32,
     pub inode_ino: u32,
     pub inode_mode: u32,
+    pub inode_rdev: u32,
+    pub inode_sb: u32,
+    pub sb_magic: u32,
     pub sk_family: u32,
     pub sk_daddr: u32,
     pub sk_rcv_saddr: u32,

@@ -51,6 +51,13 @@ pub fn since_wait() -> u32 {
     ago_of(unsafe { bpf_ktime_get_ns() }.saturating_sub(unsafe { (*step).waited }))
 }
 
+/// Whether this thread is in a step of a loop.
+#[inline(always)]
+pub fn is_in_step() -> bool {
+    let (_, tid) = current();
+    LOOPS.get_ptr(tid).is_some()
+}
+
 /// A descriptor was closed: if it is the loop's own, what its thread does from now on is no step.
 #[inline(always)]
 pub fn closed(fd: i32) {

@@ -14,10 +14,10 @@ use aya_ebpf::{
 use crate::{
     amqp::report_framed,
     frames::report_stack,
-    kernel::{inode_behind, kernel, pipe, stream_socket, user},
+    kernel::{inode_behind, kernel, source, stream_socket, user},
     life::argument,
     loops,
-    python::{current_context, flush_pending},
+    python::{current_context, flush_pending, thread_state},
     record::{current, report_flagged, report_head, watched},
     socket::{
         begins_application_data, is_accepted, is_unix, pack, pack_for, report_bytes, report_close,
@@ -305,8 +305,8 @@ fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
         }
     }
     let Some(socket) = socket else {
-        if number == number::READ && process.pipes != 0 {
-            on_pipe(process, fd as u32, registers.get(register::RSI), result as u64);
+        if number == number::READ {
+            on_file(process, fd as u32, registers.get(register::RSI), result as u64);
         }
         return;
     };
@@ -439,12 +439,26 @@ fn on_wait(number: u64, registers: impl Registers, result: i64, process: &Proces
     }
 }
 
-/// Bytes were read that are no socket's.
+/// Bytes were read that are no socket's. What a loop does is begun by its callbacks: its reads are not told of, nor those of
+/// threads without Python.
 #[inline(always)]
-fn on_pipe(process: &Process, fd: u32, buffer: u64, length: u64) {
-    let Some(inode) = pipe(fd) else { return };
+fn on_file(process: &Process, fd: u32, buffer: u64, length: u64) {
+    let Some(found) = source(fd) else { return };
+    let begins = process.context_type != 0 && !loops::is_in_step() && thread_state(process) != 0;
+    let is_told = found.is_pipe && process.pipes != 0;
+    if !begins && !is_told {
+        return;
+    }
     flush_pending(process);
-    report_pipe(inode, buffer, length, fd, current_context(process));
+    let context = current_context(process);
+    if begins {
+        // First, so that it is seen how long the thread has rested.
+        let flags = flag::FILE | report_stack(process, context);
+        report_flagged(kind::TIMER, flags, context, found.id);
+    }
+    if is_told {
+        report_pipe(found.id, buffer, length, fd, context);
+    }
 }
 
 /// A socket was connected or accepted.

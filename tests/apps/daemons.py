@@ -6,9 +6,12 @@
     scheduler  APScheduler's background scheduler, its jobs in a pool of threads
     sched      the standard library's `sched`
     schedule   the package `schedule`
+    file       threads that wait at a pipe, in `select` before they read, at inotify, and for what a program says
     signal     a main thread that waits in `signal.pause`, and one that works in the handler while it sleeps
     asyncio    two periodic tasks, asyncpg and redis.asyncio
     uvloop     the same on uvloop
+    handlers   handlers of signals on asyncio, which make a task, or wake one
+    uvloop-handlers  the same on uvloop
     timeouts   asyncio's `wait_for` that runs out
     coroutines APScheduler's asyncio scheduler, its jobs coroutines
     beat       Celery beat, which publishes over RabbitMQ
@@ -21,6 +24,7 @@ but it is looked for: a statement without rows, a key that does not exist.
 """
 
 import asyncio
+import ctypes
 import datetime
 import itertools
 import os
@@ -202,6 +206,60 @@ def signals():
         time.sleep(PERIOD * 1.5)
 
 
+def files():
+    threads = Threads()
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def start(read, work, write=None):
+        busy = threading.Semaphore(0)
+
+        def loop():
+            while True:
+                read()
+                work()
+                busy.release()
+
+        def feed():
+            while True:
+                time.sleep(PERIOD)
+                write()
+                busy.acquire()
+
+        threading.Thread(target=loop, daemon=True).start()
+        if write:
+            threading.Thread(target=feed, daemon=True).start()
+
+    def with_program():
+        request = Rid(f"selectx{next(numbers)}")
+        with threads.cursor as cursor:
+            cursor.execute(request.sql(DUE))
+        # What it says begins nothing.
+        subprocess.run("echo 1; sleep 0.01; echo 2", shell=True, stdout=subprocess.PIPE, check=True)
+        threads.redis.set(request.key("due"), "1")
+        did(request, 1, 1)
+
+    def read_selected():
+        select.select([selected], [], [])
+        os.read(selected, 16)
+
+    pipe, end = os.pipe()
+    lines = open(pipe)
+    start(lines.readline, lambda: threads.work("line"), lambda: os.write(end, b"due\n"))
+    selected, other = os.pipe()
+    start(read_selected, with_program, lambda: os.write(other, b"due"))
+    folder = os.path.dirname(os.readlink("/proc/self/fd/1"))
+    name = os.path.join(folder, "watched")
+    open(name, "w").close()
+    notify = libc.inotify_init()
+    libc.inotify_add_watch(notify, name.encode(), 4)  # IN_ATTRIB
+    start(lambda: os.read(notify, 4096), lambda: threads.work("notify"), lambda: os.utime(name))
+    says = f"while sleep {PERIOD}; do echo due; done"
+    follow = subprocess.Popen(says, shell=True, stdout=subprocess.PIPE, text=True)
+    start(follow.stdout.readline, lambda: threads.work("follow"))
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
 def beat():
     import celery
     import celery.beat
@@ -270,6 +328,42 @@ async def coroutines():
     await asyncio.Event().wait()
 
 
+async def handlers():
+    loop = asyncio.get_running_loop()
+    pool = await asyncpg.create_pool(PG_DSN, min_size=4, max_size=8)
+    client = redis.asyncio.from_url(REDIS_URL)
+    event = asyncio.Event()
+    running = set()
+
+    async def job(name):
+        request = Rid(f"{name}x{next(numbers)}")
+        await pool.fetch(request.sql(DUE))
+        await client.set(request.key("due"), "1")
+        did(request, 1, 1)
+
+    def make():
+        task = loop.create_task(job("made"))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    async def wait():
+        while True:
+            await event.wait()
+            event.clear()
+            await job("woken")
+
+    def signals():
+        for number in itertools.cycle([signal.SIGUSR1, signal.SIGUSR2]):
+            time.sleep(PERIOD)
+            os.kill(os.getpid(), number)
+
+    loop.add_signal_handler(signal.SIGUSR1, make)
+    loop.add_signal_handler(signal.SIGUSR2, event.set)
+    threading.Thread(target=signals, daemon=True).start()
+    print("ready", flush=True)
+    await wait()
+
+
 def launch(way):
     print("ready", flush=True)
     time.sleep(7)
@@ -320,12 +414,18 @@ def main():
         asyncio.run(coroutines())
     elif way == "timeouts":
         asyncio.run(timeouts())
+    elif way == "handlers":
+        asyncio.run(handlers())
+    elif way == "uvloop-handlers":
+        uvloop.install()
+        asyncio.run(handlers())
     elif way == "launch":
         launch(sys.argv[2])
     else:
         ways = {
             "beat": beat,
             "event": event,
+            "file": files,
             "notifier": notifier,
             "sched": sched_events,
             "schedule": schedule_jobs,

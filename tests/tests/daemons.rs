@@ -55,7 +55,7 @@ fn run(way: &str, python: &str, handlers: &[&str]) {
     assert!(works.len() > 20, "{} pieces of work", works.len());
     let (notified, works): (BTreeMap<_, _>, _) =
         works.into_iter().partition(|(rid, _)| rid.starts_with("note"));
-    let trigger = if way == "signal" { "signal" } else { "timer" };
+    let trigger = if ["signal", "file"].contains(&way) { way } else { "timer" };
     expect_jobs(&spans, &works, trigger, handlers, learned);
     if notifier.is_some() {
         expect_notified(&spans, &notified);
@@ -176,6 +176,12 @@ fn schedulers_of_the_standard_library_and_beside_it() {
 #[test]
 fn signals() {
     run("signal", "3.13", &["Threads.work", "signals.<locals>.<lambda>"]);
+}
+
+#[test]
+fn what_comes_in_files() {
+    run("file", "3.11", &["files.<locals>.<lambda>", "files.<locals>.with_program"]);
+    run("file", "3.13", &["files.<locals>.<lambda>", "files.<locals>.with_program"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     DEPTH_MAX, HOLD_MAX,
     consumer::Consumer,
-    job::Turn,
+    job::{Files, Trigger, Turn},
     message::Delivered,
     received::{Reading, Received},
     stacks::StackId,
@@ -256,8 +256,8 @@ pub(super) struct Cause {
     pub(super) time: u64,
     /// What the thread of whoever put it was serving by the rule for threads.
     pub(super) unit: Option<UnitId>,
-    /// It was put because a time had come, and nothing else is behind it.
-    pub(super) by_timer: bool,
+    /// Why it was put, where nothing else is behind it: it will be a job of its own.
+    pub(super) turns: Option<Trigger>,
     /// The thread that has put it.
     pub(super) by: (u32, u32),
     /// Its number; 0 for what no thread of Python has put.
@@ -304,6 +304,8 @@ pub(super) struct Thread {
     pub(super) received: Option<Box<Received>>,
     /// What it does since its last wait ran out.
     pub(super) turn: Option<Turn>,
+    /// Files that it has read from.
+    pub(super) files: Files,
     /// The context in which somebody was woken right after it has read.
     pub(super) read_for: ContextId,
     /// [`Thread::facts`] when its last wait ran out, and when that was.

@@ -12,14 +12,19 @@
 //! 3. *Queue.* A piece of work that was put into a queue because a time had come, by a thread that did nothing itself
 //!    (`APScheduler`).
 //! 4. *Signal.* The system call that waited was interrupted; Python's handler runs before it waits on.
-//! 5. *Start.* The main thread of a process that has begun, until the process first waits so or is asked for something.
+//! 5. *File.* A thread has waited at a pipe, a terminal, inotify or their like, and read something from there ([`file`]).
+//! 6. *Start.* The main thread of a process that has begun, until the process first waits so or is asked for something.
 //!
 //! A job is the weakest of all owners: what belongs to a request or a message by any evidence is not its. Its end cannot
 //! be seen before the next wait has run out, so it is the end of what was done last.
 
+mod file;
+mod queued;
 mod span;
 #[cfg(test)]
 mod tests;
+
+pub(super) use self::file::Files;
 
 use std::sync::Arc;
 
@@ -28,7 +33,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Engine, Finished, Need, OperationId, UnitId,
-    context::{Cause, Context, ContextId, Thread},
+    context::{Context, ContextId, Thread},
     stacks::StackId,
     unit::{Act, Unit},
 };
@@ -66,6 +71,8 @@ pub(super) enum Trigger {
     Timer,
     /// A wait was interrupted.
     Signal,
+    /// Something has come in a file.
+    File,
 }
 
 impl Trigger {
@@ -74,6 +81,7 @@ impl Trigger {
             Self::Start => "start",
             Self::Timer => "timer",
             Self::Signal => "signal",
+            Self::File => "file",
         }
     }
 }
@@ -135,6 +143,11 @@ impl Job {
         self.open > 0 || !self.held.is_empty()
     }
 
+    /// Whether anything was done in it.
+    fn has_worked(&self) -> bool {
+        self.is_open() || self.first.is_some()
+    }
+
     /// How long nothing is heard of it before it is shown. One that has found nothing may think about that.
     fn patience(&self) -> u64 {
         if self.held.is_empty() { QUIET } else { HELD_QUIET }
@@ -151,7 +164,6 @@ impl Engine {
             return;
         }
         self.start_has_waited(header);
-        let context = self.contexts.at(header.pid, header.context, header.time);
         let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
         if trigger == Trigger::Timer {
             (thread.timed, thread.timed_at) = (thread.facts, header.time);
@@ -168,6 +180,13 @@ impl Engine {
         if job.is_some_and(|job| job.running > 0) {
             return;
         }
+        self.turn_begins(header, trigger);
+    }
+
+    /// A thread does something on its own account from now on.
+    fn turn_begins(&mut self, header: &Header, trigger: Trigger) {
+        let context = self.contexts.at(header.pid, header.context, header.time);
+        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
         // It is no longer at what a job has given it to do, nor at what it has received.
         let cause = thread.work.and_then(|work| work.cause);
         if cause.and_then(|cause| job_in(&self.units, cause.unit?)).is_some() {
@@ -363,29 +382,6 @@ impl Engine {
         }
     }
 
-    /// Work is put into a queue: the job behind it, if that has done something itself; else, if it was put there because
-    /// the time had come, it will be a job of its own.
-    pub(super) fn job_behind(&self, header: &Header, context: ContextId) -> (Option<UnitId>, bool) {
-        let act = Act { pid: header.pid, tid: header.tid, start: header.time, context, ..Act::default() };
-        let Some((turn, holder)) = self.turn_of(&act) else { return (None, false) };
-        if holder == Holder::Process {
-            // A thread that is started may live as long as the process.
-            return (None, false);
-        }
-        let has_worked = |job: &Job| job.open > 0 || job.first.is_some() || !job.held.is_empty();
-        let job = turn.unit.filter(|unit| job_in(&self.units, *unit).is_some_and(has_worked));
-        (job, job.is_none())
-    }
-
-    /// A thread has taken work out of a queue.
-    pub(super) fn takes_work(&mut self, header: &Header, cause: Option<Cause>, context: ContextId) {
-        self.turn_is_over((header.pid, header.tid));
-        let Some(thread) = self.threads.get_mut(&(header.pid, header.tid)) else { return };
-        if cause.is_some_and(|cause| cause.by_timer) {
-            thread.turn = Some(Turn::new(Trigger::Timer, header.time, context, 0));
-        }
-    }
-
     pub(super) fn turn_ends(&mut self, turn: Turn) {
         if let Some(job) = turn.unit.and_then(|unit| self.job_mut(unit)) {
             job.over = true;
@@ -456,14 +452,7 @@ impl Engine {
         }
         let starting = self.processes.get(&act.pid).and_then(|process| process.starting);
         if let Some(turn) = starting.filter(|turn| act.tid == act.pid && turn.start <= act.start) {
-            // It may never wait so: it ends when it is done all the same.
-            let until = match turn.unit {
-                None => turn.start + START_MAX,
-                Some(unit) => job_in(&self.units, unit).map_or(0, |job| {
-                    job.active.max(job.last) + if job.running > 0 { OPEN_MAX } else { QUIET }
-                }),
-            };
-            return (act.start < until).then_some((turn, Holder::Process));
+            return (act.start < self.start_lasts_until(&turn)).then_some((turn, Holder::Process));
         }
         let turn = thread.turn.filter(|_| thread.consumer.is_none())?;
         if turn.trigger == Trigger::Signal && turn.unit.is_none() && turn.start + HANDLED_WITHIN < act.start {
@@ -477,6 +466,13 @@ impl Engine {
                 && found.is_none_or(|context| !context.announced && context.created >= turn.start)
         };
         (!thread.is_loop && (turn.context == act.context || new())).then_some((turn, Holder::Thread))
+    }
+
+    /// When what a process does first is over: it may never wait so, and ends when it is done all the same.
+    fn start_lasts_until(&self, turn: &Turn) -> u64 {
+        let Some(unit) = turn.unit else { return turn.start + START_MAX };
+        job_in(&self.units, unit)
+            .map_or(0, |job| job.active.max(job.last) + if job.running > 0 { OPEN_MAX } else { QUIET })
     }
 
     /// Something was begun in a job.

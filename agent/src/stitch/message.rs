@@ -115,15 +115,15 @@ impl Engine {
     pub(super) fn cause_of_work(&mut self, header: &Header, context: ContextId) -> Cause {
         let unit = self.origin_of_work(header, context);
         let thread = (header.pid, header.tid);
-        let (job, by_timer) = if self.calls.hands_out(thread) {
-            (None, false)
+        let (job, turns) = if self.calls.hands_out(thread) {
+            (None, None)
         } else if unit.is_none() && self.owner(context, header.time).is_none() {
             self.job_behind(header, context)
         } else {
-            (None, false)
+            (None, None)
         };
         let number = self.number();
-        Cause { context, time: header.time, unit: unit.or(job), by_timer, by: thread, number }
+        Cause { context, time: header.time, unit: unit.or(job), turns, by: thread, number }
     }
 
     /// What would help to see in processes besides, since the last call.

@@ -71,7 +71,7 @@ use self::{
     calls::Calls,
     context::{Cause, Contexts, Thread, Work},
     exchange::Exchanges,
-    job::{Trigger, Turn},
+    job::Turn,
     measure::Measures,
     notice::Waiting,
     notifiers::Notifiers,
@@ -309,6 +309,14 @@ impl Engine {
             Fact::Step(item) => return self.loop_stepped(item),
             _ => self.loops.heard(&header),
         }
+        let is_loop = |thread: &Thread| thread.is_loop;
+        if matches!(fact, Fact::Timer(_))
+            && header.flags & flag::FILE != 0
+            && self.threads.get(&(header.pid, header.tid)).is_some_and(is_loop)
+        {
+            // Its callbacks begin what a loop does.
+            return;
+        }
         (self.stack, self.stream) = (0, None);
         if header.flags & flag::STACKED != 0
             && let Some(thread) = self.threads.get(&(header.pid, header.tid))
@@ -405,6 +413,7 @@ impl Engine {
                 self.connections.close(close, mark, &mut self.happened);
                 self.handle(0);
             }
+            Fact::Timer(item) if header.flags & flag::FILE != 0 => self.read_from_file(item),
             Fact::Timer(item) => self.timer(item),
             Fact::Wake(lineage) => self.woken(&header, lineage.child),
             Fact::Given(item) => self.given(&header, item, ciphertext),
@@ -441,7 +450,7 @@ impl Engine {
                 let context = self.contexts.at(header.pid, header.context, header.time);
                 let cause = self.cause_of_work(&header, context);
                 let thread = Thread {
-                    turn: cause.by_timer.then(|| Turn::new(Trigger::Timer, header.time, 0, 0)),
+                    turn: cause.turns.map(|trigger| Turn::new(trigger, header.time, 0, 0)),
                     work: Some(Work { cause: Some(cause), context: 0, time: header.time }),
                     last: header.time,
                     ..Thread::default()
@@ -450,6 +459,7 @@ impl Engine {
                 self.thread_is_new(header.pid, child.child);
             }
             Fact::Fork(child) => {
+                self.thread(&header).files.forked(header.time);
                 if let Some(parent) = self.processes.get(&header.pid) {
                     let state = parent.forked(header.time);
                     self.processes.insert(child.child, state);

@@ -1,4 +1,4 @@
-use adder_ebpf::{Data, Lineage, kind};
+use adder_ebpf::{Child, Data, Lineage, kind};
 
 use super::*;
 use crate::{
@@ -135,4 +135,54 @@ fn woken_by_its_own(ago: u64) -> u64 {
 fn a_loop_that_the_machine_has_not_let_run_has_not_waited() {
     assert_eq!(woken_by_its_own(6_300), 100_100);
     assert_eq!(woken_by_its_own(200), 106_300, "it has waited since");
+}
+
+/// What a thread without a loop does.
+#[derive(Clone, Copy)]
+enum Does {
+    /// It reads from this file.
+    Reads(u64),
+    /// It starts a program.
+    Forks,
+}
+
+/// It does that at these times, microseconds; when each time its turn began.
+fn turns_of_files(does: &[(u64, Does)]) -> Vec<u64> {
+    let mut engine = engine();
+    let turn = |&(time, does): &(u64, Does)| {
+        let header = |kind, flags| Header { tid: 9, flags, ..header(kind, time, 0) };
+        match does {
+            Does::Reads(item) => {
+                engine.fact(&Fact::Timer(Item { header: header(kind::TIMER, flag::FILE), item }));
+            }
+            Does::Forks => {
+                let header = header(kind::FORK, 0);
+                engine.fact(&Fact::Fork(Child { header, child: 10, reserved: 0 }));
+            }
+        }
+        engine.threads.get(&(7, 9)).and_then(|thread| thread.turn).map_or(0, |turn| turn.start / US)
+    };
+    does.iter().map(turn).collect()
+}
+
+#[test]
+fn what_a_thread_reads_begins_a_turn() {
+    use Does::Reads;
+    let does = [(10_000, Reads(1)), (20_000, Reads(1)), (20_100, Reads(1)), (30_000, Reads(2))];
+    assert_eq!(turns_of_files(&does), [10_000, 20_000, 20_000, 30_000]);
+}
+
+#[test]
+fn what_a_program_says_that_a_turn_has_started_begins_none() {
+    use Does::{Forks, Reads};
+    let does =
+        [(10_000, Reads(1)), (15_000, Forks), (20_000, Reads(2)), (30_000, Reads(2)), (40_000, Reads(1))];
+    assert_eq!(turns_of_files(&does), [10_000, 10_000, 10_000, 10_000, 40_000]);
+}
+
+#[test]
+fn what_a_program_says_that_was_started_before_begins_turns() {
+    use Does::{Forks, Reads};
+    let does = [(5_000, Forks), (10_000, Reads(1)), (20_000, Reads(1)), (30_000, Reads(1))];
+    assert_eq!(turns_of_files(&does), [0, 10_000, 20_000, 30_000]);
 }
