@@ -55,7 +55,11 @@ fn run(way: &str, python: &str, handlers: &[&str]) {
     assert!(works.len() > 20, "{} pieces of work", works.len());
     let (notified, works): (BTreeMap<_, _>, _) =
         works.into_iter().partition(|(rid, _)| rid.starts_with("note"));
-    let trigger = if ["signal", "file"].contains(&way) { way } else { "timer" };
+    let trigger = match way {
+        "file" => "file",
+        "signal" | "handlers" | "uvloop-handlers" => "signal",
+        _ => "timer",
+    };
     expect_jobs(&spans, &works, trigger, handlers, learned);
     if notifier.is_some() {
         expect_notified(&spans, &notified);
@@ -176,6 +180,12 @@ fn schedulers_of_the_standard_library_and_beside_it() {
 #[test]
 fn signals() {
     run("signal", "3.13", &["Threads.work", "signals.<locals>.<lambda>"]);
+}
+
+#[test]
+fn signals_that_a_loop_handles() {
+    run("handlers", "3.11", &["handlers.<locals>.job", "handlers"]);
+    run("uvloop-handlers", "3.13", &["handlers.<locals>.job", "handlers"]);
 }
 
 #[test]

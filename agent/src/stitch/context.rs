@@ -311,6 +311,8 @@ pub(super) struct Thread {
     /// [`Thread::facts`] when its last wait ran out, and when that was.
     pub(super) timed: u64,
     pub(super) timed_at: u64,
+    /// When the wait of its loop was last interrupted.
+    pub(super) signalled: u64,
     /// Time from the fact before to its last one, nanoseconds.
     pub(super) rested: u64,
     /// Where it makes its next fact.

@@ -18,6 +18,7 @@
 //! A job is the weakest of all owners: what belongs to a request or a message by any evidence is not its. Its end cannot
 //! be seen before the next wait has run out, so it is the end of what was done last.
 
+mod called;
 mod file;
 mod queued;
 mod span;
@@ -33,7 +34,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Engine, Finished, Need, OperationId, UnitId,
-    context::{Context, ContextId, Thread},
+    context::{Context, ContextId},
     stacks::StackId,
     unit::{Act, Unit},
 };
@@ -170,6 +171,9 @@ impl Engine {
         }
         thread.read_for = 0;
         if thread.is_loop {
+            if trigger == Trigger::Signal {
+                thread.signalled = header.time;
+            }
             return;
         }
         if thread.rested < WAITED && trigger == Trigger::Timer {
@@ -249,10 +253,12 @@ impl Engine {
             && self.contexts.find(by).is_some_and(|by| by.announced && by.parent != task);
         // However long it took the machine to go on after the read.
         let for_read = has_read && thread.read_at > thread.timed;
+        let signalled = self.called_by_signal((header.pid, header.tid), by, task, header.time);
+        let by_signal = signalled.is_some();
         let Some(found) = self.contexts.find_mut(task) else { return };
         // One that is older than the agent.
         found.is_task |= !found.announced;
-        if for_read || (has_read || by_task) && !has_waited {
+        if !by_signal && (for_read || (has_read || by_task) && !has_waited) {
             if let Some(turn) = found.turn.as_deref_mut().filter(|_| by_task) {
                 turn.others = turn.others.saturating_sub(1);
             }
@@ -264,12 +270,15 @@ impl Engine {
                 return;
             }
             // If this is what it has waited for, the next is not.
-            if turn.others > 0 && !has_waited {
+            if turn.others > 0 && !has_waited && !by_signal {
                 turn.others -= 1;
                 return;
             }
         }
-        let turn = Turn::new(Trigger::Timer, header.time, task, 0);
+        let turn = match signalled {
+            Some(start) => Turn::new(Trigger::Signal, start, task, 0),
+            None => Turn::new(Trigger::Timer, header.time, task, 0),
+        };
         if let Some(before) = found.turn.replace(Box::new(turn)) {
             self.turn_ends(*before);
         }
@@ -295,44 +304,6 @@ impl Engine {
         self.contexts.descends(one, other) || self.contexts.descends(other, one)
     }
 
-    /// A context is heard of, for the first time since the wait of its loop has run out, and nobody has woken it. If the loop
-    /// has read and accepted nothing since, a timer has called there. A task was then cancelled in its wait: the time that
-    /// `wait_for` has given it was up.
-    pub(super) fn called_by_timer(&mut self, header: &Header) {
-        let Some(thread) = self.threads.get(&(header.pid, header.tid)) else { return };
-        let ran_out = thread.timed_at;
-        if !thread.is_loop {
-            return;
-        }
-        let active = self.contexts.active(header.pid, header.context);
-        if active >= ran_out {
-            // Others were heard of since: what the timer has called has returned, and its address is another's.
-            if active < thread.last {
-                let context = self.contexts.find_at(header.pid, header.context);
-                let is_handle = |context: &&mut Context| !context.announced && !context.is_task;
-                if let Some(context) = self.contexts.find_mut(context).filter(is_handle) {
-                    context.called = 0;
-                }
-            }
-            return;
-        }
-        // What is the next the thread does is of the timer however long the machine has let it wait.
-        let within = if thread.facts == thread.timed { DELAYED } else { AT_ONCE };
-        let at_once = thread.read_at < thread.timed && ran_out + within > header.time;
-        let context = self.contexts.known_at(header.pid, header.context, header.time);
-        if let Some(context) = self.contexts.find_mut(context).filter(|context| at_once || context.is_task) {
-            context.called = if at_once { ran_out } else { header.time };
-        }
-    }
-
-    /// A task was made that is for no request: perhaps by a timer of its loop, as that of `APScheduler` does. What a task
-    /// makes is its own.
-    pub(super) fn made_by_timer(&mut self, header: &Header, parent: ContextId, task: ContextId) {
-        let is_task = self.contexts.find(parent).is_some_and(|parent| parent.is_task);
-        let turning = if is_task { parent } else { task };
-        self.turn_by_timer((header.pid, header.tid), parent, turning, header.time);
-    }
-
     /// Whether something is under way in a turn.
     pub(super) fn is_running(&self, turn: &Turn) -> bool {
         turn.unit.and_then(|unit| job_in(&self.units, unit)).is_some_and(|job| job.running > 0)
@@ -343,36 +314,6 @@ impl Engine {
         let job = turn.unit.and_then(|unit| job_in(&self.units, unit));
         let active = job.map_or(turn.start, |job| job.active);
         !self.is_running(turn) && active + AT_REST < now
-    }
-
-    /// A new turn of a context, if a timer has called in another, or in itself.
-    fn turn_by_timer(&mut self, thread: (u32, u32), called: ContextId, turning: ContextId, now: u64) {
-        let Some(start) = self.contexts.find(called).map(|context| context.called) else { return };
-        // A task that sleeps is woken, which shows only where it is watched.
-        if start == 0 || !self.sees_wakes(thread.0) {
-            return;
-        }
-        // A machine may delay it, as long as its loop has read nothing.
-        let is_in_turn = |thread: &Thread| {
-            thread.timed_at == start && thread.read_at < thread.timed && start + DELAYED > now
-        };
-        if start + AT_ONCE < now && !self.threads.get(&thread).is_some_and(is_in_turn) {
-            return;
-        }
-        let Some(found) = self.contexts.find(turning) else { return };
-        if found.consumer.is_some() || found.received.is_some() || found.serves.is_some() {
-            return;
-        }
-        if let Some(turn) = &found.turn
-            && (turn.start >= start || turn.others > 0 || !self.is_quiet(turn, now))
-        {
-            return;
-        }
-        let turn = Turn::new(Trigger::Timer, start, turning, 0);
-        let found = self.contexts.find_mut(turning);
-        if let Some(before) = found.and_then(|found| found.turn.replace(Box::new(turn))) {
-            self.turn_ends(*before);
-        }
     }
 
     /// A task has made another, has given work to a thread or connects: it may wait for that, and be woken so often.
