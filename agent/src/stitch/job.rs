@@ -173,6 +173,7 @@ impl Engine {
         if thread.is_loop {
             if trigger == Trigger::Signal {
                 thread.signalled = header.time;
+                self.needs_more(header.pid, Need::Wakes);
             }
             return;
         }
@@ -396,7 +397,8 @@ impl Engine {
             return (act.start < self.start_lasts_until(&turn)).then_some((turn, Holder::Process));
         }
         let turn = thread.turn.filter(|_| thread.consumer.is_none())?;
-        if turn.trigger == Trigger::Signal && turn.unit.is_none() && turn.start + HANDLED_WITHIN < act.start {
+        let is_late = turn.unit.is_none() && turn.start + HANDLED_WITHIN < act.start;
+        if turn.trigger == Trigger::Signal && act.tid == act.pid && is_late {
             // There was nothing to do; what it has waited for since has come.
             return None;
         }

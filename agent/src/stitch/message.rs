@@ -245,15 +245,11 @@ impl Engine {
     ) {
         let is_lost = matches!(outcome, amqp::Outcome::Lost | amqp::Outcome::Cut { .. });
         let is_word = !is_lost && outcome != amqp::Outcome::Auto;
-        if is_word && self.is_left_behind(connection, &at, Left::Settled { delivery, at, outcome }) {
-            return;
+        if let Some(exchanges) = self.exchanges.get_mut(&connection) {
+            exchanges.acknowledges |= is_word;
         }
         let Some(id) = self.is_settled(connection, delivery, at, outcome) else { return };
-        if is_word {
-            if let Some(exchanges) = self.exchanges.get_mut(&connection) {
-                exchanges.acknowledges = true;
-            }
-        } else {
+        if !is_word {
             // A guess that no acknowledgement will confirm any more is none.
             let claimed_by = self.units.get(&id).map_or(0, |unit| unit.claimed_by);
             let guess = self.contexts.find(claimed_by).is_some_and(|context| context.tentative);
@@ -262,7 +258,7 @@ impl Engine {
             }
             return;
         }
-        if self.is_flushed_along(&at) {
+        if self.is_left_behind(connection, &at, Left::Settled(id, at)) || self.is_flushed_along(&at) {
             return;
         }
         let facts = self.facts_of((at.pid, at.tid));
@@ -280,22 +276,6 @@ impl Engine {
             }
         }
         self.settled_by(&at, at.context, id);
-    }
-
-    /// A delivery was acknowledged or refused for a context; 0 where nobody knows which.
-    pub(super) fn settle_for(
-        &mut self,
-        connection: ConnectionId,
-        delivery: u64,
-        at: Mark,
-        outcome: amqp::Outcome,
-        child: ContextId,
-    ) {
-        if let Some(id) = self.is_settled(connection, delivery, at, outcome)
-            && child != 0
-        {
-            self.settled_for(&at, child, id);
-        }
     }
 
     /// The work for a delivery is over.

@@ -211,10 +211,10 @@ impl Stacks {
         self.has_flushers && self.innermost(id, |code| code.flushes).is_some()
     }
 
-    /// Whether asyncio's loop sends there what a socket did not take before. `None` where the innermost function is not known.
-    pub(super) fn is_sent_by_loop(&self, id: StackId) -> Option<bool> {
-        let stack = self.get(id)?;
-        self.code_at(stack.pid, *stack.frames.first()?).map(|code| code.sends_rest)
+    /// Whether a loop itself sends there what a socket did not take before: asyncio's in a function for that, uvloop's in none.
+    pub(super) fn is_sent_by_loop(&self, id: StackId) -> bool {
+        let innermost = self.get(id).and_then(|stack| self.code_at(stack.pid, *stack.frames.first()?));
+        innermost.is_some_and(|code| code.sends_rest || code.is_loop)
     }
 
     /// Whether who is woken there waits for room in a queue.

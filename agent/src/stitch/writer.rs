@@ -42,7 +42,7 @@ impl Engine {
         if !self.was_sent_for(header, by, child, |sent, facts, is_writer| sent + 1 == facts || is_writer)
             && let Some(connection) = self.contexts.find(by).and_then(|context| context.writer)
         {
-            self.wakes_before(connection, child, header.time);
+            self.wakes_before(connection, child, header.pid, header.time);
         }
     }
 
@@ -79,10 +79,6 @@ impl Engine {
             self.works_on(child, (header.pid, header.tid), header.time);
         }
         if let Some(id) = sent.operation {
-            if !self.publishes.has(id) {
-                // Its end has not left.
-                self.falls_behind(sent.connection, header.time);
-            }
             self.job_moves(id, child);
             self.work_begins(id, child);
         }

@@ -90,7 +90,12 @@ fn what_the_loop_sends_is_nobodys_after_something_was_lost() {
     rig.engine.fact(&Fact::Dropped(header, 1));
     rig.leaves(RABBIT, &LARGE[CUT..]);
     rig.leaves(RABBIT, PUBLISH);
-    assert_eq!(rig.places(Kind::Producer, 3), [Some(0), Some(1), None]);
+    // This is still behind.
+    wakes(&mut rig, TASKS[1]);
+    rig.leaves(RABBIT, PUBLISH);
+    rig.data(RABBIT, 0, WRITER, PUBLISH);
+    wakes(&mut rig, TASKS[1]);
+    assert_eq!(rig.places(Kind::Producer, 5), [Some(0), Some(1), None, None, Some(1)]);
 }
 
 #[test]
@@ -105,6 +110,23 @@ fn when_nothing_leaves_any_more_it_is_known_whose_all_was() {
     rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
     assert!(rig.engine.behind.is_empty());
     assert_eq!(rig.places(Kind::Producer, 3), [Some(0), Some(1), Some(0)]);
+}
+
+#[test]
+fn what_waits_for_long_is_nobodys_until_the_task_sends_itself() {
+    let mut rig = cut();
+    wakes(&mut rig, TASKS[0]);
+    wakes(&mut rig, TASKS[1]);
+    rig.leaves(RABBIT, &LARGE[CUT..]);
+    rig.leaves(RABBIT, PUBLISH);
+    let mut header = rig.header(0, LOOP, 0);
+    header.time += SHARED_WAIT;
+    rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
+    rig.leaves(RABBIT, PUBLISH);
+    wakes(&mut rig, TASKS[0]);
+    rig.data(RABBIT, 0, WRITER, PUBLISH);
+    wakes(&mut rig, TASKS[1]);
+    assert_eq!(rig.places(Kind::Producer, 5), [Some(0), Some(1), None, None, Some(1)]);
 }
 
 /// Message `tag` for a consumer, with an empty body.

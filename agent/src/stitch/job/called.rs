@@ -53,11 +53,14 @@ impl Engine {
         turning: ContextId,
         now: u64,
     ) -> Option<u64> {
+        let pid = thread.0;
         let thread = self.threads.get(&thread).filter(|thread| thread.signalled + AT_ONCE > now)?;
         let start = thread.signalled;
         // What the loop has read last was no answer that somebody waits for.
         let is_reader = thread.answered.0 == called || !thread.answered.1.is_empty();
         let is_handle = self.contexts.find(called).is_some_and(|context| !context.is_task);
+        // A task that is older than the agent looks like one, until it is seen who wakes it.
+        let is_handle = is_handle && (called != turning || self.sees_wakes(pid));
         let turn = self.contexts.find(turning).and_then(|context| context.turn.as_deref());
         (!is_reader && is_handle && turn.is_none_or(|turn| turn.start < start)).then_some(start)
     }

@@ -186,3 +186,12 @@ fn what_a_program_says_that_was_started_before_begins_turns() {
     let does = [(5_000, Forks), (10_000, Reads(1)), (20_000, Reads(1)), (30_000, Reads(1))];
     assert_eq!(turns_of_files(&does), [0, 10_000, 20_000, 30_000]);
 }
+
+#[test]
+fn what_a_program_says_for_long_begins_turns_where_something_is_done_for_it() {
+    use Does::{Forks, Reads};
+    let minute = 60_000_000;
+    let does = [(10_000, Reads(1)), (15_000, Forks), (20_000, Reads(2)), (20_000 + minute, Reads(2))];
+    // Nothing was done.
+    assert_eq!(turns_of_files(&does), [10_000; 4]);
+}

@@ -1,7 +1,8 @@
-use adder_ebpf::{Data, Item, Lineage, Socket, kind};
+use adder_ebpf::{Data, Item, Lineage, Socket, Stack, kind};
 
 use super::*;
 use crate::{
+    code::CodeInfo,
     fact::{Clock, Fact, ProcessInfo, PythonInfo},
     python::Attribution,
     signal::{Kind, Span},
@@ -21,6 +22,9 @@ pub(in crate::stitch) const RABBIT: u64 = 21;
 pub(in crate::stitch) const PUBLISH: &[u8] = b"\x01\0\x01\0\0\0\x0c\0\x3c\0\x28\0\0\x01e\x02kk\0\xce\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce";
 pub(in crate::stitch) const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
 
+/// The code of uvloop's `run`.
+const RUN: u64 = 0x2000;
+
 /// A place in memory.
 const PLACE: u64 = 0x7f00_0000_1020;
 
@@ -30,6 +34,8 @@ pub(in crate::stitch) struct Rig {
     moved: [[u64; 2]; 32],
     /// Where in memory is what is sent next.
     place: u64,
+    /// It is told where in the code the loop sends something.
+    stacks: bool,
 }
 
 impl Rig {
@@ -38,18 +44,27 @@ impl Rig {
         let mut rig = Self::of_newest();
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::LateWrites(header));
+        rig.stacks = false;
         rig
     }
 
     /// The same on a uvloop that sends what it is given at once.
     pub(in crate::stitch) fn of_newest() -> Self {
         let engine = Engine::new(Options { seed: 1, ..Options::default() });
-        let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32], place: 0 };
+        let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32], place: 0, stacks: false };
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
         rig.engine
             .fact(&Fact::Python(header, PythonInfo { attribution: Attribution::Context, uvloop: true }));
         rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
+        let code = CodeInfo {
+            address: RUN,
+            name: "run".into(),
+            file: "uvloop/__init__.py".into(),
+            ..CodeInfo::default()
+        };
+        rig.engine.fact(&Fact::Code(header, code));
+        rig.stacks = true;
         rig.socket(REDIS, flag::CONNECTED);
         for (client, task) in CLIENTS.into_iter().zip(TASKS) {
             rig.socket(client, flag::ACCEPTED);
@@ -74,6 +89,12 @@ impl Rig {
     }
 
     pub(in crate::stitch) fn data(&mut self, socket: u64, flags: u16, context: u64, bytes: &[u8]) {
+        let mut flags = flags;
+        if self.stacks && context == LOOP && flags & flag::RECEIVED == 0 {
+            let stack = Stack { header: self.header(kind::STACK, context, 0), count: 1, cut: 0 };
+            self.engine.fact(&Fact::Stack { stack, frames: &RUN.to_le_bytes() });
+            flags |= flag::STACKED;
+        }
         let mut header = self.header(kind::DATA, context, flags | flag::FILE_CALL);
         header.buffer = adder_ebpf::buffer_of(std::mem::take(&mut self.place));
         let moved = &mut self.moved[socket as usize][usize::from(flags & flag::RECEIVED == 0)];
