@@ -67,14 +67,11 @@ impl Engine {
         let behind = self.behind.entry(connection).or_default();
         behind.last = at.time;
         behind.left.push(left);
+        let is_unclear = behind.is_unclear || behind.left.len() >= WAITING_MAX;
         if let Left::Operation(id) = left {
             self.is_shared(id, Shared::Open);
         }
-        if self
-            .behind
-            .get(&connection)
-            .is_some_and(|behind| behind.is_unclear || behind.left.len() >= WAITING_MAX)
-        {
+        if is_unclear {
             self.is_unclear_behind(connection);
         }
         true
