@@ -4,6 +4,7 @@
 //! on; descriptors are counted only to know when the last one was closed. Of an encrypted one the plaintext comes from
 //! its TLS library (`tls`), and goes the same way from there on.
 
+mod detect;
 mod ends;
 mod sessions;
 #[cfg(test)]
@@ -25,17 +26,10 @@ use self::{
     sessions::{Key, Layer, Sessions},
 };
 use crate::{
-    protocol::{
-        self, Event, Guess, LossReason, Mark, Parser, Side, Unread, amqp, http, http2, postgres, redis,
-        websocket::WebSocket,
-    },
+    protocol::{self, Event, LossReason, Mark, Parser, Side, Unread, websocket::WebSocket},
     signal::{Address, Endpoints, Role},
 };
 
-/// Pieces of a new connection that are tried for a protocol before it is given up.
-const TRIES_MAX: u32 = 32;
-/// Bytes kept while several protocols are possible.
-const UNDECIDED_MAX: usize = 1024;
 /// Newly found protocols that wait to be asked for.
 const FOUND_MAX: usize = 4096;
 /// Connections followed at once; beyond it the ones longest without traffic are given up.
@@ -58,23 +52,6 @@ pub enum Protocol {
     /// WebSocket.
     WebSocket,
 }
-
-type Detect = fn(&[u8]) -> Guess;
-/// Starts a parser: whether the connection was seen to begin, and whether it is encrypted.
-type Start = fn(bool, bool) -> Box<dyn Parser>;
-
-/// The one table of protocols: how to know one, how to start its parser.
-const PROTOCOLS: [(Protocol, Detect, Start); 5] = [
-    (Protocol::Http, http::detect, |_, encrypted| {
-        Box::new(if encrypted { http::Http::secure() } else { http::Http::new() })
-    }),
-    (Protocol::Http2, http2::detect, |from_start, encrypted| {
-        Box::new(http2::Http2::new(from_start, encrypted))
-    }),
-    (Protocol::Postgres, postgres::detect, |_, _| Box::new(postgres::Postgres::new())),
-    (Protocol::Redis, redis::detect, |from_start, _| Box::new(redis::Redis::new(from_start))),
-    (Protocol::Amqp, amqp::detect, |_, _| Box::new(amqp::Amqp::new())),
-];
 
 /// Number of a connection; never reused in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -529,82 +506,6 @@ impl Connection {
             self.state = State::new();
         }
         self.tls.get_or_insert_with(Box::default).take(direction, bytes);
-    }
-
-    /// Looks for the protocol: once, at the first bytes that say it.
-    fn decide(
-        &mut self,
-        direction: Direction,
-        bytes: &[u8],
-        mark: Mark,
-        events: &mut Vec<Event>,
-        counters: &mut Counters,
-    ) {
-        let State::Undecided { tries, kept } = &mut self.state else { return };
-        *tries += 1;
-        let mut joined: Vec<u8> = kept
-            .iter()
-            .filter(|piece| piece.0 == direction)
-            .flat_map(|piece| piece.1.iter().copied())
-            .collect();
-        joined.extend_from_slice(&bytes[..bytes.len().min(UNDECIDED_MAX)]);
-        let mut more = false;
-        if self.tls.is_none() {
-            match protocol::tls::begins(&joined) {
-                Some(true) => {
-                    for (direction, bytes, _) in std::mem::take(kept) {
-                        self.encrypt(direction, &bytes, counters);
-                    }
-                    return self.encrypt(direction, bytes, counters);
-                }
-                Some(false) => {}
-                None => more = true,
-            }
-        }
-        for (protocol, detect, start) in PROTOCOLS {
-            let found = match detect(&joined) {
-                Guess::No => continue,
-                Guess::More => {
-                    more = true;
-                    continue;
-                }
-                Guess::Yes(found) => found,
-            };
-            let role = match (found, direction) {
-                (Side::Request, Direction::Sent) | (Side::Response, Direction::Received) => Role::Client,
-                (Side::Request, Direction::Received) | (Side::Response, Direction::Sent) => Role::Server,
-            };
-            if self.role.is_some_and(|known| known != role) {
-                // Whoever connects may be the one that is asked, but not in these protocols.
-                continue;
-            }
-            // Only who connects or accepts is known before the first bytes.
-            let mut parser = start(self.role.is_some(), self.tls.is_some());
-            for (direction, bytes, mark) in kept.drain(..) {
-                parser.data(side(role, direction), &bytes, mark, events);
-            }
-            parser.data(side(role, direction), bytes, mark, events);
-            self.state = State::Parsing { protocol, parser, role };
-            return;
-        }
-        let late = (self.role.is_none() && direction == Direction::Received).then(|| WebSocket::late(bytes));
-        if let Some(mut parser) = late.flatten() {
-            parser.data(Side::Response, bytes, mark, events);
-            let (protocol, parser) = (Protocol::WebSocket, Box::new(parser));
-            self.state = State::Parsing { protocol, parser, role: Role::Client };
-            return;
-        }
-        let held: usize = kept.iter().map(|piece| piece.1.len()).sum();
-        if more && held + bytes.len() <= UNDECIDED_MAX {
-            kept.push((direction, bytes.to_vec(), mark));
-        } else {
-            kept.clear();
-            counters.opaque_bytes += bytes.len() as u64;
-        }
-        if *tries >= TRIES_MAX {
-            counters.opaque += 1;
-            self.state = State::Opaque;
-        }
     }
 }
 
