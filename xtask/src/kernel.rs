@@ -190,7 +190,9 @@ fn guest_files(home: &Path, unpacked: &Path, venv: &Path) -> Result<PathBuf> {
     tar.args(left_out.iter().flat_map(|path| ["--exclude".into(), inside(path)]));
     run(tar.args(copied.iter().map(inside)))?;
 
-    let tls = module(unpacked, "net/tls")?;
+    // Debian has built none for 5.10; the test then says that the kernel does not offer it.
+    let tls =
+        module(unpacked, "net/tls").map_or_else(String::new, |path| format!("insmod {} &&", quoted(&path)));
     // In its place the guest has a memory file system.
     let rig = root().join("target/rig");
     fs::create_dir_all(&rig)?;
@@ -199,10 +201,9 @@ fn guest_files(home: &Path, unpacked: &Path, venv: &Path) -> Result<PathBuf> {
     let text = format!(
         "mkdir /run/copy && tar -xf {archive} -C /run/copy &&\n\
          for path in {copied}; do mount --bind \"/run/copy$path\" \"$path\" || exit 1; done\n\
-         insmod {tls} && mount -t tmpfs rig {rig} && timeout {LIMIT} {smoke} {venv} {ways}\n\
+         {tls} mount -t tmpfs rig {rig} && timeout {LIMIT} {smoke} {venv} {ways}\n\
          echo \"{VERDICT}$?\"\n",
         archive = quoted(&archive),
-        tls = quoted(&tls),
         rig = quoted(&rig),
         smoke = quoted(&smoke),
         venv = quoted(venv),
@@ -224,10 +225,9 @@ fn module_folders(unpacked: &Path, name: &str) -> impl Iterator<Item = PathBuf> 
     versions.map(move |version| version.join("kernel").join(name))
 }
 
-/// The module in this folder of the kernel's modules.
-fn module(unpacked: &Path, folder: &str) -> Result<PathBuf> {
-    let mut modules = module_folders(unpacked, folder).flat_map(|folder| entries(&folder));
-    modules.next().with_context(|| format!("the kernel in {} has no {folder}", unpacked.display()))
+/// The module in this folder of the kernel's modules, if there is one.
+fn module(unpacked: &Path, folder: &str) -> Option<PathBuf> {
+    module_folders(unpacked, folder).flat_map(|folder| entries(&folder)).next()
 }
 
 /// Boots `image` and runs `script` in it. All that the guest says goes into the file `log`, the test's own lines to
