@@ -94,11 +94,9 @@ impl Engine {
 
     /// What has left, and what leaves until the task sends something itself, is nobody's.
     fn is_unclear_behind(&mut self, connection: ConnectionId) {
-        let behind = self.behind.entry(connection).or_default();
-        let last = behind.last;
-        behind.is_unclear = true;
+        self.behind.entry(connection).or_default().is_unclear = true;
         self.catches_up(connection);
-        self.behind.insert(connection, Behind { last, is_unclear: true, ..Behind::default() });
+        self.behind.insert(connection, Behind { is_unclear: true, ..Behind::default() });
     }
 
     /// Facts were lost, or bytes of these connections.

@@ -51,7 +51,7 @@ impl Rig {
     /// The same on a uvloop that sends what it is given at once.
     pub(in crate::stitch) fn of_newest() -> Self {
         let engine = Engine::new(Options { seed: 1, ..Options::default() });
-        let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32], place: 0, stacks: false };
+        let mut rig = Self { engine, time: 0, moved: [[0; 2]; 32], place: 0, stacks: true };
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
         rig.engine
@@ -64,7 +64,6 @@ impl Rig {
             ..CodeInfo::default()
         };
         rig.engine.fact(&Fact::Code(header, code));
-        rig.stacks = true;
         rig.socket(REDIS, flag::CONNECTED);
         for (client, task) in CLIENTS.into_iter().zip(TASKS) {
             rig.socket(client, flag::ACCEPTED);
