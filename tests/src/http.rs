@@ -65,10 +65,15 @@ impl<T: Read + Write + Send> Stream for T {}
 
 /// Sends a GET on an open connection and reads the answer.
 pub(crate) fn get(stream: &mut Connection, host: &str, target: &str) -> io::Result<Message> {
+    send(stream, host, target)?;
+    Message::read(stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Sends a GET on an open connection.
+pub(crate) fn send(stream: &mut Connection, host: &str, target: &str) -> io::Result<()> {
     let request =
         format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adder-load\r\nAccept: */*\r\n\r\n");
-    stream.get_mut().write_all(request.as_bytes())?;
-    Message::read(stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    stream.get_mut().write_all(request.as_bytes())
 }
 
 /// A connection to a loopback port, encrypted where there is a configuration for that.
@@ -77,7 +82,15 @@ pub(crate) fn connect(
     timeout: Duration,
     tls: Option<&Arc<ClientConfig>>,
 ) -> io::Result<Connection> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    over(TcpStream::connect((Ipv4Addr::LOCALHOST, port))?, timeout, tls)
+}
+
+/// HTTP over a connection that is open already.
+pub(crate) fn over(
+    stream: TcpStream,
+    timeout: Duration,
+    tls: Option<&Arc<ClientConfig>>,
+) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;

@@ -4,7 +4,7 @@
 //! - [`python`]: the demo services of `tests/apps` under uvicorn, gunicorn, aiohttp or Flask.
 //! - [`collector`]: an OTLP receiver in this process.
 //! - [`agent`]: the agent itself, as a user would start it.
-//! - [`load`]: a closed-loop HTTP load, each request with an id of its own; [`wrk`] where only the rate counts.
+//! - [`load`]: a closed-loop HTTP load, each request with an id of its own; [`rate`] where only the rate counts.
 //! - [`judge`]: which of the collected spans hang under the request that caused them.
 //!
 //! The trick of the judge: the services plant the id of the request (`rid`) in each SQL text, Redis key and
@@ -24,11 +24,11 @@ pub mod postgres;
 pub mod process;
 pub mod python;
 pub mod rabbitmq;
+pub mod rate;
 pub mod redis;
 pub mod rig;
 pub mod stack;
 pub mod watch;
-pub mod wrk;
 
 use std::{
     fs, io,

@@ -125,7 +125,6 @@ fn dispatch(task: Task) -> Result<()> {
         Task::Bench { seconds, rounds, only, without_sdk } => {
             build()?;
             servers()?;
-            setup::debian(&[("wrk", "wrk")], "the load of the benchmark")?;
             let venv = environments(1)?.remove(0);
             let python = main_python()?;
             let mut bench =

@@ -1,6 +1,6 @@
 //! CPU time and memory, of single processes and of the machine.
 
-use std::{fs, mem, time::Duration};
+use std::{fs, time::Duration};
 
 /// CPU time that a process has used, with its ended threads. The process clock counts nanoseconds, where
 /// `/proc/PID/stat` counts ticks of 10 ms: too coarse for an agent that uses a few per second.
@@ -18,17 +18,9 @@ pub(crate) fn own_cpu_time() -> Duration {
     read_clock(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or_default()
 }
 
-/// CPU time of the children that this process has waited for: the load generator among them.
-pub(crate) fn ended_children_cpu_time() -> Duration {
-    // SAFETY: rusage is plain data for which zero is valid; the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
-        usage
-    };
-    let time =
-        |time: libc::timeval| Duration::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64);
-    time(usage.ru_utime) + time(usage.ru_stime)
+/// CPU time that this thread has used.
+pub(crate) fn thread_cpu_time() -> Duration {
+    read_clock(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
 }
 
 fn read_clock(clock: libc::clockid_t) -> Option<Duration> {

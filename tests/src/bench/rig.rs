@@ -14,8 +14,8 @@ use adder_tests::{
     folder,
     postgres::Postgres,
     python::{App, Environment, EventLoop},
+    rate::{Ids, Rate, Turn},
     redis::Redis,
-    wrk::{self, Ids, Measurement},
 };
 use anyhow::{Result, ensure};
 
@@ -31,7 +31,10 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// One of the turns in which two services are measured. The speed of a machine that is shared with others changes within seconds.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_millis(250);
+
+/// Load before each turn that is not counted: the service that had the turn before has left its own things in the caches.
+const BEFORE: Duration = Duration::from_millis(50);
 
 /// After a turn of the watched one: the agent has done what it has left for later, but for what it collects to send.
 const REST: Duration = Duration::from_millis(700);
@@ -103,13 +106,13 @@ impl fmt::Display for Case {
 /// What one measurement gave.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    pub(crate) wrk: Measurement,
+    pub(crate) turn: Turn,
     /// CPU time of the service; what BPF programs do in its system calls is in it.
     pub(crate) service: Duration,
     /// CPU time of the collector, which competes for the same processors.
     pub(crate) collector: Duration,
-    /// Share of the machine that went to processes of others, or away.
-    pub(crate) foreign: f64,
+    /// Time of the machine's processors that went to processes of others, or away, of all that they had, in seconds.
+    others: [f64; 2],
     /// Spans per request, as the collector got them.
     pub(crate) spans: f64,
     /// CPU time of the agent.
@@ -120,24 +123,21 @@ pub(crate) struct Sample {
 impl Sample {
     /// Several loads of the same kind together.
     fn total(parts: &[Self]) -> Self {
-        let count = parts.len().max(1) as u32;
         let sum = |time: fn(&Self) -> Duration| parts.iter().map(time).sum::<Duration>();
         Self {
-            wrk: Measurement {
-                requests: parts.iter().map(|part| part.wrk.requests).sum(),
-                errors: parts.iter().map(|part| part.wrk.errors).sum(),
-                elapsed: sum(|part| part.wrk.elapsed),
-                median: sum(|part| part.wrk.median) / count,
-                p99: sum(|part| part.wrk.p99) / count,
-                max: parts.iter().map(|part| part.wrk.max).max().unwrap_or_default(),
-            },
+            turn: Turn::total(parts.iter().map(|part| &part.turn)),
             service: sum(|part| part.service),
             collector: sum(|part| part.collector),
-            foreign: parts.iter().map(|part| part.foreign).sum::<f64>() / f64::from(count),
+            others: [0, 1].map(|index| parts.iter().map(|part| part.others[index]).sum()),
             spans: 0.0,
             agent_cpu: sum(|part| part.agent_cpu),
             agent: None,
         }
+    }
+
+    /// Share of the machine that others used. The kernel counts in ticks: of a single turn it says little.
+    pub(crate) fn foreign(&self) -> f64 {
+        (self.others[0] / self.others[1]).max(0.0)
     }
 }
 
@@ -201,41 +201,42 @@ impl Rig {
             return Ok(None);
         }
         let subject = self.subject(Variant::Sdk)?;
-        let warm_up = self.load(&subject, case, WARM_UP)?;
-        let mut sample = self.sample(&subject, case, Variant::Sdk, self.duration)?;
-        let requests = warm_up.requests + sample.wrk.requests;
+        let mut load = Self::connect(&subject, case)?;
+        let warm_up = load.run(WARM_UP)?;
+        let mut sample = self.sample(&subject, &mut load, self.duration)?;
+        let requests = warm_up.requests() + sample.turn.requests();
         sample.spans = subject.finish()? as f64 / requests as f64;
         Ok(Some(sample))
     }
 
-    /// Measures a case bare and watched: two services in turns of a second, first one of them watched, then the other.
+    /// Measures a case bare and watched: two services in short turns, first one of them watched, then the other.
     pub(crate) fn measure_pair(&mut self, case: &Case) -> Result<[Sample; 2]> {
         let mut services = [self.subject(Variant::Bare)?, self.subject(Variant::Bare)?];
         for service in &services {
-            self.load(service, case, WARM_UP)?;
+            Self::connect(service, case)?.run(WARM_UP)?;
         }
         let (mut bare, mut watched) = (Vec::new(), Vec::new());
         let (mut spans, mut seen, mut last) = (0, 0, None);
-        for _ in 0..2 {
+        let halves = 2;
+        for _ in 0..halves {
             let [subject, other] = &mut services;
             subject.collector = Some(Collector::start()?);
             subject.agent = self.agent(subject)?;
-            let mut requests = self.load(subject, case, SETTLE)?.requests;
-            for turn in 0..self.duration.as_secs() {
-                // Each is as often the first.
-                for is_watched in [turn % 2 == 0, turn % 2 != 0] {
-                    if !is_watched {
-                        bare.push(self.sample(other, case, Variant::Bare, TURN)?);
-                        continue;
-                    }
-                    let before = self.times(subject).agent;
-                    let mut sample = self.sample(subject, case, Variant::Adder, TURN)?;
-                    // What the agent does a little later is for this turn too.
-                    thread::sleep(REST);
-                    sample.agent_cpu = self.times(subject).agent.saturating_sub(before);
-                    requests += sample.wrk.requests;
-                    watched.push(sample);
-                }
+            let mut loads = [Self::connect(subject, case)?, Self::connect(other, case)?];
+            let mut requests = loads[0].run(SETTLE)?.requests();
+            for _ in 0..self.duration.as_millis() / TURN.as_millis() / halves {
+                loads[1].run(BEFORE)?;
+                bare.push(self.sample(other, &mut loads[1], TURN)?);
+                let before = self.times(subject).agent;
+                let extra = loads[0].run(BEFORE)?.requests();
+                let mut sample = self.sample(subject, &mut loads[0], TURN)?;
+                // What the agent does a little later is for this turn too.
+                thread::sleep(REST);
+                let counted = sample.turn.requests();
+                let used = self.times(subject).agent.saturating_sub(before);
+                sample.agent_cpu = used.mul_f64(counted as f64 / (counted + extra) as f64);
+                requests += counted + extra;
+                watched.push(sample);
             }
             last = self.agent_sample(subject, requests)?;
             seen += requests;
@@ -253,24 +254,20 @@ impl Rig {
     }
 
     /// One load and what it took.
-    fn sample(
-        &mut self,
-        subject: &Subject,
-        case: &Case,
-        variant: Variant,
-        duration: Duration,
-    ) -> Result<Sample> {
+    fn sample(&mut self, subject: &Subject, load: &mut Rate, duration: Duration) -> Result<Sample> {
         let before = self.times(subject);
-        let wrk = self.load(subject, case, duration)?;
+        let turn = load.run(duration)?;
         let after = self.times(subject);
-        ensure!(wrk.errors == 0, "{case}, {variant}: {} of {} requests failed", wrk.errors, wrk.requests);
         let used = |time: fn(&Times) -> Duration| time(&after).saturating_sub(time(&before));
-        let foreign = used(|times| times.machine.busy).saturating_sub(used(Times::known));
+        let seconds = |time: fn(&Times) -> Duration| used(time).as_secs_f64();
         Ok(Sample {
-            wrk,
+            turn,
             service: used(|times| times.service),
-            collector: if subject.collector.is_some() { used(|times| times.rig) } else { Duration::ZERO },
-            foreign: foreign.as_secs_f64() / used(|times| times.machine.all).as_secs_f64().max(1e-9),
+            collector: if subject.collector.is_some() { used(Times::collector) } else { Duration::ZERO },
+            others: [
+                seconds(|times| times.machine.busy) - seconds(Times::known),
+                seconds(|times| times.machine.all),
+            ],
             spans: 0.0,
             agent_cpu: used(|times| times.agent),
             agent: None,
@@ -290,13 +287,13 @@ impl Rig {
     pub(crate) fn kernel_cost(&mut self, case: &Case) -> Result<Option<KernelCost>> {
         let Some(_guard) = StatsGuard::enable() else { return Ok(None) };
         let subject = self.subject(Variant::Adder)?;
-        self.load(&subject, case, WARM_UP)?;
+        Self::connect(&subject, case)?.run(WARM_UP)?;
         let before = Status::fresh(&self.socket())?;
-        let wrk = self.load(&subject, case, self.duration)?;
+        let turn = Self::connect(&subject, case)?.run(self.duration)?;
         let after = Status::fresh(&self.socket())?;
         let title = format!("{case}, attached by {}", after.attached_by);
         subject.finish()?;
-        Ok(Some(KernelCost::new(title, &before, &after, wrk.requests)))
+        Ok(Some(KernelCost::new(title, &before, &after, turn.requests())))
     }
 
     fn subject(&self, variant: Variant) -> Result<Subject> {
@@ -327,10 +324,9 @@ impl Rig {
         Ok(Some(Agent::start(&self.dir, &arguments, collector.env(Protocol::Grpc))?))
     }
 
-    fn load(&self, subject: &Subject, case: &Case, duration: Duration) -> Result<Measurement> {
+    fn connect(subject: &Subject, case: &Case) -> Result<Rate> {
         let Endpoint { path, ids, .. } = case.endpoint;
-        let scheme = if self.certificates.is_some() { "https" } else { "http" };
-        wrk::run(&self.dir, (scheme, subject.app.port()), path, *ids, case.connections, duration)
+        Rate::connect(subject.app.port(), subject.app.tls().as_ref(), (path, *ids), case.connections)
     }
 
     fn times(&mut self, subject: &Subject) -> Times {
@@ -341,7 +337,7 @@ impl Rig {
             service: sum(subject.app.process().group()),
             agent: subject.agent.as_ref().map_or(Duration::ZERO, |agent| sum(agent.process().group())),
             servers: servers.into_iter().map(|pid| sum(machine::family(pid))).sum(),
-            load: machine::ended_children_cpu_time(),
+            load: machine::thread_cpu_time(),
             rig: machine::own_cpu_time(),
         }
     }
@@ -380,12 +376,18 @@ struct Times {
     service: Duration,
     agent: Duration,
     servers: Duration,
+    /// Of this thread, which makes the load.
     load: Duration,
+    /// Of this process, the load and the collector among it.
     rig: Duration,
 }
 
 impl Times {
     fn known(&self) -> Duration {
-        self.service + self.agent + self.servers + self.load + self.rig
+        self.service + self.agent + self.servers + self.rig
+    }
+
+    fn collector(&self) -> Duration {
+        self.rig.saturating_sub(self.load)
     }
 }

@@ -82,7 +82,7 @@ impl Results {
 
     /// A line that says how far throughput and latency can be trusted, where that is not far.
     pub(crate) fn noise(&self) -> Option<String> {
-        let foreign = Spread::of(self.samples.values().flatten().map(|sample| sample.foreign));
+        let foreign = Spread::of(self.samples.values().flatten().map(Sample::foreign));
         let cases = 0..self.cases.len();
         let width = cases.map(|case| self.spread(case, Variant::Bare, rate).width()).fold(0.0, f64::max);
         (foreign.median > QUIET || width > QUIET).then(|| {
@@ -154,7 +154,7 @@ impl Results {
                 with_extremes(service),
                 median(collector),
                 median(|sample| sample.spans),
-                100.0 * median(|sample| sample.foreign),
+                100.0 * median(Sample::foreign),
             )?;
         }
         let width = |variant| 100.0 * self.spread(index, variant, rate).width();
@@ -200,29 +200,29 @@ impl fmt::Display for Results {
 }
 
 fn rate(sample: &Sample) -> f64 {
-    sample.wrk.rate()
+    sample.turn.rate()
 }
 
 fn p50(sample: &Sample) -> f64 {
-    sample.wrk.median.as_secs_f64() * 1e6
+    sample.turn.quantile(0.5).as_secs_f64() * 1e6
 }
 
 fn p99(sample: &Sample) -> f64 {
-    sample.wrk.p99.as_secs_f64() * 1e6
+    sample.turn.quantile(0.99).as_secs_f64() * 1e6
 }
 
 /// CPU of the service per request, µs.
 fn service(sample: &Sample) -> f64 {
-    sample.service.as_secs_f64() * 1e6 / sample.wrk.requests as f64
+    sample.service.as_secs_f64() * 1e6 / sample.turn.requests() as f64
 }
 
 fn collector(sample: &Sample) -> f64 {
-    sample.collector.as_secs_f64() * 1e6 / sample.wrk.requests as f64
+    sample.collector.as_secs_f64() * 1e6 / sample.turn.requests() as f64
 }
 
 /// CPU of the agent per request, µs.
 fn agent(sample: &Sample) -> f64 {
-    sample.agent_cpu.as_secs_f64() * 1e6 / sample.wrk.requests as f64
+    sample.agent_cpu.as_secs_f64() * 1e6 / sample.turn.requests() as f64
 }
 
 fn share(sample: &Sample) -> f64 {

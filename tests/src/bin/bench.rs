@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what watching costs a service, beside the same service bare and under the OpenTelemetry SDK.
 //!
-//! Bare and watched are two services of one kind that take turns of a second, for what a machine does that is shared with others changes
+//! Bare and watched are two services of one kind that take turns of a quarter of a second, for what a machine does that is shared with others changes
 //! within seconds. Two processes of the same program differ too: half of the time one of them is watched, then the other. The one that
 //! is not pays something all the same: the hooks at the entry and the exit of every system call look at whose it is, where
 //! the kernel offers no others. The SDK needs a process of its own, which is compared with the bare ones
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
             let sdk = rig.measure_sdk(case)?.map(|sample| (Variant::Sdk, sample));
             ensure!(!STOP.load(Ordering::Relaxed), "interrupted");
             for (variant, sample) in [(Variant::Bare, bare), (Variant::Adder, adder)].into_iter().chain(sdk) {
-                eprintln!("round {} of {rounds}: {case}, {variant}: {:.0}/s", round + 1, sample.wrk.rate());
+                eprintln!("round {} of {rounds}: {case}, {variant}: {:.0}/s", round + 1, sample.turn.rate());
                 results.push(index, variant, sample);
             }
         }
