@@ -43,7 +43,7 @@ pub fn kernel<T: Copy>(address: u64) -> T {
     }
 }
 
-/// Reads memory of the current process; likewise.
+/// Reads memory of the current process; zero where that fails (`bpf_probe_read_user_common`).
 #[inline(always)]
 pub fn user<T: Copy>(address: u64) -> T {
     let mut value = MaybeUninit::<T>::uninit();

@@ -139,7 +139,7 @@ const LOW: u64 = 1 << number::READ
     | 1 << number::SENDMSG
     | 1 << number::RECVMSG;
 
-/// Whether a call matters that has ended so; two thirds of what a Python service calls does not.
+/// Whether a call with this result matters; two thirds of what a Python service calls does not.
 #[inline(always)]
 fn matters(number: u64, result: i64) -> bool {
     // Somebody has let go of a lock, or was woken there.

@@ -2,9 +2,11 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -20,6 +22,13 @@ const START_LIMIT: Duration = Duration::from_secs(40);
 
 /// Bytes at the end of a log that an error message shows.
 const LOG_TAIL: usize = 4000;
+
+static SESSIONS: AtomicBool = AtomicBool::new(false);
+
+/// From now on each child has a session of its own, not only a process group.
+pub fn in_sessions() {
+    SESSIONS.store(true, Ordering::Relaxed);
+}
 
 /// A running child.
 #[derive(Debug)]
@@ -41,11 +50,20 @@ impl Process {
 
     /// The same, where the caller has already said where the output goes.
     pub(crate) fn start_with_output(command: &mut Command, log: &Path, signal: i32) -> Result<Self> {
-        let child = command
-            .stdin(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("starting {}", command.get_program().display()))?;
+        command.stdin(Stdio::null());
+        if SESSIONS.load(Ordering::Relaxed) {
+            // SAFETY: `setsid` may be called between fork and exec (signal-safety(7)).
+            unsafe {
+                command.pre_exec(|| match libc::setsid() {
+                    -1 => Err(io::Error::last_os_error()),
+                    _ => Ok(()),
+                });
+            }
+        } else {
+            command.process_group(0);
+        }
+        let child =
+            command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
         Ok(Self { child, status: None, log: log.to_path_buf(), signal, patience: PATIENCE })
     }
 

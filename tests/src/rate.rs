@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 
 use crate::{
     http::{self, Message},
-    load::rid_prefix,
+    load::{percentile, rid_prefix},
 };
 
 /// How long one request may take.
@@ -63,8 +63,7 @@ impl Turn {
     pub fn quantile(&self, share: f64) -> Duration {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
-        let index = (sorted.len().saturating_sub(1)) as f64 * share;
-        sorted.get(index as usize).copied().unwrap_or_default()
+        percentile(&sorted, share).unwrap_or_default()
     }
 }
 
@@ -122,7 +121,12 @@ impl Rate {
             let ready = unsafe {
                 libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, TIMEOUT.as_millis() as i32)
             };
-            ensure!(ready > 0, "no answer: {}", io::Error::last_os_error());
+            if ready < 0 {
+                let error = io::Error::last_os_error();
+                ensure!(error.kind() == io::ErrorKind::Interrupted, "waiting for an answer: {error}");
+                continue;
+            }
+            ensure!(ready > 0, "no answer within {} s", TIMEOUT.as_secs());
             for (index, polled) in polled.iter().enumerate() {
                 if polled.revents == 0 {
                     continue;

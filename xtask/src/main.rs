@@ -64,7 +64,7 @@ enum Task {
     /// Measure bare services, Adder and the OpenTelemetry SDK side by side.
     Bench {
         /// Seconds per measurement.
-        #[arg(long, default_value_t = 4)]
+        #[arg(long, default_value_t = 10)]
         seconds: u64,
         /// Rounds, in each of which all are measured once.
         #[arg(long, default_value_t = 3)]

@@ -3,7 +3,6 @@
 mod attaching;
 mod codes;
 mod loops;
-mod priority;
 mod routes;
 mod watch;
 
@@ -16,7 +15,7 @@ use std::{
 
 use adder_ebpf::{Header, kind};
 
-use self::{priority::Priority, watch::Watcher};
+use self::watch::Watcher;
 use crate::{
     config::Config,
     export::{self, CheckError, Exported, console::Console},
@@ -153,7 +152,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         return Ok(());
     }
     handle_signals().map_err(RunError::Signal)?;
-    let mut priority = Priority::begin();
+    give_way();
     let options = Options {
         seed: seed(),
         sql: config.capture.sql,
@@ -249,7 +248,6 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         if over {
             break;
         }
-        priority.after_turn(Duration::from_millis(TURN as u64));
     }
     sink.finish().map_err(RunError::Terminal)?;
     summary(&watcher, &engine, &sink, recorder.as_ref().map(Recorder::facts));
@@ -257,6 +255,18 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         recorder.finish()?;
     }
     Ok(())
+}
+
+/// Lets the services run first: what wakes in the agent does not interrupt what runs (`SCHED_BATCH`, sched(7)). Its share of the
+/// processors stays the same. A policy that somebody has chosen for it is kept; that this is refused costs little.
+fn give_way() {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: plain system calls, with a value that lives until they are over. Threads that start later inherit the policy.
+    unsafe {
+        if libc::sched_getscheduler(0) == libc::SCHED_OTHER {
+            libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
+        }
+    }
 }
 
 /// The engine, and the recording beside it.

@@ -17,7 +17,7 @@ use adder_tests::{
     rate::{Ids, Rate, Turn},
     redis::Redis,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     kernel::{KernelCost, StatsGuard, Status, map_memory},
@@ -31,10 +31,14 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// One of the turns in which two services are measured. The speed of a machine that is shared with others changes within seconds.
-const TURN: Duration = Duration::from_millis(250);
+const TURN: Duration = Duration::from_secs(1);
 
-/// Load before each turn that is not counted: the service that had the turn before has left its own things in the caches.
-const BEFORE: Duration = Duration::from_millis(50);
+/// Load before each turn that is not counted: what the agent does a little later has begun, and the service that had the turn before has
+/// left its own things in the caches.
+const BEFORE: Duration = Duration::from_millis(300);
+
+/// Load while the run times of programs are counted, at most.
+const COUNTED: Duration = Duration::from_secs(10);
 
 /// After a turn of the watched one: the agent has done what it has left for later, but for what it collects to send.
 const REST: Duration = Duration::from_millis(700);
@@ -111,6 +115,8 @@ pub(crate) struct Sample {
     pub(crate) service: Duration,
     /// CPU time of the collector, which competes for the same processors.
     pub(crate) collector: Duration,
+    /// CPU time of the thread that makes the load.
+    load: Duration,
     /// Time of the machine's processors that went to processes of others, or away, of all that they had, in seconds.
     others: [f64; 2],
     /// Spans per request, as the collector got them.
@@ -128,11 +134,17 @@ impl Sample {
             turn: Turn::total(parts.iter().map(|part| &part.turn)),
             service: sum(|part| part.service),
             collector: sum(|part| part.collector),
+            load: sum(|part| part.load),
             others: [0, 1].map(|index| parts.iter().map(|part| part.others[index]).sum()),
             spans: 0.0,
             agent_cpu: sum(|part| part.agent_cpu),
             agent: None,
         }
+    }
+
+    /// How busy the load was itself. Where that is near 1 it is what is measured.
+    pub(crate) fn load(&self) -> f64 {
+        self.load.as_secs_f64() / self.turn.elapsed.as_secs_f64()
     }
 
     /// Share of the machine that others used. The kernel counts in ticks: of a single turn it says little.
@@ -152,6 +164,19 @@ pub(crate) struct AgentSample {
     pub(crate) maps: u64,
     /// How the system calls were seen, and what was lost.
     pub(crate) status: Status,
+}
+
+impl AgentSample {
+    /// Two runs of it: what both lost, and the most that either needed.
+    fn and(mut self, other: &Self) -> Self {
+        self.requests = self.requests.max(other.requests);
+        self.memory.resident = self.memory.resident.max(other.memory.resident);
+        self.memory.anonymous = self.memory.anonymous.max(other.memory.anonymous);
+        self.maps = self.maps.max(other.maps);
+        self.status.dropped_facts += other.status.dropped_facts;
+        self.status.dropped_spans += other.status.dropped_spans;
+        self
+    }
 }
 
 /// The servers that all measurements share.
@@ -216,47 +241,61 @@ impl Rig {
             Self::connect(service, case)?.run(WARM_UP)?;
         }
         let (mut bare, mut watched) = (Vec::new(), Vec::new());
-        let (mut spans, mut seen, mut last) = (0, 0, None);
+        let (mut spans, mut counted, mut seen, mut agent_cpu) = (0, 0, 0, Duration::ZERO);
+        let mut agent: Option<AgentSample> = None;
         let halves = 2;
         for _ in 0..halves {
             let [subject, other] = &mut services;
             subject.collector = Some(Collector::start()?);
             subject.agent = self.agent(subject)?;
             let mut loads = [Self::connect(subject, case)?, Self::connect(other, case)?];
-            let mut requests = loads[0].run(SETTLE)?.requests();
+            let settled = loads[0].run(SETTLE)?.requests();
+            thread::sleep(REST);
+            let before = self.times(subject).agent;
+            let mut requests = 0;
             for _ in 0..self.duration.as_millis() / TURN.as_millis() / halves {
-                loads[1].run(BEFORE)?;
-                bare.push(self.sample(other, &mut loads[1], TURN)?);
-                let before = self.times(subject).agent;
-                let extra = loads[0].run(BEFORE)?.requests();
-                let mut sample = self.sample(subject, &mut loads[0], TURN)?;
-                // What the agent does a little later is for this turn too.
-                thread::sleep(REST);
-                let counted = sample.turn.requests();
-                let used = self.times(subject).agent.saturating_sub(before);
-                sample.agent_cpu = used.mul_f64(counted as f64 / (counted + extra) as f64);
-                requests += counted + extra;
-                watched.push(sample);
+                // Each is as often the first.
+                let is_first = watched.len() % 2 == 0;
+                for is_watched in [is_first, !is_first] {
+                    if !is_watched {
+                        loads[1].run(BEFORE)?;
+                        bare.push(self.sample(other, &mut loads[1], TURN)?);
+                        continue;
+                    }
+                    requests += loads[0].run(BEFORE)?.requests();
+                    let sample = self.sample(subject, &mut loads[0], TURN)?;
+                    requests += sample.turn.requests();
+                    watched.push(sample);
+                    thread::sleep(REST);
+                }
             }
-            last = self.agent_sample(subject, requests)?;
+            // All of it, whenever it was done, is for the requests of the watched one.
+            agent_cpu += self.times(subject).agent.saturating_sub(before);
             seen += requests;
+            let half = self.agent_sample(subject, settled + requests)?;
+            agent = match (agent, half) {
+                (Some(one), Some(other)) => Some(one.and(&other)),
+                (one, other) => one.or(other),
+            };
             subject.detach()?;
             spans += subject.spans();
+            counted += settled + requests;
             services.swap(0, 1);
         }
         for service in services {
             service.finish()?;
         }
         let mut watched = Sample::total(&watched);
-        watched.agent = last;
-        watched.spans = spans as f64 / seen as f64;
+        watched.agent = agent;
+        watched.agent_cpu = agent_cpu.mul_f64(watched.turn.requests() as f64 / seen.max(1) as f64);
+        watched.spans = spans as f64 / counted as f64;
         Ok([Sample::total(&bare), watched])
     }
 
     /// One load and what it took.
     fn sample(&mut self, subject: &Subject, load: &mut Rate, duration: Duration) -> Result<Sample> {
         let before = self.times(subject);
-        let turn = load.run(duration)?;
+        let turn = load.run(duration).with_context(|| format!("the load on {}", subject.app.service()))?;
         let after = self.times(subject);
         let used = |time: fn(&Times) -> Duration| time(&after).saturating_sub(time(&before));
         let seconds = |time: fn(&Times) -> Duration| used(time).as_secs_f64();
@@ -264,6 +303,7 @@ impl Rig {
             turn,
             service: used(|times| times.service),
             collector: if subject.collector.is_some() { used(Times::collector) } else { Duration::ZERO },
+            load: used(|times| times.load),
             others: [
                 seconds(|times| times.machine.busy) - seconds(Times::known),
                 seconds(|times| times.machine.all),
@@ -287,9 +327,10 @@ impl Rig {
     pub(crate) fn kernel_cost(&mut self, case: &Case) -> Result<Option<KernelCost>> {
         let Some(_guard) = StatsGuard::enable() else { return Ok(None) };
         let subject = self.subject(Variant::Adder)?;
-        Self::connect(&subject, case)?.run(WARM_UP)?;
+        let mut load = Self::connect(&subject, case)?;
+        load.run(WARM_UP)?;
         let before = Status::fresh(&self.socket())?;
-        let turn = Self::connect(&subject, case)?.run(self.duration)?;
+        let turn = load.run(self.duration.min(COUNTED))?;
         let after = Status::fresh(&self.socket())?;
         let title = format!("{case}, attached by {}", after.attached_by);
         subject.finish()?;

@@ -114,7 +114,7 @@ impl Results {
         writeln!(f, "\n{}", self.cases[index])?;
         writeln!(
             f,
-            "  {:<6} {:>8} {:>17} {:>8} {:>6} {:>8} {:>6} {:>11} {:>17} {:>9} {:>7} {:>9} {:>6} {:>8}",
+            "  {:<6} {:>8} {:>17} {:>8} {:>6} {:>8} {:>6} {:>11} {:>17} {:>9} {:>7} {:>9} {:>6} {:>5} {:>8}",
             "",
             "req/s",
             "ratio [min, max]",
@@ -128,6 +128,7 @@ impl Results {
             "share",
             "coll. µs",
             "spans",
+            "load",
             "foreign"
         )?;
         for variant in Variant::ALL.into_iter().filter(|variant| !self.of(index, *variant).is_empty()) {
@@ -143,7 +144,7 @@ impl Results {
             };
             writeln!(
                 f,
-                "  {variant:<6} {:>8.0} {:>17} {:>8.0} {:>6.2} {:>8.0} {:>6.2} {:>11.1} {:>17} {agent:>9} {share:>7} {:>9.1} {:>6.1} {:>7.0}%",
+                "  {variant:<6} {:>8.0} {:>17} {:>8.0} {:>6.2} {:>8.0} {:>6.2} {:>11.1} {:>17} {agent:>9} {share:>7} {:>9.1} {:>6.1} {:>4.0}% {:>7.0}%",
                 median(rate),
                 with_extremes(rate),
                 median(p50),
@@ -154,6 +155,7 @@ impl Results {
                 with_extremes(service),
                 median(collector),
                 median(|sample| sample.spans),
+                100.0 * median(Sample::load),
                 100.0 * median(Sample::foreign),
             )?;
         }
@@ -173,7 +175,9 @@ impl fmt::Display for Results {
             f,
             "Medians over rounds; a ratio is to the bare service of the same round. CPU is per request. `share` is \
              the agent's CPU per service CPU, `coll.` the CPU of the collector (an Adder or SDK user runs it \
-             elsewhere), `spans` what it got per request, `foreign` the part of the machine that others used."
+             elsewhere), `spans` what it got per request, `load` how busy the load was itself, `foreign` the part of the \
+             machine that others used. The bare service runs beside an agent that watches another: where all system calls \
+             are hooked (tp_btf, raw_tp), its own are, too."
         )?;
         for index in 0..self.cases.len() {
             self.case(f, index)?;

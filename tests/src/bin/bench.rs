@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: what watching costs a service, beside the same service bare and under the OpenTelemetry SDK.
 //!
-//! Bare and watched are two services of one kind that take turns of a quarter of a second, for what a machine does that is shared with others changes
-//! within seconds. Two processes of the same program differ too: half of the time one of them is watched, then the other. The one that
-//! is not pays something all the same: the hooks at the entry and the exit of every system call look at whose it is, where
-//! the kernel offers no others. The SDK needs a process of its own, which is compared with the bare ones
-//! of the same round. All share the servers; nothing else of the rig runs meanwhile.
+//! Bare and watched are two services of one kind that take turns of a second, for what a machine does that is shared with others
+//! changes within seconds. Two processes of the same program differ too: half of the time one of them is watched, then the other. The
+//! one that is not pays something all the same: the hooks at the entry and the exit of every system call look at whose it is, where
+//! the kernel offers no others. All run in sessions of their own, as the units of systemd do, and containers in cgroups: the scheduler
+//! shares the processors between these. The SDK needs a process of its own, which is compared with the bare ones of the same round.
 
 #[path = "../bench/kernel.rs"]
 mod kernel;
@@ -22,6 +22,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+
+use adder_tests::process;
 
 use crate::{
     rig::{ENDPOINTS, Rig, Variant},
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
     let sdk = next().ok().map(path::absolute).transpose()?;
     ensure!(seconds > 0 && rounds > 0, USAGE);
     on_signal();
+    process::in_sessions();
 
     let start = |encrypted| Rig::start(&venv, sdk.as_deref(), Duration::from_secs(seconds), encrypted);
     let mut rigs = [start(false)?, start(true)?];
