@@ -137,7 +137,7 @@ impl Sample {
             load: sum(|part| part.load),
             others: [0, 1].map(|index| parts.iter().map(|part| part.others[index]).sum()),
             spans: 0.0,
-            agent_cpu: sum(|part| part.agent_cpu),
+            agent_cpu: Duration::ZERO,
             agent: None,
         }
     }
@@ -309,7 +309,7 @@ impl Rig {
                 seconds(|times| times.machine.all),
             ],
             spans: 0.0,
-            agent_cpu: used(|times| times.agent),
+            agent_cpu: Duration::ZERO,
             agent: None,
         })
     }
