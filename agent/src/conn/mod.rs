@@ -116,6 +116,8 @@ pub struct Happened {
     pub pid: u32,
     /// The bytes were moved before the last fact: it was not known until then where they belong.
     pub late: bool,
+    /// The connection was seen from its beginning.
+    pub whole: bool,
     /// What.
     pub event: Event,
 }
@@ -427,6 +429,7 @@ impl Connections {
                     netns: connection.netns,
                     pid,
                     late: self.late,
+                    whole: connection.role.is_some(),
                     event,
                 }),
             }

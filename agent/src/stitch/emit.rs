@@ -425,7 +425,7 @@ impl Engine {
             let span_id = operation.span_id;
             unit.remote = Some(RemoteParent { trace_id, span_id, trace_state: String::new() });
         } else if let Some(exchanges) = self.exchanges.get_mut(&operation.connection) {
-            exchanges.forget_unjoined(id);
+            exchanges.unjoined.forget(id);
         }
     }
 

@@ -6,11 +6,11 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Engine, Finished, JOIN_WINDOW, Need, Operation, OperationId, RemoteParent, SERVED_MAX, UNJOINED_MAX,
-    Unit, UnitId,
+    Engine, Finished, Need, Operation, OperationId, RemoteParent, SERVED_MAX, Unit, UnitId,
     behind::Left,
     calls::Dispatcher,
     context::{ContextId, Inbound},
+    joining::Unjoined,
     unit::{Act, Shared},
     writer::Sent,
 };
@@ -30,9 +30,8 @@ pub(super) struct Exchanges {
     pub(super) operations: VecDeque<(u64, OperationId)>,
     /// Requests by time, for the task that serves the connection.
     pub(super) served: VecDeque<(u64, UnitId)>,
-    /// Begun and not yet joined with their other side.
-    unjoined_units: VecDeque<(u64, UnitId)>,
-    unjoined_operations: VecDeque<(u64, OperationId)>,
+    /// Those that wait for their other side.
+    pub(super) unjoined: Unjoined,
     /// Deliveries that are not settled.
     pub(super) deliveries: VecDeque<(u64, UnitId)>,
     /// By channel, the context that makes the tasks for its deliveries.
@@ -65,33 +64,7 @@ pub(super) struct Exchanges {
     pub(super) dispatcher: Option<Dispatcher>,
 }
 
-/// Takes out what may be the other side of an exchange: of a stream that with its number, which both sides know, else the
-/// first.
-fn take_unjoined<T>(waiting: &mut VecDeque<(u64, T)>, stream: Option<u64>) -> Option<T> {
-    let place = stream.map_or(Some(0), |stream| waiting.iter().position(|(number, _)| *number == stream))?;
-    waiting.remove(place).map(|(_, found)| found)
-}
-
-/// Leaves something to be found from its other side.
-fn leave_unjoined<T>(waiting: &mut VecDeque<(u64, T)>, number: u64, left: T) {
-    if waiting.len() >= UNJOINED_MAX {
-        waiting.pop_front();
-    }
-    waiting.push_back((number, left));
-}
-
-/// The number of a stream that begins.
-fn stream(happened: &Happened) -> Option<u64> {
-    let Event::Begin { exchange, .. } = &happened.event else { return None };
-    (happened.protocol == Protocol::Http2).then_some(*exchange)
-}
-
 impl Exchanges {
-    /// An operation is forgotten: it has no other side.
-    pub(super) fn forget_unjoined(&mut self, id: OperationId) {
-        self.unjoined_operations.retain(|(_, known)| *known != id);
-    }
-
     /// Notes the context of a wake-up right after an answer was read. Whether it is the connection's own, in which the loop
     /// calls its protocol: others come by chance, and seldom the same.
     pub(super) fn is_own(&mut self, context: ContextId) -> bool {
@@ -164,7 +137,7 @@ impl Engine {
             self.call_comes(id, happened.connection);
         }
         if let Some(peer) = peer {
-            self.join_unit(id, peer, happened);
+            self.join_unit(id, peer, happened, first.time);
         }
     }
 
@@ -190,28 +163,6 @@ impl Engine {
             stack: at.stack,
             handler: None,
             detail: None,
-        }
-    }
-
-    /// Finds the caller's side of a request, or leaves the request to be found from there.
-    fn join_unit(&mut self, id: UnitId, peer: ConnectionId, happened: &Happened) {
-        let Event::Begin { exchange, .. } = &happened.event else { return };
-        let waiting = self.exchanges.get_mut(&peer).map(|exchanges| &mut exchanges.unjoined_operations);
-        if let Some(caller) = waiting.and_then(|waiting| take_unjoined(waiting, stream(happened))) {
-            self.join(id, caller);
-        } else {
-            let exchanges = self.exchanges.entry(happened.connection).or_default();
-            leave_unjoined(&mut exchanges.unjoined_units, *exchange, id);
-        }
-    }
-
-    fn join(&mut self, id: UnitId, caller: OperationId) {
-        if let Some(unit) = self.units.get_mut(&id) {
-            unit.caller = Some(caller);
-            self.counters.joined += 1;
-        }
-        if let Some(operation) = self.operations.get_mut(&caller) {
-            operation.joined = Some(id);
         }
     }
 
@@ -275,30 +226,9 @@ impl Engine {
                 context.sent = Some(Box::new(sent));
             }
         }
-        let peer = self.connections.peer(happened.netns, &happened.endpoints);
-        let waiting = peer.and_then(|peer| self.exchanges.get_mut(&peer));
-        let mut joined = None;
-        if let Some(waiting) = waiting {
-            // The server's side came first by a few microseconds; an older one is of a request that was not seen here.
-            while let Some(unit) = take_unjoined(&mut waiting.unjoined_units, stream(happened)) {
-                // One that has ended before this began is an earlier exchange of a connection that is kept open.
-                let fits = |unit: &Unit| {
-                    unit.start + JOIN_WINDOW > first.time && unit.end.is_none_or(|end| end > first.time)
-                };
-                if self.units.get(&unit).is_some_and(fits) {
-                    joined = Some(unit);
-                    break;
-                }
-            }
-        }
+        self.join_operation(id, happened, first.time);
         let exchanges = self.exchanges.entry(happened.connection).or_default();
         exchanges.operations.push_back((*exchange, id));
-        if let Some(unit) = joined {
-            self.join(unit, id);
-        } else {
-            // The other end of a new connection is seen only when it is accepted, after the first request has left.
-            leave_unjoined(&mut exchanges.unjoined_operations, *exchange, id);
-        }
     }
 
     pub(super) fn end_unit(&mut self, happened: Happened) {
@@ -336,6 +266,7 @@ impl Engine {
             return;
         };
         let Some((_, id)) = exchanges.operations.remove(place) else { return };
+        exchanges.unjoined.answered(at.time);
         if let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) {
             thread.answered.1.push(id);
         }

@@ -35,6 +35,7 @@ mod exchange;
 mod idle;
 mod interaction;
 mod job;
+mod joining;
 mod late;
 mod measure;
 mod message;
@@ -108,8 +109,6 @@ const DISPATCHERS_KEPT: u64 = 3600 * 1_000_000_000;
 const UNITS_MAX: usize = 20_000;
 /// Requests of one connection kept to tell which of them its task served at some time.
 const SERVED_MAX: usize = 32;
-/// Requests or operations of one connection that wait for their other side.
-const UNJOINED_MAX: usize = 64;
 /// Work items in queues whose origin is kept at most.
 const QUEUED_MAX: usize = 65_536;
 /// Time between two sweeps, nanoseconds.
@@ -561,6 +560,7 @@ impl Engine {
                 }
                 (Event::Lost { .. }, _) => {
                     self.doubt(happened.connection);
+                    self.joins_by_time(happened.connection);
                     self.calls_are_missing(happened.connection, happened.pid);
                     self.behind_is_unclear(|connection| connection == happened.connection);
                 }
