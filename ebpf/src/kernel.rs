@@ -4,6 +4,8 @@
 //! the `struct socket` in `private_data` and its inode beside it (`struct socket_alloc`, include/net/sock.h), which
 //! proves that it is one.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::maps::offset;
@@ -31,20 +33,20 @@ struct SocketHead {
     sk: u64,
 }
 
-/// Reads kernel memory; zero where that fails.
+/// Reads kernel memory; zero where that fails, which the helper sees to (`bpf_probe_read_kernel_common` in kernel/trace/bpf_trace.c).
 #[inline(always)]
 pub fn kernel<T: Copy>(address: u64) -> T {
-    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    let mut value = MaybeUninit::<T>::uninit();
     unsafe {
         bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _);
         value.assume_init()
     }
 }
 
-/// Reads memory of the current process; zero where that fails.
+/// Reads memory of the current process; zero where that fails (`bpf_probe_read_user_common`).
 #[inline(always)]
 pub fn user<T: Copy>(address: u64) -> T {
-    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    let mut value = MaybeUninit::<T>::uninit();
     unsafe {
         bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _);
         value.assume_init()

@@ -60,6 +60,7 @@ fn exec() {
             (&raw mut (*process).steps).write(0);
         }
         let _ = LOOPS.remove(tid);
+        let _ = PENDING.remove(tid);
         report_head(kind::EXEC);
     } else if setting!(report_every_exec) != 0 {
         report_head(kind::EXEC);
@@ -72,10 +73,10 @@ fn exit() {
     let (pid, tid) = current();
     // The main thread may have ended before, and with it its process.
     let _ = LOOPS.remove(tid);
+    let _ = PENDING.remove(tid);
     if watched(pid).is_none() {
         return;
     }
-    let _ = PENDING.remove(tid);
     if pid == tid {
         report_head(kind::EXIT);
         let _ = PROCESSES.remove(pid);

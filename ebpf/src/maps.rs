@@ -70,15 +70,16 @@ pub static FRAMES: LruHashMap<u64, SocketFrames> = LruHashMap::with_max_entries(
 #[derive(Clone, Copy)]
 pub struct Pending {
     /// Address of the task object and, in the 16 bits that addresses of user space leave free, the low bits of its
-    /// `ob_type`, to see that it is still the same: see `python::tagged`.
+    /// `ob_type`, to see that it is still the same: see `python::tagged`. 0 when it has been reported.
     pub task: u64,
     /// The context that was current.
     pub parent: u64,
 }
 
-/// The pending task of each thread, by kernel `pid`.
+/// The pending task of each thread that has ever made one, by kernel `pid`: its place stays until the thread ends, for putting
+/// something into a map and taking it out costs several times what a look does.
 #[map]
-pub static PENDING: LruHashMap<u32, Pending> = LruHashMap::with_max_entries(16_384, 0);
+pub static PENDING: HashMap<u32, Pending> = HashMap::with_max_entries(16_384, 0);
 
 /// A call of a TLS library that has not returned.
 #[repr(C)]

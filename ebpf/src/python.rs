@@ -16,7 +16,9 @@ use crate::{
     kernel::{kernel, stream_socket, user},
     loops,
     maps::{PENDING, Pending, offset},
-    record::{current, report_flagged, report_number, reserve, wake_flags, watched, write_header},
+    record::{
+        count_drop, current, report_flagged, report_number, reserve, wake_flags, watched, write_header,
+    },
     socket::is_accepted,
 };
 
@@ -99,9 +101,14 @@ fn tagged(task: u64) -> u64 {
 #[inline(always)]
 pub fn flush_pending(process: &Process) {
     let (_, tid) = current();
-    let Some(pending) = (unsafe { PENDING.get(tid) }) else { return };
-    let task = pending.task & ADDRESS;
-    let alive = tagged(task) == pending.task;
+    let Some(pending) = PENDING.get_ptr_mut(tid) else { return };
+    let tagged_task = unsafe { (*pending).task };
+    if tagged_task == 0 {
+        return;
+    }
+    unsafe { (&raw mut (*pending).task).write(0) };
+    let task = tagged_task & ADDRESS;
+    let alive = tagged(task) == tagged_task;
     let child = proven_context(process, user(task + u64::from(process.task_context)));
     if alive
         && child != 0
@@ -109,14 +116,13 @@ pub fn flush_pending(process: &Process) {
     {
         let fact = entry.as_mut_ptr();
         unsafe {
-            let flags = if pending.parent & STACKED != 0 { flag::STACKED } else { 0 };
-            write_header(&raw mut (*fact).header, kind::TASK, flags, pending.parent & !STACKED);
+            let parent = (*pending).parent;
+            let flags = if parent & STACKED != 0 { flag::STACKED } else { 0 };
+            write_header(&raw mut (*fact).header, kind::TASK, flags, parent & !STACKED);
             (&raw mut (*fact).child).write(child);
         }
         entry.submit(wake_flags());
     }
-    let (_, tid) = current();
-    let _ = PENDING.remove(tid);
 }
 
 /// Entry of `_asyncio.Task.__init__(self, …)`.
@@ -133,7 +139,11 @@ pub fn task_init(ctx: ProbeContext) -> u32 {
     }
     // Asked for here: what is kept over all of the above lies on the stack.
     let (_, tid) = current();
-    let _ = PENDING.insert(tid, pending, 0);
+    if let Some(place) = PENDING.get_ptr_mut(tid) {
+        unsafe { place.write(pending) };
+    } else if PENDING.insert(tid, pending, 0).is_err() {
+        count_drop();
+    }
     0
 }
 

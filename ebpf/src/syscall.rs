@@ -139,9 +139,13 @@ const LOW: u64 = 1 << number::READ
     | 1 << number::SENDMSG
     | 1 << number::RECVMSG;
 
-/// Whether a call matters; two thirds of what a Python service calls does not.
+/// Whether a call with this result matters; two thirds of what a Python service calls does not.
 #[inline(always)]
-fn matters(number: u64) -> bool {
+fn matters(number: u64, result: i64) -> bool {
+    // Somebody has let go of a lock, or was woken there.
+    if number == number::FUTEX && result >= 0 {
+        return false;
+    }
     if number < 64 {
         return LOW >> number & 1 != 0;
     }
@@ -207,7 +211,7 @@ fn on_exit<C: EbpfContext, R: Registers>(
         return;
     }
     let registers = registers(ctx);
-    if number_is_cheap && !matters(registers.get(register::ORIG_RAX)) {
+    if number_is_cheap && !matters(registers.get(register::ORIG_RAX), result) {
         return;
     }
     let (pid, _) = current();
@@ -229,7 +233,7 @@ fn on_address(registers: Address, result: i64, process: &Process) {
 #[inline(always)]
 fn on_watched_exit(registers: impl Registers, result: i64, process: &Process) {
     let number = registers.get(register::ORIG_RAX);
-    if !matters(number) {
+    if !matters(number, result) {
         return;
     }
 
