@@ -47,7 +47,7 @@ pub enum Protocol {
 #[derive(Clone, Debug)]
 pub struct CollectedSpan {
     /// Attributes of the resource, as text.
-    pub resource: BTreeMap<String, String>,
+    pub resource: Arc<BTreeMap<String, String>>,
     /// Name of the instrumentation scope.
     pub scope: String,
     /// The span.
@@ -110,12 +110,12 @@ impl State {
         inner.changed = Some(Instant::now());
         for batch in batches {
             let attributes = batch.resource.map(|resource| resource.attributes).unwrap_or_default();
-            let resource: BTreeMap<_, _> =
-                attributes.iter().map(|attribute| (attribute.key.clone(), text_of(attribute))).collect();
+            let attributes = attributes.iter().map(|attribute| (attribute.key.clone(), text_of(attribute)));
+            let resource = Arc::new(attributes.collect::<BTreeMap<_, _>>());
             for scoped in batch.scope_spans {
                 let scope = scoped.scope.map(|scope| scope.name).unwrap_or_default();
                 inner.spans.extend(scoped.spans.into_iter().map(|span| CollectedSpan {
-                    resource: resource.clone(),
+                    resource: Arc::clone(&resource),
                     scope: scope.clone(),
                     span,
                 }));

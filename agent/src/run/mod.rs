@@ -3,6 +3,7 @@
 mod attaching;
 mod codes;
 mod loops;
+mod manners;
 mod routes;
 mod watch;
 
@@ -152,7 +153,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         return Ok(());
     }
     handle_signals().map_err(RunError::Signal)?;
-    give_way();
+    manners::give_way();
     let options = Options {
         seed: seed(),
         sql: config.capture.sql,
@@ -255,18 +256,6 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         recorder.finish()?;
     }
     Ok(())
-}
-
-/// Lets the services run first: what wakes in the agent does not interrupt what runs (`SCHED_BATCH`, sched(7)). Its share of the
-/// processors stays the same. A policy that somebody has chosen for it is kept; that this is refused costs little.
-fn give_way() {
-    let parameter = libc::sched_param { sched_priority: 0 };
-    // SAFETY: plain system calls, with a value that lives until they are over. Threads that start later inherit the policy.
-    unsafe {
-        if libc::sched_getscheduler(0) == libc::SCHED_OTHER {
-            libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
-        }
-    }
 }
 
 /// The engine, and the recording beside it.

@@ -12,7 +12,7 @@ fn span(id: u8, parent: u8, kind: SpanKind, attributes: &[(&str, &str)]) -> Coll
         ..KeyValue::default()
     };
     CollectedSpan {
-        resource: BTreeMap::from([("service.name".to_string(), "games-api".to_string())]),
+        resource: BTreeMap::from([("service.name".to_string(), "games-api".to_string())]).into(),
         scope: "adder".to_string(),
         span: Span {
             trace_id: vec![7; 16],
