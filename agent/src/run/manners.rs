@@ -21,11 +21,11 @@ pub(super) fn give_way() {
     }
 }
 
-/// How this thread is scheduled (sched_getattr(2)).
+/// How this thread is scheduled (`sched_getattr(2)`).
 fn attributes() -> io::Result<libc::sched_attr> {
     // SAFETY: a structure of integers.
     let mut attributes: libc::sched_attr = unsafe { mem::zeroed() };
-    let size = mem::size_of_val(&attributes);
+    let size = size_of_val(&attributes);
     // SAFETY: room for as much as is said.
     match unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) } {
         0 => Ok(attributes),
