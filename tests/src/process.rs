@@ -17,8 +17,8 @@ use crate::wait_until;
 /// How long a process may take to obey a signal before it is killed.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// How long a server may take to become ready.
-const START_LIMIT: Duration = Duration::from_secs(40);
+/// How long a server may take to become ready: longer than any does on a machine that stands still for half a minute.
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// Bytes at the end of a log that an error message shows.
 const LOG_TAIL: usize = 4000;
@@ -83,8 +83,25 @@ impl Process {
         if settled && !ended {
             return Ok(());
         }
-        let what = if ended { "ended at its start" } else { "did not become ready" };
+        let what = if ended {
+            "ended at its start".to_owned()
+        } else {
+            format!("did not become ready; its threads: {}", self.threads())
+        };
         bail!("process {} {what}; its log {} ends with:\n{}", self.pid(), self.log.display(), self.log_tail())
+    }
+
+    /// What its threads do: name, state, processor time, where in the kernel they wait, and in which system call (proc(5)).
+    fn threads(&self) -> String {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let told = tasks.filter_map(|task| {
+            let stat = Stat::read(task.file_name().to_str()?.parse().ok()?)?;
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let (name, place, call) = (read("comm"), read("wchan"), read("syscall"));
+            let state = char::from(stat.state);
+            Some(format!("{} {state} {:.1?} {place} [{}]", name.trim(), stat.cpu, call.trim()))
+        });
+        told.collect::<Vec<_>>().join("; ")
     }
 
     /// The id of the process, which is also that of its group.
