@@ -48,10 +48,13 @@ fn fork(ctx: &impl EbpfContext) {
 }
 
 /// `sched_process_exec(task, old_pid, bprm)`: what was proven of the old program is void, and what the new one writes is
-/// nobody's log until it is known to be Python.
+/// nobody's log until it is known to be Python. The thread that calls `exec` takes the id of the main one.
 #[inline(always)]
-fn exec() {
-    let (pid, tid) = current();
+fn exec(ctx: &impl EbpfContext) {
+    let (pid, _) = current();
+    let before = argument(ctx, 1) as u32;
+    let _ = LOOPS.remove(before);
+    let _ = PENDING.remove(before);
     if let Some(process) = PROCESSES.get_ptr_mut(pid) {
         unsafe {
             (&raw mut (*process).context_type).write(0);
@@ -59,8 +62,6 @@ fn exec() {
             (&raw mut (*process).frame).write(0);
             (&raw mut (*process).steps).write(0);
         }
-        let _ = LOOPS.remove(tid);
-        let _ = PENDING.remove(tid);
         report_head(kind::EXEC);
     } else if setting!(report_every_exec) != 0 {
         report_head(kind::EXEC);
@@ -96,14 +97,14 @@ pub fn fork_raw(ctx: RawTracePointContext) -> i32 {
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]
-pub fn exec_btf(_: BtfTracePointContext) -> i32 {
-    exec();
+pub fn exec_btf(ctx: BtfTracePointContext) -> i32 {
+    exec(&ctx);
     0
 }
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn exec_raw(_: RawTracePointContext) -> i32 {
-    exec();
+pub fn exec_raw(ctx: RawTracePointContext) -> i32 {
+    exec(&ctx);
     0
 }
 

@@ -99,6 +99,7 @@ impl Connection {
             kept.push((direction, bytes.to_vec(), mark));
         } else {
             kept.clear();
+            self.whole = false;
             counters.opaque_bytes += bytes.len() as u64;
         }
         if *tries >= TRIES_MAX {

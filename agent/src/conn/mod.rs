@@ -88,6 +88,8 @@ pub struct Connection {
     /// Network namespace.
     netns: u32,
     role: Option<Role>,
+    /// All that was said on it so far was understood.
+    whole: bool,
     /// What is known of what it says; of an encrypted one, of the plaintext.
     state: State,
     /// Its encryption.
@@ -116,7 +118,7 @@ pub struct Happened {
     pub pid: u32,
     /// The bytes were moved before the last fact: it was not known until then where they belong.
     pub late: bool,
-    /// The connection was seen from its beginning.
+    /// All that was said on the connection so far was seen.
     pub whole: bool,
     /// What.
     pub event: Event,
@@ -215,6 +217,7 @@ impl Connections {
             endpoints: Arc::new(endpoints),
             netns: fact.netns,
             role,
+            whole: role.is_some(),
             state: State::new(),
             tls: None,
             offered: None,
@@ -313,8 +316,11 @@ impl Connections {
         self.late_writers.remove(&mark.pid);
     }
 
-    /// The connection of a watched process at the other end of one with these ends.
+    /// The connection of a watched process at the other end of one with these ends. All connections to one path have the same.
     pub fn peer(&self, netns: u32, ends: &Endpoints) -> Option<ConnectionId> {
+        if matches!(ends.remote, Address::Unix(_)) {
+            return None;
+        }
         let socket = self.by_ends.get(&(netns, ends.remote.clone(), ends.local.clone()))?;
         self.by_socket.get(socket).map(|connection| connection.id)
     }
@@ -393,6 +399,7 @@ impl Connections {
                 };
                 self.counters.lost[at] += 1;
                 self.counters.lost_bytes[at] += bytes;
+                connection.whole = false;
             }
             match event {
                 Event::Upgrade { protocol: next, at, opening, request, response } => match next.as_str() {
@@ -429,7 +436,8 @@ impl Connections {
                     netns: connection.netns,
                     pid,
                     late: self.late,
-                    whole: connection.role.is_some(),
+                    // What was encrypted may have been said before it could be read.
+                    whole: connection.whole && connection.tls.is_none(),
                     event,
                 }),
             }
@@ -474,7 +482,10 @@ impl Connection {
         match &mut self.state {
             State::Parsing { parser, role, .. } => parser.gap(side(*role, direction), length, mark, events),
             // What was kept does not join what follows.
-            State::Undecided { kept, .. } => kept.clear(),
+            State::Undecided { kept, .. } => {
+                kept.clear();
+                self.whole = false;
+            }
             State::Opaque => {}
         }
     }

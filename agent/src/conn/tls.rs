@@ -246,6 +246,7 @@ impl Connections {
             endpoints: Arc::default(),
             netns: 0,
             role: None,
+            whole: false,
             state: State::new(),
             tls: Some(Box::<Layer>::default()),
             offered: None,

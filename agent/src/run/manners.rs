@@ -2,13 +2,15 @@
 
 use std::{io, mem};
 
-/// How long the agent asks to run in one go, nanoseconds: the most that the kernel grants.
-const SLICE: u64 = 100_000_000;
+/// How long the agent asks to run in one go, nanoseconds: several times what the scheduler gives others (`base_slice`, 3 ms and less), and
+/// little enough that who was there before does not wait long for an agent that has much to do.
+const SLICE: u64 = 20_000_000;
 
 /// Lets the services run first, on all threads that start later, too. What wakes in the agent does not interrupt what runs
 /// (`SCHED_BATCH`, sched(7)), and what wakes in a service interrupts the agent: from Linux 6.12 on a task that wakes goes before one that has
-/// asked for longer slices (`PREEMPT_SHORT` in kernel/sched/features.h), in whichever control groups the two are; an older kernel does not
-/// look at what was asked. The agent's share of the processors stays the same, so that it keeps up where there is no end of work.
+/// asked for longer slices (`PREEMPT_SHORT` in kernel/sched/features.h), from another control group too, unless the agent shares its own
+/// with others. An older kernel does not look at what was asked. The agent's share of the processors stays the same, so that it keeps up
+/// where there is no end of work.
 ///
 /// A policy that somebody has chosen for it is kept. That this is refused costs little.
 pub(super) fn give_way() {

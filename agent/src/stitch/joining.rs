@@ -22,25 +22,18 @@ const UNJOINED_MAX: usize = 64;
 pub(super) struct Unjoined {
     units: VecDeque<(u64, UnitId)>,
     operations: VecDeque<(u64, OperationId)>,
-    free: Free,
-}
-
-/// Since when nothing is open on a connection, as its client knows it.
-#[derive(Clone, Copy, Default)]
-enum Free {
-    /// Nothing was asked on it yet.
-    #[default]
-    Unasked,
-    /// Something was missed.
-    Unknown,
-    /// The last answer was read then.
-    Since(u64),
+    /// Since when nothing is open on it, as its client knows it: when the last answer was read, unless something was missed since.
+    free: Option<u64>,
+    /// When something was missed last.
+    lost: Option<u64>,
 }
 
 impl Unjoined {
-    /// An answer was read.
-    pub(super) const fn answered(&mut self, time: u64) {
-        self.free = Free::Since(time);
+    /// An answer was read. One that came before a loss may show only then, and says nothing of what came behind it.
+    pub(super) fn answered(&mut self, time: u64) {
+        if self.lost.is_none_or(|lost| lost < time) {
+            self.free = Some(time);
+        }
     }
 
     /// An operation is forgotten: it has no other side.
@@ -93,28 +86,26 @@ impl Engine {
     pub(super) fn join_operation(&mut self, id: OperationId, happened: &Happened, start: u64) {
         let Event::Begin { exchange, .. } = &happened.event else { return };
         let exchanges = self.exchanges.entry(happened.connection).or_default();
-        let free = match exchanges.unjoined.free {
-            Free::Unasked => happened.whole.then_some(0),
-            Free::Unknown => None,
-            Free::Since(time) => Some(time),
-        };
+        let free = exchanges.unjoined.free.or(happened.whole.then_some(0));
         let free = free.filter(|_| exchanges.operations.is_empty());
         let peer = self.connections.peer(happened.netns, &happened.endpoints);
         let waiting = peer.and_then(|peer| self.exchanges.get_mut(&peer));
         let unit = waiting.and_then(|waiting| {
             let waiting = &mut waiting.unjoined.units;
+            // The trace of an older one stands (`Engine::unit_settled`).
+            let is_open = |unit: &Unit| unit.start + JOIN_WINDOW >= self.now;
             if happened.protocol == Protocol::Http2 {
-                return take(waiting, *exchange);
+                return take(waiting, *exchange).filter(|unit| self.units.get(unit).is_some_and(is_open));
             }
             let fits = |unit: &Unit| match free {
                 Some(free) => unit.start > free,
                 // One that has ended before this began may be an earlier exchange of a connection that is kept open.
-                None => unit.start + JOIN_WINDOW > start && unit.end.is_none_or(|end| end > start),
+                None => unit.end.is_none_or(|end| end > start),
             };
             // Older ones are of requests that were not seen here.
             std::iter::from_fn(|| waiting.pop_front())
                 .map(|(_, unit)| unit)
-                .find(|unit| self.units.get(unit).is_some_and(fits))
+                .find(|unit| self.units.get(unit).is_some_and(|unit| is_open(unit) && fits(unit)))
         });
         if let Some(unit) = unit {
             self.join(unit, id);
@@ -126,7 +117,10 @@ impl Engine {
 
     /// Something was missed on a connection.
     pub(super) fn joins_by_time(&mut self, connection: ConnectionId) {
-        self.exchanges.entry(connection).or_default().unjoined.free = Free::Unknown;
+        let now = self.now;
+        if let Some(exchanges) = self.exchanges.get_mut(&connection) {
+            (exchanges.unjoined.free, exchanges.unjoined.lost) = (None, Some(now));
+        }
     }
 
     fn join(&mut self, id: UnitId, caller: OperationId) {

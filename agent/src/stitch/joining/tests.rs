@@ -20,6 +20,10 @@ struct Rig {
 
 impl Rig {
     fn new(flags: [u16; 2]) -> Self {
+        Self::of(flags, libc::AF_INET)
+    }
+
+    fn of(flags: [u16; 2], family: i32) -> Self {
         let mut rig =
             Self { engine: Engine::new(Options { seed: 1, ..Options::default() }), moved: [[0; 2]; 2] };
         for (pid, flags, ends) in [(CLIENT, flags[0], PORTS), (SERVER, flags[1], [PORTS[1], PORTS[0]])] {
@@ -30,7 +34,7 @@ impl Rig {
             let mut fact: Socket = unsafe { std::mem::zeroed() };
             (fact.header, fact.socket, fact.fd) = (header, u64::from(pid), 5);
             (fact.header.kind, fact.header.flags) = (kind::SOCKET, flags);
-            (fact.family, fact.local_port, fact.remote_port) = (libc::AF_INET as u16, ends[0], ends[1]);
+            (fact.family, fact.local_port, fact.remote_port) = (family as u16, ends[0], ends[1]);
             rig.engine.fact(&Fact::Socket(Box::new(fact)));
         }
         rig
@@ -154,6 +158,42 @@ fn after_a_loss_a_call_is_not_given_what_was_answered_before() {
     rig.answers(32);
     rig.is_answered(33);
     assert_eq!(rig.pairs(), pairs(&[("GET", Some("GET")), ("PUT", None), ("POST", Some("POST"))]));
+}
+
+#[test]
+fn a_request_whose_trace_stands_is_joined_no_more() {
+    let mut rig = Rig::whole();
+    rig.is_asked(10, "GET");
+    rig.engine
+        .fact(&Fact::Clock(Header { time: 61 * MILLISECOND, ..Header::default() }, Clock { offset: 0 }));
+    rig.asks(62, "GET");
+    rig.answers(63);
+    rig.is_answered(64);
+    assert_eq!(rig.pairs(), pairs(&[("GET", None)]));
+}
+
+#[test]
+fn what_was_missed_before_it_was_known_what_is_spoken_counts() {
+    let mut rig = Rig::whole();
+    rig.is_asked(10, "GET");
+    rig.answers(11);
+    rig.misses(CLIENT, 0);
+    rig.misses(CLIENT, flag::RECEIVED);
+    rig.asks(20, "PUT");
+    rig.is_asked(21, "PUT");
+    rig.answers(22);
+    rig.is_answered(23);
+    assert_eq!(rig.pairs(), pairs(&[("GET", None), ("PUT", Some("PUT"))]));
+}
+
+#[test]
+fn connections_to_one_path_are_not_mixed_up() {
+    let mut rig = Rig::of([flag::CONNECTED, flag::ACCEPTED], libc::AF_UNIX);
+    rig.asks(10, "GET");
+    rig.is_asked(11, "GET");
+    rig.answers(12);
+    rig.is_answered(13);
+    assert_eq!(rig.pairs(), pairs(&[("GET", None)]));
 }
 
 #[test]
