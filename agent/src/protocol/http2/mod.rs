@@ -30,6 +30,8 @@ use super::{
 const GRPC: &[u8] = b"application/grpc";
 /// Most streams that are open at once.
 const OPEN_LIMIT: usize = 1024;
+/// Most that is kept of what was answered before its request was reported.
+const EARLY_LIMIT: usize = 1024;
 /// How long after the last sign of life a stream of which the end may be lost is given up, nanoseconds.
 const DOUBTFUL_KEPT: u64 = 10_000_000_000;
 
@@ -73,6 +75,9 @@ pub struct Http2 {
     response_fields: Decoder,
     /// Streams whose response is not complete.
     open: BTreeMap<u32, Open>,
+    /// What was answered on streams whose request is not reported yet: another thread has read the answer while the one that has sent the
+    /// request had no processor. In the order in which it came.
+    early: Vec<(u32, Early)>,
     /// Nothing more is said.
     done: bool,
 }
@@ -87,6 +92,17 @@ struct Open {
     begun: u64,
     /// When anything was said on it.
     last: u64,
+}
+
+/// A part of a response that came early.
+#[derive(Debug)]
+enum Early {
+    /// Fields, whether they end the stream, and where they begin and end.
+    Fields(ResponseFields, bool, [Mark; 2]),
+    /// Bytes of the body, and whether they end the stream.
+    Data(u64, bool, Mark),
+    /// A reset with its code.
+    Reset(u32, Mark),
 }
 
 /// What a field block has turned out to be.
@@ -119,6 +135,7 @@ impl Http2 {
             request_fields: Decoder::new(),
             response_fields: Decoder::new(),
             open: BTreeMap::new(),
+            early: Vec::new(),
             done: false,
         }
     }
@@ -154,27 +171,17 @@ impl Http2 {
                 }
             }
             Step::Data { stream, bytes, ends } => {
+                if side == Side::Response {
+                    return self.answer(stream, Early::Data(bytes, ends, mark), out);
+                }
                 let Some(open) = self.open.get_mut(&stream) else { return };
                 open.last = mark.time;
-                if side == Side::Request {
-                    open.exchange.request_size += bytes;
-                } else {
-                    open.exchange.response_size += bytes;
-                    if ends {
-                        self.end(stream, None, mark, out);
-                    }
-                }
+                open.exchange.request_size += bytes;
             }
-            Step::Reset { stream, code } => {
-                if let Some(open) = self.open.get_mut(&stream) {
-                    open.exchange.reset = Some(code);
-                    let lasted = mark.time.saturating_sub(open.begun);
-                    if let Some(grpc) = open.exchange.grpc.as_mut().filter(|_| code == rpc::CANCEL) {
-                        grpc.status.get_or_insert(rpc::given_up(grpc.timeout, lasted));
-                    }
-                    self.end(stream, Some(Outcome::CutShort), mark, out);
-                }
+            Step::Reset { stream, code } if side == Side::Response => {
+                self.answer(stream, Early::Reset(code, mark), out);
             }
+            Step::Reset { stream, code } => self.reset(stream, code, mark, out),
             Step::GoAway { last } => {
                 if side == Side::Response {
                     let unanswered: Vec<u32> =
@@ -254,6 +261,52 @@ impl Http2 {
             Open { exchange, replied: false, doubtful: false, begun: first.time, last: at.time },
         );
         out.push(Event::Begin { exchange: u64::from(stream), first, at, incoming });
+        for (of, part) in std::mem::take(&mut self.early) {
+            // Numbers only rise: of those before nothing is seen any more.
+            if of == stream {
+                self.answer(of, part, out);
+            } else if of > stream {
+                self.early.push((of, part));
+            }
+        }
+    }
+
+    /// Whether an answer on this stream may have come before its request was reported.
+    const fn may_be_early(&self, stream: u32) -> bool {
+        stream > self.request.highest && !stream.is_multiple_of(2) && self.early.len() < EARLY_LIMIT
+    }
+
+    /// A part of a response: of a request that is known, or may be soon.
+    fn answer(&mut self, stream: u32, part: Early, out: &mut Vec<Event>) {
+        if !self.open.contains_key(&stream) {
+            if self.may_be_early(stream) {
+                self.early.push((stream, part));
+            }
+            return;
+        }
+        match part {
+            Early::Fields(fields, ends, marks) => self.replied(stream, &fields, ends, marks, out),
+            Early::Data(bytes, ends, at) => {
+                if let Some(open) = self.open.get_mut(&stream) {
+                    open.last = at.time;
+                    open.exchange.response_size += bytes;
+                }
+                if ends {
+                    self.end(stream, None, at, out);
+                }
+            }
+            Early::Reset(code, at) => self.reset(stream, code, at, out),
+        }
+    }
+
+    fn reset(&mut self, stream: u32, code: u32, at: Mark, out: &mut Vec<Event>) {
+        let Some(open) = self.open.get_mut(&stream) else { return };
+        open.exchange.reset = Some(code);
+        let lasted = at.time.saturating_sub(open.begun);
+        if let Some(grpc) = open.exchange.grpc.as_mut().filter(|_| code == rpc::CANCEL) {
+            grpc.status.get_or_insert(rpc::given_up(grpc.timeout, lasted));
+        }
+        self.end(stream, Some(Outcome::CutShort), at, out);
     }
 
     /// Ends what nothing is expected of any more.
@@ -277,7 +330,7 @@ impl Http2 {
         ends: bool,
         promised: bool,
         block: &[u8],
-        [first, at]: [Mark; 2],
+        marks: [Mark; 2],
         out: &mut Vec<Event>,
     ) -> Block {
         let mut fields = ResponseFields::default();
@@ -296,15 +349,31 @@ impl Http2 {
             self.response_fields.forget();
             return Block::Malformed;
         }
-        if !self.open.contains_key(&stream) {
-            let plausible = fields.has_status || fields.grpc_status.is_some() || fields.unknown;
-            return if plausible { Block::Other } else { Block::Malformed };
+        let plausible = fields.has_status || fields.grpc_status.is_some() || fields.unknown;
+        if self.open.contains_key(&stream) {
+            self.response.highest = self.response.highest.max(stream);
+        } else if !plausible {
+            return Block::Malformed;
         }
-        self.response.highest = self.response.highest.max(stream);
-        let Some(open) = self.open.get_mut(&stream).filter(|_| !promised) else { return Block::Other };
+        if !promised {
+            self.answer(stream, Early::Fields(fields, ends, marks), out);
+        }
+        Block::Other
+    }
+
+    /// The fields of a response to a request that is known.
+    fn replied(
+        &mut self,
+        stream: u32,
+        fields: &ResponseFields,
+        ends: bool,
+        [first, at]: [Mark; 2],
+        out: &mut Vec<Event>,
+    ) {
+        let Some(open) = self.open.get_mut(&stream) else { return };
         open.last = at.time;
         if fields.status.is_some_and(|status| (100..200).contains(&status)) {
-            return Block::Other;
+            return;
         }
         open.exchange.unknown |= fields.unknown;
         if fields.grpc && open.exchange.grpc.is_none() && open.exchange.unknown {
@@ -325,7 +394,6 @@ impl Http2 {
         if ends {
             self.end(stream, None, at, out);
         }
-        Block::Other
     }
 
     /// Ends a stream; without an outcome it is complete, as far as is known.

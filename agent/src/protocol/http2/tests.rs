@@ -129,6 +129,45 @@ fn streams_are_answered_in_any_order() {
 }
 
 #[test]
+fn an_answer_that_is_reported_before_its_request_is_kept_for_it() {
+    check(
+        true,
+        &[
+            start(),
+            // Of a stream that is never begun here, and of two that are.
+            got(&[status(1, true, 0x88), status(3, false, 0x88), data(3, false, 30)]),
+            got(&[trailers(3, "0"), status(5, false, 0x88), data(5, false, 7)]),
+            got(&[frame(3, 0, 7, &[0, 0, 0, 7])]),
+            sent(&[call(3, "/games.Games/Get"), data(3, true, 20), get(5, "/b")]),
+            got(&[data(5, true, 4)]),
+            sent(&[get(7, "/c")]),
+            Op::Close,
+        ],
+        &[
+            "begin 3 @5-5",
+            "reply 3 @2",
+            "end 3 @3 POST /games.Games/Get 200 0/30 Complete grpc Some(0)",
+            "begin 5 @5-5",
+            "reply 5 @3",
+            "end 5 @6 GET /b 200 0/11 Complete",
+            "begin 7 @7-7",
+            "end 7 @4 GET /c - 0/0 CutShort reset 7",
+        ],
+    );
+}
+
+#[test]
+fn what_is_answered_to_nobody_is_not_kept_for_ever() {
+    let (mut parser, mut out) = (Http2::new(false, false), Vec::new());
+    for number in 0..2 * EARLY_LIMIT as u32 {
+        parser.data(Side::Response, &status(2 * number + 1, false, 0x88), mark(1), &mut out);
+    }
+    assert_eq!(parser.early.len(), EARLY_LIMIT);
+    parser.data(Side::Request, &get(5001, "/a"), mark(1), &mut out);
+    assert!(parser.early.is_empty());
+}
+
+#[test]
 fn calls_of_grpc_have_their_status_in_the_trailers() {
     check(
         true,
