@@ -266,7 +266,7 @@ impl Engine {
             return;
         };
         let Some((_, id)) = exchanges.operations.remove(place) else { return };
-        exchanges.unjoined.answered(at.time);
+        exchanges.unjoined.answered = at.time;
         if let Some(thread) = self.threads.get_mut(&(at.pid, at.tid)) {
             thread.answered.1.push(id);
         }

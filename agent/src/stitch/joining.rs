@@ -22,20 +22,11 @@ const UNJOINED_MAX: usize = 64;
 pub(super) struct Unjoined {
     units: VecDeque<(u64, UnitId)>,
     operations: VecDeque<(u64, OperationId)>,
-    /// Since when nothing is open on it, as its client knows it: when the last answer was read, unless something was missed since.
-    free: Option<u64>,
-    /// When something was missed last.
-    lost: Option<u64>,
+    /// When its client has read the last answer, 0 where none was seen.
+    pub(super) answered: u64,
 }
 
 impl Unjoined {
-    /// An answer was read. One that came before a loss may show only then, and says nothing of what came behind it.
-    pub(super) fn answered(&mut self, time: u64) {
-        if self.lost.is_none_or(|lost| lost < time) {
-            self.free = Some(time);
-        }
-    }
-
     /// An operation is forgotten: it has no other side.
     pub(super) fn forget(&mut self, id: OperationId) {
         self.operations.retain(|(_, known)| *known != id);
@@ -86,7 +77,9 @@ impl Engine {
     pub(super) fn join_operation(&mut self, id: OperationId, happened: &Happened, start: u64) {
         let Event::Begin { exchange, .. } = &happened.event else { return };
         let exchanges = self.exchanges.entry(happened.connection).or_default();
-        let free = exchanges.unjoined.free.or(happened.whole.then_some(0));
+        // Since when nothing is open, as the client knows it. An answer that came before a loss says nothing of what came behind it.
+        let answered = exchanges.unjoined.answered;
+        let free = (answered > exchanges.lost).then_some(answered).or(happened.whole.then_some(0));
         let free = free.filter(|_| exchanges.operations.is_empty());
         let peer = self.connections.peer(happened.netns, &happened.endpoints);
         let waiting = peer.and_then(|peer| self.exchanges.get_mut(&peer));
@@ -112,14 +105,6 @@ impl Engine {
         } else if let Some(exchanges) = self.exchanges.get_mut(&happened.connection) {
             // The other end of a new connection is seen only when it is accepted, after the first request has left.
             leave(&mut exchanges.unjoined.operations, *exchange, id);
-        }
-    }
-
-    /// Something was missed on a connection.
-    pub(super) fn joins_by_time(&mut self, connection: ConnectionId) {
-        let now = self.now;
-        if let Some(exchanges) = self.exchanges.get_mut(&connection) {
-            (exchanges.unjoined.free, exchanges.unjoined.lost) = (None, Some(now));
         }
     }
 

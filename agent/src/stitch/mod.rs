@@ -560,7 +560,6 @@ impl Engine {
                 }
                 (Event::Lost { .. }, _) => {
                     self.doubt(happened.connection);
-                    self.joins_by_time(happened.connection);
                     self.calls_are_missing(happened.connection, happened.pid);
                     self.behind_is_unclear(|connection| connection == happened.connection);
                 }

@@ -71,6 +71,22 @@ impl Rig {
         self.data(time, CLIENT, flag::RECEIVED, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     }
 
+    /// A whole exchange, one millisecond between its parts.
+    fn exchange(&mut self, time: u64, method: &str) {
+        self.asks(time, method);
+        self.is_asked(time + 1, method);
+        self.answers(time + 2);
+        self.is_answered(time + 3);
+    }
+
+    /// The same, but the client runs again only when the server has answered.
+    fn late_exchange(&mut self, time: u64, method: &str) {
+        self.is_asked(time, method);
+        self.answers(time + 1);
+        self.asks(time + 2, method);
+        self.is_answered(time + 3);
+    }
+
     /// Bytes move that find no room in the ring buffer.
     fn misses(&mut self, pid: u32, flags: u16) {
         self.moved[usize::from(pid == SERVER)][usize::from(flags == 0)] += 50;
@@ -97,11 +113,7 @@ fn pairs(of: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
 fn a_call_that_is_reported_when_all_is_answered_finds_its_request() {
     let mut rig = Rig::whole();
     for (start, method) in [(10, "GET"), (20, "PUT")] {
-        rig.is_asked(start, method);
-        rig.answers(start + 1);
-        // The client runs again only now.
-        rig.asks(start + 4, method);
-        rig.is_answered(start + 5);
+        rig.late_exchange(start, method);
     }
     assert_eq!(rig.pairs(), pairs(&[("GET", Some("GET")), ("PUT", Some("PUT"))]));
 }
@@ -113,14 +125,8 @@ fn a_call_whose_request_was_not_seen_leaves_the_next_one_alone() {
     rig.misses(SERVER, flag::RECEIVED);
     rig.misses(SERVER, 0);
     rig.is_answered(12);
-    rig.asks(20, "PUT");
-    rig.is_asked(21, "PUT");
-    rig.answers(22);
-    rig.is_answered(23);
-    rig.is_asked(31, "POST");
-    rig.answers(32);
-    rig.asks(33, "POST");
-    rig.is_answered(34);
+    rig.exchange(20, "PUT");
+    rig.late_exchange(31, "POST");
     assert_eq!(rig.pairs(), pairs(&[("PUT", Some("PUT")), ("POST", Some("POST"))]));
 }
 
@@ -130,33 +136,21 @@ fn a_request_whose_call_was_not_seen_has_none() {
     let mut rig = Rig::new([0; 2]);
     rig.is_asked(10, "GET");
     rig.answers(11);
-    rig.asks(12, "PUT");
-    rig.is_asked(13, "PUT");
-    rig.answers(14);
-    rig.is_answered(15);
+    rig.exchange(12, "PUT");
     // From here on the client's side is known.
-    rig.is_asked(20, "POST");
-    rig.answers(21);
-    rig.asks(22, "POST");
-    rig.is_answered(23);
+    rig.late_exchange(20, "POST");
     assert_eq!(rig.pairs(), pairs(&[("GET", None), ("PUT", Some("PUT")), ("POST", Some("POST"))]));
 }
 
 #[test]
 fn after_a_loss_a_call_is_not_given_what_was_answered_before() {
     let mut rig = Rig::whole();
-    rig.asks(10, "GET");
-    rig.is_asked(11, "GET");
-    rig.answers(12);
-    rig.is_answered(13);
+    rig.exchange(10, "GET");
     rig.is_asked(21, "PUT");
     rig.answers(22);
     rig.misses(CLIENT, 0);
     rig.misses(CLIENT, flag::RECEIVED);
-    rig.asks(30, "POST");
-    rig.is_asked(31, "POST");
-    rig.answers(32);
-    rig.is_answered(33);
+    rig.exchange(30, "POST");
     assert_eq!(rig.pairs(), pairs(&[("GET", Some("GET")), ("PUT", None), ("POST", Some("POST"))]));
 }
 
@@ -179,20 +173,14 @@ fn what_was_missed_before_it_was_known_what_is_spoken_counts() {
     rig.answers(11);
     rig.misses(CLIENT, 0);
     rig.misses(CLIENT, flag::RECEIVED);
-    rig.asks(20, "PUT");
-    rig.is_asked(21, "PUT");
-    rig.answers(22);
-    rig.is_answered(23);
+    rig.exchange(20, "PUT");
     assert_eq!(rig.pairs(), pairs(&[("GET", None), ("PUT", Some("PUT"))]));
 }
 
 #[test]
 fn connections_to_one_path_are_not_mixed_up() {
     let mut rig = Rig::of([flag::CONNECTED, flag::ACCEPTED], libc::AF_UNIX);
-    rig.asks(10, "GET");
-    rig.is_asked(11, "GET");
-    rig.answers(12);
-    rig.is_answered(13);
+    rig.exchange(10, "GET");
     assert_eq!(rig.pairs(), pairs(&[("GET", None)]));
 }
 
