@@ -81,11 +81,12 @@ pub struct Pending {
 #[map]
 pub static PENDING: HashMap<u32, Pending> = HashMap::with_max_entries(16_384, 0);
 
-/// A call of a TLS library that has not returned.
+/// A call of a TLS library.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TlsCall {
-    /// Address of the `SSL` object; in the low bits, which are free in addresses, what `tls` keeps there.
+    /// Address of the `SSL` object; in the low bits, which are free in addresses, what `tls` keeps there. 0 when it has returned: as of
+    /// [`PENDING`], the place stays.
     pub ssl: u64,
     /// Address of the plaintext.
     pub buffer: u64,

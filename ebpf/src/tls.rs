@@ -6,9 +6,7 @@
 //! Both programs go on `ssl_read_internal` and `ssl_write_internal` (ssl/ssl_lib.c), which `SSL_read` and `SSL_read_ex`
 //! share, or where a build has none on the exported functions.
 
-use core::mem::MaybeUninit;
-
-use adder_ebpf::{HEAD_MAX, TAIL_MAX, Tls, buffer_of, flag, kind};
+use adder_ebpf::{HEAD_MAX, TAIL_MAX, Tls, buffer_of, flag, kind, stacks};
 use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user},
     macros::{uprobe, uretprobe},
@@ -38,20 +36,28 @@ fn enter(ctx: &ProbeContext, reads: u64, out: u64) -> u32 {
     if watched(pid).is_none() {
         return 0;
     }
-    let ssl: u64 = ctx.arg(0).unwrap_or(0);
-    let buffer: u64 = ctx.arg(1).unwrap_or(0);
-    let mut call = MaybeUninit::<TlsCall>::uninit();
-    let at = call.as_mut_ptr();
-    unsafe {
-        (&raw mut (*at).ssl).write(ssl & !BITS | reads);
-        (&raw mut (*at).buffer).write(buffer);
-        // Volatile, or two zeros side by side become a call of `memset`, which costs stack.
-        (&raw mut (*at).out).write_volatile(out);
-        (&raw mut (*at).socket).write_volatile(0);
-        (&raw mut (*at).time).write(bpf_ktime_get_ns());
-        let (_, tid) = current();
-        let _ = TLS_CALLS.insert(tid, call.assume_init_ref(), 0);
+    let (_, tid) = current();
+    let mut call = TLS_CALLS.get_ptr_mut(tid);
+    if call.is_none() {
+        begin_calls(tid);
+        call = TLS_CALLS.get_ptr_mut(tid);
     }
+    let Some(call) = call else { return 0 };
+    unsafe {
+        (&raw mut (*call).ssl).write(ctx.arg::<u64>(0).unwrap_or(0) & !BITS | reads);
+        (&raw mut (*call).buffer).write(ctx.arg(1).unwrap_or(0));
+        (&raw mut (*call).out).write_volatile(out);
+        (&raw mut (*call).socket).write_volatile(0);
+        (&raw mut (*call).time).write(bpf_ktime_get_ns());
+    }
+    0
+}
+
+/// Makes room for the calls of a thread. Not inlined: it costs stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_calls(tid: u32) -> u32 {
+    let _ = TLS_CALLS.insert(tid, TlsCall { ssl: 0, buffer: 0, out: 0, socket: 0, time: 0 }, 0);
     0
 }
 
@@ -91,18 +97,20 @@ pub fn tls_return(ctx: RetProbeContext) -> u32 {
     let (pid, _) = current();
     let Some(process) = watched(pid) else { return 0 };
     let result = ctx.ret::<u64>() as i32;
-    let (_, tid) = current();
+    let Some(call) = current_call() else { return 0 };
     if result <= 0 {
-        let _ = TLS_CALLS.remove(tid);
+        unsafe { (&raw mut (*call).ssl).write(0) };
         return 0;
     }
     flush_pending(process);
     let mut context = current_context(process);
-    if report_stack(process, context) != 0 {
+    // As of what is not encrypted.
+    let has_stack = unsafe { (*call).ssl } & READS == 0 || process.stacks & stacks::RECEIVED != 0;
+    if has_stack && report_stack(process, context) != 0 {
         context |= STACKED;
     }
-    let (_, tid) = current();
-    let Some(call) = TLS_CALLS.get_ptr_mut(tid) else { return 0 };
+    // Asked for again: what is kept over all of the above lies on the stack.
+    let Some(call) = current_call() else { return 0 };
     unsafe {
         let out = (&raw const (*call).out).read();
         let mut length = u64::from(result as u32);
@@ -127,9 +135,8 @@ pub fn tls_return(ctx: RetProbeContext) -> u32 {
         } else {
             capture::<HEAD_MAX, TAIL_MAX>(call, length, context);
         }
+        (&raw mut (*call).ssl).write(0);
     }
-    let (_, tid) = current();
-    let _ = TLS_CALLS.remove(tid);
     0
 }
 
@@ -262,5 +269,6 @@ unsafe fn capture<const HEAD: usize, const TAIL: usize>(call: *mut TlsCall, leng
 #[inline(always)]
 pub fn current_call() -> Option<*mut TlsCall> {
     let (_, tid) = current();
-    TLS_CALLS.get_ptr_mut(tid)
+    let call = TLS_CALLS.get_ptr_mut(tid)?;
+    (unsafe { (*call).ssl } != 0).then_some(call)
 }
