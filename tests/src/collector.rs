@@ -15,11 +15,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::{AnyValue, KeyValue, any_value::Value},
     logs::v1::ResourceLogs,
     metrics::v1::{ResourceMetrics, metric, number_data_point},
     trace::v1::{ResourceSpans, Span},
 };
+use prost::{DecodeError, Message as _};
 use tokio::sync::oneshot;
 
 /// What the collector does with the exports that come.
@@ -79,9 +84,21 @@ pub struct Collector {
 #[derive(Debug, Default)]
 struct State(Mutex<Inner>);
 
+/// What an export over HTTP holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    Traces,
+    Metrics,
+    Logs,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     answer: Answer,
+    /// Exports over HTTP are looked into only when somebody asks for what is in them.
+    is_patient: bool,
+    /// Those that nobody has asked for.
+    unread: Vec<(Signal, Vec<u8>)>,
     spans: Vec<CollectedSpan>,
     metrics: Vec<ResourceMetrics>,
     logs: Vec<ResourceLogs>,
@@ -105,30 +122,53 @@ impl State {
         inner.answer
     }
 
-    fn keep_spans(&self, batches: Vec<ResourceSpans>) {
+    /// Keeps an export that came over HTTP.
+    fn keep(&self, signal: Signal, body: Vec<u8>) -> Result<(), DecodeError> {
         let mut inner = self.lock();
-        inner.changed = Some(Instant::now());
+        if inner.is_patient {
+            inner.unread.push((signal, body));
+            return Ok(());
+        }
+        inner.read(signal, &body)
+    }
+
+    /// With all that has come read.
+    fn read(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.lock();
+        for (signal, body) in std::mem::take(&mut inner.unread) {
+            inner.read(signal, &body).expect("what was kept unread is an export");
+        }
+        inner
+    }
+}
+
+impl Inner {
+    fn read(&mut self, signal: Signal, body: &[u8]) -> Result<(), DecodeError> {
+        match signal {
+            Signal::Traces => self.keep_spans(ExportTraceServiceRequest::decode(body)?.resource_spans),
+            Signal::Metrics => {
+                self.metrics.extend(ExportMetricsServiceRequest::decode(body)?.resource_metrics);
+            }
+            Signal::Logs => self.logs.extend(ExportLogsServiceRequest::decode(body)?.resource_logs),
+        }
+        Ok(())
+    }
+
+    fn keep_spans(&mut self, batches: Vec<ResourceSpans>) {
+        self.changed = Some(Instant::now());
         for batch in batches {
             let attributes = batch.resource.map(|resource| resource.attributes).unwrap_or_default();
             let attributes = attributes.iter().map(|attribute| (attribute.key.clone(), text_of(attribute)));
             let resource = Arc::new(attributes.collect::<BTreeMap<_, _>>());
             for scoped in batch.scope_spans {
                 let scope = scoped.scope.map(|scope| scope.name).unwrap_or_default();
-                inner.spans.extend(scoped.spans.into_iter().map(|span| CollectedSpan {
+                self.spans.extend(scoped.spans.into_iter().map(|span| CollectedSpan {
                     resource: Arc::clone(&resource),
                     scope: scope.clone(),
                     span,
                 }));
             }
         }
-    }
-
-    fn keep_metrics(&self, metrics: Vec<ResourceMetrics>) {
-        self.lock().metrics.extend(metrics);
-    }
-
-    fn keep_logs(&self, logs: Vec<ResourceLogs>) {
-        self.lock().logs.extend(logs);
     }
 }
 
@@ -170,6 +210,14 @@ impl Collector {
         ]
     }
 
+    /// Exports over HTTP are looked into only when somebody asks for what is in them: reading them takes time, which is nobody's cost
+    /// where the collector is elsewhere.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        self.state.lock().is_patient = true;
+        self
+    }
+
     /// From now on exports are treated so.
     pub fn answer(&self, answer: Answer) {
         self.state.lock().answer = answer;
@@ -177,12 +225,12 @@ impl Collector {
 
     /// The spans accepted so far.
     pub fn spans(&self) -> Vec<CollectedSpan> {
-        self.state.lock().spans.clone()
+        self.state.read().spans.clone()
     }
 
     /// The metrics accepted so far.
     pub fn metrics(&self) -> Vec<ResourceMetrics> {
-        self.state.lock().metrics.clone()
+        self.state.read().metrics.clone()
     }
 
     /// The latest values of a metric that counts functions, of all processes together.
@@ -211,7 +259,7 @@ impl Collector {
 
     /// The logs accepted so far.
     pub fn logs(&self) -> Vec<ResourceLogs> {
-        self.state.lock().logs.clone()
+        self.state.read().logs.clone()
     }
 
     /// Export requests so far, refused ones among them.
@@ -232,14 +280,14 @@ impl Collector {
     /// Forgets what has been kept.
     pub fn clear(&self) {
         let mut inner = self.state.lock();
-        *inner = Inner { answer: inner.answer, ..Inner::default() };
+        *inner = Inner { answer: inner.answer, is_patient: inner.is_patient, ..Inner::default() };
     }
 
     /// Waits until no span has come for the time `quiet`, at most `limit`; the spans.
     pub fn wait_quiet(&self, quiet: Duration, limit: Duration) -> Vec<CollectedSpan> {
         let start = Instant::now();
         crate::wait_until(limit, || {
-            let latest = self.state.lock().changed.unwrap_or(start).max(start);
+            let latest = self.state.read().changed.unwrap_or(start).max(start);
             latest.elapsed() >= quiet
         });
         self.spans()
@@ -247,7 +295,7 @@ impl Collector {
 
     /// Waits until there are at least `count` spans, at most `limit`; the spans, however many.
     pub fn wait_spans(&self, count: usize, limit: Duration) -> Vec<CollectedSpan> {
-        crate::wait_until(limit, || self.state.lock().spans.len() >= count);
+        crate::wait_until(limit, || self.state.read().spans.len() >= count);
         self.spans()
     }
 }

@@ -246,7 +246,7 @@ impl Rig {
         let halves = 2;
         for _ in 0..halves {
             let [subject, other] = &mut services;
-            subject.collector = Some(Collector::start()?);
+            subject.collector = Some(Collector::start()?.patient());
             subject.agent = self.agent(subject)?;
             let mut loads = [Self::connect(subject, case)?, Self::connect(other, case)?];
             let settled = loads[0].run(SETTLE)?.requests();
@@ -342,7 +342,7 @@ impl Rig {
         if let Some(certificates) = &self.certificates {
             environment = environment.encrypted(certificates);
         }
-        let collector = if variant == Variant::Bare { None } else { Some(Collector::start()?) };
+        let collector = if variant == Variant::Bare { None } else { Some(Collector::start()?.patient()) };
         let (venv, environment) = match (&collector, variant, &self.sdk_venv) {
             (Some(collector), Variant::Sdk, Some(venv)) => (venv, environment.sdk(collector)),
             _ => (&self.venv, environment),
@@ -362,7 +362,7 @@ impl Rig {
         fs::write(&config, format!("[status]\nsocket = {:?}\n", self.socket().display().to_string()))?;
         let pid = subject.app.pid().to_string();
         let arguments = ["run", "--config", &config.display().to_string(), "--pid", &pid];
-        Ok(Some(Agent::start(&self.dir, &arguments, collector.env(Protocol::Grpc))?))
+        Ok(Some(Agent::start(&self.dir, &arguments, collector.env(Protocol::Http))?))
     }
 
     fn connect(subject: &Subject, case: &Case) -> Result<Rate> {

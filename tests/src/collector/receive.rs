@@ -21,7 +21,6 @@ use opentelemetry_proto::tonic::collector::{
         trace_service_server::{TraceService, TraceServiceServer},
     },
 };
-use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -34,7 +33,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use super::{Answer, State};
+use super::{Answer, Signal, State};
 use crate::http::Message;
 
 /// Bounds a request.
@@ -100,7 +99,7 @@ impl TraceService for Exports {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.admit(request.metadata())?;
-        self.0.keep_spans(request.into_inner().resource_spans);
+        self.0.lock().keep_spans(request.into_inner().resource_spans);
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -112,7 +111,7 @@ impl MetricsService for Exports {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.admit(request.metadata())?;
-        self.0.keep_metrics(request.into_inner().resource_metrics);
+        self.0.lock().metrics.extend(request.into_inner().resource_metrics);
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
@@ -124,7 +123,7 @@ impl LogsService for Exports {
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         self.admit(request.metadata())?;
-        self.0.keep_logs(request.into_inner().resource_logs);
+        self.0.lock().logs.extend(request.into_inner().resource_logs);
         Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }
@@ -179,16 +178,13 @@ fn take(state: &State, message: Message) -> (u16, &'static str) {
         Answer::Unavailable => return (503, "Service Unavailable"),
     }
     let Some(body) = decompressed(body, encoding.as_deref()) else { return (400, "Bad Request") };
-    let done = match start.split(' ').nth(1) {
-        Some("/v1/traces") => ExportTraceServiceRequest::decode(body.as_slice())
-            .map(|request| state.keep_spans(request.resource_spans)),
-        Some("/v1/metrics") => ExportMetricsServiceRequest::decode(body.as_slice())
-            .map(|request| state.keep_metrics(request.resource_metrics)),
-        Some("/v1/logs") => ExportLogsServiceRequest::decode(body.as_slice())
-            .map(|request| state.keep_logs(request.resource_logs)),
+    let signal = match start.split(' ').nth(1) {
+        Some("/v1/traces") => Signal::Traces,
+        Some("/v1/metrics") => Signal::Metrics,
+        Some("/v1/logs") => Signal::Logs,
         _ => return (404, "Not Found"),
     };
-    if done.is_ok() { (200, "OK") } else { (400, "Bad Request") }
+    if state.keep(signal, body).is_ok() { (200, "OK") } else { (400, "Bad Request") }
 }
 
 fn decompressed(body: Vec<u8>, encoding: Option<&str>) -> Option<Vec<u8>> {

@@ -55,6 +55,17 @@ fn spans_arrive_over_http_plain_and_compressed() {
 }
 
 #[test]
+fn a_patient_collector_has_all_that_came_when_it_is_asked() {
+    let collector = Collector::start().unwrap().patient();
+    let body = request().encode_to_vec();
+    assert_eq!(post(&collector, &body, ""), 200);
+    assert_eq!(post(&collector, &body, ""), 200);
+    assert_eq!((collector.spans().len(), collector.spans().len()), (2, 2));
+    assert_eq!(post(&collector, &body, ""), 200);
+    assert_eq!(collector.wait_spans(3, Duration::from_secs(5)).len(), 3);
+}
+
+#[test]
 fn spans_arrive_over_grpc_compressed_and_refusals_have_their_codes() {
     let collector = Collector::start().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
