@@ -558,4 +558,4 @@ pub const TLS_MAX: u32 = 32_768;
 /// Size of the ring buffer in bytes.
 pub const RING_SIZE: u32 = 8 * 1024 * 1024;
 /// Unread bytes in the ring buffer at which user space is woken at once and not at its next turn.
-pub const RING_WAKE: u64 = 1024 * 1024;
+pub const RING_WAKE: u64 = 2 * 1024 * 1024;

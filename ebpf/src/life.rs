@@ -11,7 +11,7 @@ use crate::{
     kernel::kernel,
     maps::{LOOPS, PENDING, PROCESSES, offset, setting},
     python::{current_context, flush_pending},
-    record::{current, report_head, reserve, wake_flags, watched, write_header},
+    record::{AT_ONCE, current, report_head, reserve, wake_flags, watched, write_header},
 };
 
 /// `n`th argument of a tracepoint; both kinds of context are an array of 64-bit words.
@@ -29,12 +29,12 @@ fn fork(ctx: &impl EbpfContext) {
     let task = argument(ctx, 1);
     let tgid: u32 = kernel(task + offset!(task_tgid));
     let child: u32 = kernel(task + offset!(task_pid));
-    let (kind, context) = if child == tgid {
+    let (kind, context, wake) = if child == tgid {
         let _ = PROCESSES.insert(child, process, 0);
-        (kind::FORK, 0)
+        (kind::FORK, 0, AT_ONCE)
     } else {
         flush_pending(process);
-        (kind::THREAD, current_context(process))
+        (kind::THREAD, current_context(process), wake_flags())
     };
     if let Some(mut entry) = reserve::<Child>() {
         let fact = entry.as_mut_ptr();
@@ -43,7 +43,7 @@ fn fork(ctx: &impl EbpfContext) {
             (&raw mut (*fact).child).write(child);
             (&raw mut (*fact).reserved).write(0);
         }
-        entry.submit(wake_flags());
+        entry.submit(wake);
     }
 }
 

@@ -24,7 +24,10 @@ pub fn watched(pid: u32) -> Option<&'static Process> {
     unsafe { PROCESSES.get(pid) }
 }
 
-/// User space drains the buffer by itself many times a second; it is woken only when much is waiting, so that the
+/// How a fact is submitted that user space is to see at once.
+pub const AT_ONCE: u64 = BPF_RB_FORCE_WAKEUP as u64;
+
+/// User space drains the buffer by itself some times a second; it is woken only when much is waiting, so that the
 /// watched process hardly ever pays for a wake-up.
 #[inline(always)]
 pub fn wake_flags() -> u64 {
@@ -89,11 +92,11 @@ pub fn report_flagged(kind: u16, flags: u16, context: u64, number: u64) {
     }
 }
 
-/// Reports a fact that is a head alone.
+/// Reports a fact that is a head alone. They are of the life of processes: user space has something to do.
 #[inline(always)]
 pub fn report_head(kind: u16) {
     if let Some(mut entry) = reserve::<Header>() {
         unsafe { write_header(entry.as_mut_ptr(), kind, 0, 0) };
-        entry.submit(wake_flags());
+        entry.submit(AT_ONCE);
     }
 }

@@ -1,7 +1,8 @@
 //! Loading and attaching, through aya.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
     time::Duration,
 };
 
@@ -169,6 +170,8 @@ unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 pub struct Bpf {
     ebpf: Ebpf,
     facts: RingBuf<MapData>,
+    /// An epoll instance that tells when facts are announced.
+    announced: OwnedFd,
     processes: HashMap<MapData, u32, Plain<Process>>,
     dropped: HashMap<MapData, u32, u64>,
     marks: HashMap<MapData, Plain<MarkKey>, u32>,
@@ -272,6 +275,7 @@ impl Bpf {
         let lags = HashMap::try_from(map(&mut ebpf, "LAGS")?)?;
         Ok(Self {
             ebpf,
+            announced: announced(&facts)?,
             facts,
             processes,
             dropped,
@@ -364,11 +368,14 @@ impl Bpf {
         self.uprobes.detach(pid);
     }
 
-    /// Waits until facts are there to be read, at most this long. The kernel side wakes only when much is waiting.
-    pub fn wait(&self, milliseconds: i32) {
-        let mut poll = libc::pollfd { fd: self.facts.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one valid `pollfd`.
-        unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+    /// Waits at most this long until the kernel side announces facts, or a signal comes; whether that was so. That there are
+    /// some is not enough: it announces them when much is waiting, or a process begins or ends.
+    pub fn wait(&self, time: Duration) -> bool {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // Rounded up, so that time is up when this returns.
+        let milliseconds = i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        // SAFETY: room for one event.
+        unsafe { libc::epoll_wait(self.announced.as_raw_fd(), &raw mut event, 1, milliseconds) != 0 }
     }
 
     /// Hands out the facts that are there, oldest first, at most `limit`; returns how many there were.
@@ -437,6 +444,25 @@ fn attach_steps(ebpf: &mut Ebpf, way: AttachWay, btf: &Btf) -> anyhow::Result<()
         program.attach()?;
     }
     Ok(())
+}
+
+/// An epoll instance that is ready each time the kernel side announces facts (`EPOLLET`, epoll(7)): `poll(2)` would come back as
+/// long as there are any.
+fn announced(facts: &RingBuf<MapData>) -> io::Result<OwnedFd> {
+    let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
+    // SAFETY: a descriptor that nobody else has, and a valid event.
+    unsafe {
+        let epoll = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        if epoll < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let epoll = OwnedFd::from_raw_fd(epoll);
+        let facts = facts.as_fd().as_raw_fd();
+        match libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, facts, &raw mut event) {
+            0 => Ok(epoll),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 fn attach_raw(ebpf: &mut Ebpf, name: &str, tracepoint: &str) -> anyhow::Result<()> {

@@ -56,6 +56,8 @@ pub(super) struct CodeReader {
     codes: FxHashMap<(u32, u64), Option<CodeStamp>>,
     /// Of new stacks: process, code object.
     wanted: Vec<(u32, u64)>,
+    /// How many code objects have been read.
+    count: u64,
 }
 
 impl CodeReader {
@@ -76,6 +78,11 @@ impl CodeReader {
         if self.wanted.len() < WAITING_MAX * adder_ebpf::FRAMES_MAX && self.stacks.insert(hasher.finish()) {
             self.wanted.extend(words.map(|word| (pid, code_of(word))));
         }
+    }
+
+    /// How many code objects have been read so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Reads what is wanted and not known. Returns what the kernel side is to know of functions among it: process, code object,
@@ -100,6 +107,7 @@ impl CodeReader {
             let again = known.is_some();
             if known != Some(&stamp) && (again || self.codes.len() < CODES_MAX) {
                 self.codes.insert((pid, address), stamp);
+                self.count += 1;
                 let code = codes.read(address);
                 // Another function may have taken the place of a marked one.
                 match mark_of(&code, &codes) {

@@ -20,7 +20,9 @@ use crate::{
     stitch::LoopOptions,
 };
 
-/// Time between two looks.
+/// Time between two looks at whether a step lasts.
+pub(super) const LOOK: Duration = Duration::from_millis(25);
+/// Time between two looks at where it is, at least.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks at the steps of event loops.
@@ -34,6 +36,12 @@ pub(super) struct LoopWatch {
 impl LoopWatch {
     pub(super) fn new(options: LoopOptions) -> Self {
         Self { after: options.looked_at_after(), looked: 0 }
+    }
+
+    /// Whether there is a step to be looked at.
+    pub(super) fn is_late(&self, bpf: &Bpf) -> bool {
+        let now = monotonic();
+        bpf.steps().iter().any(|(_, step)| step.start + self.after <= now)
     }
 
     /// Looks, if it is time.

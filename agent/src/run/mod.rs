@@ -4,6 +4,7 @@ mod attaching;
 mod codes;
 mod loops;
 mod manners;
+mod pace;
 mod routes;
 mod watch;
 
@@ -16,7 +17,7 @@ use std::{
 
 use adder_ebpf::{Header, kind};
 
-use self::watch::Watcher;
+use self::{pace::FACTS_PER_TURN, watch::Watcher};
 use crate::{
     config::Config,
     export::{self, CheckError, Exported, console::Console},
@@ -28,13 +29,10 @@ use crate::{
     stitch::{Engine, Options},
 };
 
-/// Longest pause between two looks at the ring buffer, milliseconds. Long enough to cost nothing; a buffer that fills
-/// up before is announced by the kernel side.
-const TURN: i32 = 25;
-/// Facts taken in one turn at most, so that everything else is done in time.
-const FACTS_PER_TURN: usize = 50_000;
 /// Time between two looks at counters.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How long spans wait for the routes of an application that are being read, at most.
+const READING_MAX: Duration = Duration::from_secs(1);
 /// How long the export may take at the end.
 const FLUSH: Duration = Duration::from_secs(10);
 /// How often two clocks are looked at to compare them.
@@ -209,19 +207,26 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let started = Instant::now();
     let mut counted = Instant::now();
     let mut measured = Instant::now();
+    let mut ticked = Instant::now();
     loop {
-        watcher.turn(TURN, FACTS_PER_TURN, &mut facts);
+        watcher.wait();
+        watcher.turn(FACTS_PER_TURN, &mut facts);
         for (pid, need) in facts.engine.needs() {
             watcher.need(pid, need);
         }
         watcher.want(facts.engine);
-        facts.own(&clock());
+        // What is being read is about what has come already.
+        if !watcher.is_reading() || ticked.elapsed() >= READING_MAX {
+            ticked = Instant::now();
+            facts.own(&clock());
+        }
         let over = STOP.load(Ordering::Relaxed)
             || task.duration.is_some_and(|duration| started.elapsed() >= duration)
             || explicit && !by_name && watcher.is_empty();
         if over {
             // What is still in the buffer happened before the end.
-            watcher.turn(0, usize::MAX, &mut facts);
+            watcher.turn(usize::MAX, &mut facts);
+            watcher.end_reading(&mut facts);
             facts.own(&clock());
             facts.own(&Fact::End(now()));
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,8 +13,9 @@ use super::{
     Facts,
     attaching::Attaching,
     codes::{CodeReader, Wanted},
-    loops::{LoopWatch, tell_lags},
+    loops::{LOOK, LoopWatch, tell_lags},
     monotonic,
+    pace::Pace,
     routes::RoutesReader,
 };
 use crate::{
@@ -88,6 +90,7 @@ pub(super) struct Watcher {
     pub(super) code: bool,
     codes: CodeReader,
     loops: LoopWatch,
+    pace: Pace,
     /// Dropped facts of the processes there are.
     dropped: BTreeMap<u32, u64>,
     /// Dropped facts of those that have ended.
@@ -124,6 +127,7 @@ impl Watcher {
             code: config.code.enabled,
             codes: CodeReader::default(),
             loops: LoopWatch::new(config.asyncio),
+            pace: Pace::new(Instant::now()),
             dropped: BTreeMap::new(),
             dropped_before: 0,
         }
@@ -169,16 +173,36 @@ impl Watcher {
         }
     }
 
-    /// One turn: waits, takes facts, and does what they ask for.
-    pub(super) fn turn(&mut self, milliseconds: i32, limit: usize, facts: &mut Facts<'_>) {
-        if milliseconds > 0 {
-            self.bpf.wait(milliseconds);
+    /// Waits until the next turn.
+    pub(super) fn wait(&self) {
+        let dues = self.watched.values().filter_map(|watched| watched.due);
+        let mut until = dues.fold(self.pace.next(), Instant::min);
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            let left = until - now;
+            let looks = self.code && self.bpf.sees_steps();
+            if self.bpf.wait(if looks { left.min(LOOK) } else { left }) {
+                until = until.min(self.pace.announced(Instant::now()));
+                thread::sleep(until.saturating_duration_since(Instant::now()));
+                return;
+            }
+            // What is to be looked at is told of by what has come before.
+            if looks && self.loops.is_late(&self.bpf) {
+                return;
+            }
         }
+    }
+
+    /// One turn: takes facts, and does what they ask for.
+    pub(super) fn turn(&mut self, limit: usize, facts: &mut Facts<'_>) {
         let mut lives = Vec::new();
         let patterns = self.patterns.is_some();
         let watched = &self.watched;
         let codes = &mut self.codes;
-        self.bpf.drain(limit, |bytes| {
+        let count = self.bpf.drain(limit, |bytes| {
             match kind_of(bytes) {
                 Some(kind::STACK) => codes.note(bytes),
                 Some(kind::TEXT) => return text(bytes, watched, facts),
@@ -198,24 +222,37 @@ impl Watcher {
             }
             facts.raw(bytes);
         });
+        let mut is_new = !self.attaching.is_empty();
         for life in lives {
-            match life {
-                Life::Fork(parent, child) => self.forked(parent, child, facts),
-                Life::Exec(begun) => self.executed(begun, facts),
-                Life::Exit(pid) => self.exited(pid, facts),
+            let of = match life {
+                Life::Fork(parent, child) => {
+                    self.forked(parent, child, facts);
+                    child
+                }
+                Life::Exec(begun) => {
+                    self.executed(begun, facts);
+                    begun.pid
+                }
+                Life::Exit(pid) => {
+                    self.exited(pid, facts);
+                    pid
+                }
                 Life::Map(pid) => {
                     if let Some(watched) = self.watched.get_mut(&pid) {
                         let due = Instant::now() + AFTER_MAP;
                         watched.due = Some(watched.due.map_or(due, |before| before.min(due)));
                         watched.tries = 0;
                     }
+                    pid
                 }
-            }
+            };
+            is_new |= self.watched.contains_key(&of);
         }
         self.take_attached(facts);
         if self.code {
             self.loops.look(&self.bpf, &self.watched, &mut self.codes, facts);
         }
+        let read = self.codes.count();
         let marks = self.codes.read(
             |pid| match self.watched.get(&pid) {
                 Some(Watched { proof: Some(proof), .. }) => proof.codes.map_or(Wanted::No, Wanted::Now),
@@ -233,16 +270,33 @@ impl Watcher {
                 && let Some(codes) = &proof.codes
             {
                 watched.routes.look(now, *pid, codes, &proof.states, facts);
+            } else {
+                watched.routes = RoutesReader::default();
             }
         }
+        is_new |= self.is_reading();
         let due: Vec<u32> = self
             .watched
             .iter()
             .filter(|(_, w)| w.due.is_some_and(|due| due <= now))
             .map(|(pid, _)| *pid)
             .collect();
+        is_new |= !due.is_empty() || self.codes.count() != read;
         for pid in due {
             self.look(pid);
+        }
+        self.pace.turned(Instant::now(), count, is_new);
+    }
+
+    /// Whether routes are being read.
+    pub(super) fn is_reading(&self) -> bool {
+        self.watched.values().any(|watched| watched.routes.is_reading())
+    }
+
+    /// Waits for them.
+    pub(super) fn end_reading(&mut self, facts: &mut Facts<'_>) {
+        for (pid, watched) in &mut self.watched {
+            watched.routes.end(*pid, facts);
         }
     }
 
