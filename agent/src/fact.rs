@@ -95,7 +95,8 @@ pub struct LagInfo {
     pub sum: u64,
 }
 
-/// The relation of the kernel's monotonic clock to the time of day. Facts of this kind come many times a second, so
+/// The relation of the kernel's monotonic clock to the time of day. Facts of this kind come for each 25 ms in which
+/// there are others, and some times a second else, so
 /// they are also what makes time pass in the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {

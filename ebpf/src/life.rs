@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::kernel,
-    maps::{LOOPS, PENDING, PROCESSES, offset, setting},
+    maps::{LOOPS, PENDING, PROCESSES, TLS_CALLS, offset, setting},
     python::{current_context, flush_pending},
     record::{AT_ONCE, current, report_head, reserve, wake_flags, watched, write_header},
 };
@@ -53,8 +53,7 @@ fn fork(ctx: &impl EbpfContext) {
 fn exec(ctx: &impl EbpfContext) {
     let (pid, _) = current();
     let before = argument(ctx, 1) as u32;
-    let _ = LOOPS.remove(before);
-    let _ = PENDING.remove(before);
+    forget_thread(before);
     if let Some(process) = PROCESSES.get_ptr_mut(pid) {
         unsafe {
             (&raw mut (*process).context_type).write(0);
@@ -68,13 +67,20 @@ fn exec(ctx: &impl EbpfContext) {
     }
 }
 
+/// What is kept of a thread goes with it.
+#[inline(always)]
+fn forget_thread(tid: u32) {
+    let _ = LOOPS.remove(tid);
+    let _ = PENDING.remove(tid);
+    let _ = TLS_CALLS.remove(tid);
+}
+
 /// `sched_process_exit(task)`, called for each thread.
 #[inline(always)]
 fn exit() {
     let (pid, tid) = current();
     // The main thread may have ended before, and with it its process.
-    let _ = LOOPS.remove(tid);
-    let _ = PENDING.remove(tid);
+    forget_thread(tid);
     if watched(pid).is_none() {
         return;
     }

@@ -97,6 +97,15 @@ pub enum AttachWay {
     RawTracepoint,
 }
 
+/// What was in the ring buffer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    /// How many facts.
+    pub facts: usize,
+    /// How much room they had.
+    pub bytes: u64,
+}
+
 impl AttachWay {
     /// All ways, cheapest first.
     pub const ALL: [Self; 3] = [Self::Fexit, Self::BtfTracepoint, Self::RawTracepoint];
@@ -378,17 +387,18 @@ impl Bpf {
         unsafe { libc::epoll_wait(self.announced.as_raw_fd(), &raw mut event, 1, milliseconds) != 0 }
     }
 
-    /// Hands out the facts that are there, oldest first, at most `limit`; returns how many there were.
-    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
-        let mut count = 0;
-        while count < limit {
+    /// Hands out the facts that are there, oldest first, at most `limit`.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> Taken {
+        let mut taken = Taken::default();
+        while taken.facts < limit {
             let Some(item) = self.facts.next() else { break };
             if item.len() >= size_of::<Header>() {
                 take(&item);
             }
-            count += 1;
+            taken.facts += 1;
+            taken.bytes += item.len() as u64;
         }
-        count
+        taken
     }
 
     /// Facts that found no room, by process.

@@ -6,6 +6,6 @@ mod offsets;
 mod perf;
 mod uprobe;
 
-pub use attach::{AttachWay, Bpf, LoadError, ProgramStat, Settings};
+pub use attach::{AttachWay, Bpf, LoadError, ProgramStat, Settings, Taken};
 pub use attacher::Attached;
 pub use offsets::{OffsetsError, kernel_offsets};

@@ -80,6 +80,11 @@ impl CodeReader {
         }
     }
 
+    /// Whether there is something to be read.
+    pub(super) fn wants(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
     /// How many code objects have been read so far.
     pub(super) fn count(&self) -> u64 {
         self.count

@@ -32,7 +32,7 @@ use crate::{
 /// Time between two looks at counters.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How long spans wait for the routes of an application that are being read, at most.
-const READING_MAX: Duration = Duration::from_secs(1);
+const READING_MAX: Duration = Duration::from_secs(3);
 /// How long the export may take at the end.
 const FLUSH: Duration = Duration::from_secs(10);
 /// How often two clocks are looked at to compare them.
@@ -179,7 +179,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
     let mut watcher =
         Watcher::new(bpf, by_name.then(|| patterns.clone()), config, logs, task.record.is_some());
     let mut facts = Facts { engine: &mut engine, recorder: recorder.as_mut(), failed: None };
-    facts.own(&clock());
+    facts.own(&clock(now()));
     facts.own(&Fact::Logs(now(), config.logs.options.clone()));
     facts.own(&Fact::CodeOptions(now(), config.code.options.clone()));
     facts.own(&Fact::JobOptions(now(), config.jobs));
@@ -218,7 +218,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
         // What is being read is about what has come already.
         if !watcher.is_reading() || ticked.elapsed() >= READING_MAX {
             ticked = Instant::now();
-            facts.own(&clock());
+            facts.own(&clock(now()));
         }
         let over = STOP.load(Ordering::Relaxed)
             || task.duration.is_some_and(|duration| started.elapsed() >= duration)
@@ -227,7 +227,7 @@ pub fn run(config: &Config, task: &Task) -> Result<(), RunError> {
             // What is still in the buffer happened before the end.
             watcher.turn(usize::MAX, &mut facts);
             watcher.end_reading(&mut facts);
-            facts.own(&clock());
+            facts.own(&clock(now()));
             facts.own(&Fact::End(now()));
         }
         if counted.elapsed() >= COUNT_EVERY || over {
@@ -488,8 +488,9 @@ fn now() -> Header {
     Header { time: monotonic(), kind: kind::EXIT, ..Header::default() }
 }
 
-fn clock() -> Fact<'static> {
-    Fact::Clock(now(), Clock { offset: clock_offset() })
+/// The time, as of this head.
+fn clock(header: Header) -> Fact<'static> {
+    Fact::Clock(header, Clock { offset: clock_offset() })
 }
 
 /// Nanoseconds from the kernel's facts' clock to the time since the Unix epoch. The agent may be made to wait between its looks at

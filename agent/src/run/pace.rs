@@ -6,6 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use adder_ebpf::RING_WAKE;
+
+use crate::probe::Taken;
+
 /// Between two looks while something is new.
 const QUICK: Duration = Duration::from_millis(25);
 /// Between two looks else. A buffer that fills up before is announced by the kernel side, and so is a process that begins or ends.
@@ -14,47 +18,60 @@ const STEADY: Duration = Duration::from_millis(200);
 pub(super) const FACTS_PER_TURN: usize = 50_000;
 /// How long something is new.
 const NEW: Duration = Duration::from_secs(5);
-/// So few facts have not filled the buffer: what has woken the agent was something else, and there may be much of it.
-const FEW: usize = 2000;
+/// So few bytes have not made the kernel side announce them: it was something else, of which there may be much.
+const LITTLE: u64 = RING_WAKE / 2;
 
 /// When to look again.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// When the last turn was over.
     turned: Instant,
-    /// How many facts there were.
-    facts: usize,
+    /// What was taken in it.
+    taken: Taken,
+    /// Something was announced before it. The fact that was meant may have come only behind one that was not whole yet.
+    was_announced: bool,
+    is_announced: bool,
     /// Until when something is new.
     new_until: Instant,
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { turned: now, facts: 0, new_until: now + NEW }
+        Self {
+            turned: now,
+            taken: Taken::default(),
+            was_announced: false,
+            is_announced: false,
+            new_until: now + NEW,
+        }
     }
 
-    /// A turn is over that has taken so many facts, and learned something new or not.
-    pub(super) fn turned(&mut self, now: Instant, facts: usize, is_new: bool) {
+    /// A turn is over that has taken so much, and learned something new or not.
+    pub(super) fn turned(&mut self, now: Instant, taken: Taken, is_new: bool) {
         self.turned = now;
-        self.facts = facts;
+        self.taken = taken;
+        self.was_announced = std::mem::take(&mut self.is_announced);
         if is_new {
             self.new_until = now + NEW;
         }
     }
 
-    /// The next turn, if nothing is announced.
-    pub(super) fn next(&self) -> Instant {
-        match self.facts {
+    /// The next turn, if nothing is announced; `soon` where something is waited for.
+    pub(super) fn next(&self, soon: bool) -> Instant {
+        if self.taken.facts >= FACTS_PER_TURN {
             // There are more.
-            FACTS_PER_TURN.. => self.turned,
-            _ if self.turned < self.new_until => self.turned + QUICK,
-            _ => self.turned + STEADY,
+            self.turned
+        } else if soon || self.was_announced || self.turned < self.new_until {
+            self.turned + QUICK
+        } else {
+            self.turned + STEADY
         }
     }
 
-    /// The next turn if something is announced now.
-    pub(super) fn announced(&self, now: Instant) -> Instant {
-        if self.facts < FEW { now.max(self.turned + QUICK) } else { now }
+    /// Something is announced; the next turn.
+    pub(super) fn announced(&mut self, now: Instant) -> Instant {
+        self.is_announced = true;
+        if self.taken.bytes < LITTLE { now.max(self.turned + QUICK) } else { now }
     }
 }
 
@@ -62,24 +79,26 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const NOTHING: Taken = Taken { facts: 0, bytes: 0 };
+
     #[test]
     fn looks_often_only_while_something_is_new() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        assert_eq!(pace.next(), start + QUICK);
+        assert_eq!(pace.next(false), start + QUICK);
         let later = start + NEW;
-        pace.turned(later, 0, false);
-        assert_eq!(pace.next(), later + STEADY);
-        pace.turned(later, 0, true);
-        assert_eq!(pace.next(), later + QUICK);
+        pace.turned(later, NOTHING, false);
+        assert_eq!((pace.next(false), pace.next(true)), (later + STEADY, later + QUICK));
+        pace.turned(later, NOTHING, true);
+        assert_eq!(pace.next(false), later + QUICK);
     }
 
     #[test]
     fn goes_on_with_what_it_has_left() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        pace.turned(start + NEW, FACTS_PER_TURN, false);
-        assert_eq!(pace.next(), start + NEW);
+        pace.turned(start + NEW, Taken { facts: FACTS_PER_TURN, bytes: 0 }, false);
+        assert_eq!(pace.next(false), start + NEW);
     }
 
     #[test]
@@ -89,7 +108,19 @@ mod tests {
         let now = start + Duration::from_millis(1);
         assert_eq!(pace.announced(now), start + QUICK);
         assert_eq!(pace.announced(start + STEADY), start + STEADY);
-        pace.turned(start, FEW, false);
+        // A few large facts fill the buffer.
+        pace.turned(start, Taken { facts: 60, bytes: LITTLE }, false);
         assert_eq!(pace.announced(now), now);
+    }
+
+    #[test]
+    fn what_was_announced_is_looked_for_twice() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.announced(start + NEW);
+        pace.turned(start + NEW, NOTHING, false);
+        assert_eq!(pace.next(false), start + NEW + QUICK);
+        pace.turned(start + NEW, NOTHING, false);
+        assert_eq!(pace.next(false), start + NEW + STEADY);
     }
 }

@@ -35,20 +35,27 @@ impl Default for RoutesReader {
 }
 
 impl RoutesReader {
-    /// Looks, if it is time; says what is new.
-    pub(super) fn look(
-        &mut self,
-        now: Instant,
-        pid: u32,
-        codes: &Codes,
-        states: &[u64],
-        facts: &mut Facts<'_>,
-    ) {
+    /// Begins to look, if it is time; whether it does.
+    pub(super) fn look(&mut self, now: Instant, codes: &Codes, states: &[u64]) -> bool {
+        if self.reading.is_some() || self.due > now {
+            return false;
+        }
+        let (codes, states) = (*codes, states.to_vec());
+        let reader = thread::Builder::new().name("adder-routes".into());
+        match reader.spawn(move || python::routes(&codes, &states)) {
+            Ok(reading) => self.reading = Some(reading),
+            Err(error) => {
+                tracing::debug!("no thread to read routes: {error}");
+                self.due = now + PAUSE_MAX;
+            }
+        }
+        self.reading.is_some()
+    }
+
+    /// Says what is new, if they have been read.
+    pub(super) fn take(&mut self, pid: u32, facts: &mut Facts<'_>) {
         if self.reading.as_ref().is_some_and(JoinHandle::is_finished) {
             self.end(pid, facts);
-        } else if self.reading.is_none() && self.due <= now {
-            let (codes, states) = (*codes, states.to_vec());
-            self.reading = Some(thread::spawn(move || python::routes(&codes, &states)));
         }
     }
 

@@ -12,6 +12,7 @@ use adder_ebpf::{Child, Header, Process, kind, stacks};
 use super::{
     Facts,
     attaching::Attaching,
+    clock,
     codes::{CodeReader, Wanted},
     loops::{LOOK, LoopWatch, tell_lags},
     monotonic,
@@ -32,6 +33,8 @@ use crate::{
 pub(super) const RETRIES: [u64; 10] = [30, 60, 120, 250, 500, 1000, 2000, 5000, 10_000, 30_000];
 /// Pause after a new mapping, so that the module behind it is there completely.
 const AFTER_MAP: Duration = Duration::from_millis(20);
+/// Time between two facts at which the engine is told how late it is by then, nanoseconds.
+const TICK: u64 = 25_000_000;
 
 /// How long what compressed streams refer back to is recorded: longer than the gateway's heartbeats are apart.
 const WINDOWS_RECORDED: Duration = Duration::from_mins(2);
@@ -91,6 +94,8 @@ pub(super) struct Watcher {
     codes: CodeReader,
     loops: LoopWatch,
     pace: Pace,
+    /// Up to when the engine was told the time while facts were taken.
+    ticked: u64,
     /// Dropped facts of the processes there are.
     dropped: BTreeMap<u32, u64>,
     /// Dropped facts of those that have ended.
@@ -128,6 +133,7 @@ impl Watcher {
             codes: CodeReader::default(),
             loops: LoopWatch::new(config.asyncio),
             pace: Pace::new(Instant::now()),
+            ticked: 0,
             dropped: BTreeMap::new(),
             dropped_before: 0,
         }
@@ -174,16 +180,18 @@ impl Watcher {
     }
 
     /// Waits until the next turn.
-    pub(super) fn wait(&self) {
+    pub(super) fn wait(&mut self) {
         let dues = self.watched.values().filter_map(|watched| watched.due);
-        let mut until = dues.fold(self.pace.next(), Instant::min);
+        let mut until = dues.fold(self.pace.next(self.is_reading()), Instant::min);
+        let has_steps =
+            |watched: &Watched| watched.proof.as_ref().is_some_and(|proof| proof.process.steps != 0);
+        let looks = self.code && self.bpf.sees_steps() && self.watched.values().any(has_steps);
         loop {
             let now = Instant::now();
             if now >= until {
                 return;
             }
             let left = until - now;
-            let looks = self.code && self.bpf.sees_steps();
             if self.bpf.wait(if looks { left.min(LOOK) } else { left }) {
                 until = until.min(self.pace.announced(Instant::now()));
                 thread::sleep(until.saturating_duration_since(Instant::now()));
@@ -199,10 +207,11 @@ impl Watcher {
     /// One turn: takes facts, and does what they ask for.
     pub(super) fn turn(&mut self, limit: usize, facts: &mut Facts<'_>) {
         let mut lives = Vec::new();
+        let mut is_reading = self.is_reading();
         let patterns = self.patterns.is_some();
         let watched = &self.watched;
-        let codes = &mut self.codes;
-        let count = self.bpf.drain(limit, |bytes| {
+        let (codes, ticked) = (&mut self.codes, &mut self.ticked);
+        let taken = self.bpf.drain(limit, |bytes| {
             match kind_of(bytes) {
                 Some(kind::STACK) => codes.note(bytes),
                 Some(kind::TEXT) => return text(bytes, watched, facts),
@@ -221,6 +230,12 @@ impl Watcher {
                 None => {}
             }
             facts.raw(bytes);
+            // What has piled up is told in its time, as far as nothing has to be read first.
+            let is_known = lives.is_empty() && !codes.wants() && !is_reading;
+            if is_known && let Some(time) = time_of(bytes).filter(|time| *time >= *ticked + TICK) {
+                *ticked = time;
+                facts.own(&clock(Header { kind: kind::EXIT, time, ..Header::default() }));
+            }
         });
         let mut is_new = !self.attaching.is_empty();
         for life in lives {
@@ -266,15 +281,14 @@ impl Watcher {
         }
         let now = Instant::now();
         for (pid, watched) in &mut self.watched {
+            watched.routes.take(*pid, facts);
             if let Some(proof) = &watched.proof
                 && let Some(codes) = &proof.codes
             {
-                watched.routes.look(now, *pid, codes, &proof.states, facts);
-            } else {
-                watched.routes = RoutesReader::default();
+                // One after the other: services run first.
+                is_reading = is_reading || watched.routes.look(now, codes, &proof.states);
             }
         }
-        is_new |= self.is_reading();
         let due: Vec<u32> = self
             .watched
             .iter()
@@ -285,7 +299,7 @@ impl Watcher {
         for pid in due {
             self.look(pid);
         }
-        self.pace.turned(Instant::now(), count, is_new);
+        self.pace.turned(Instant::now(), taken, is_new);
     }
 
     /// Whether routes are being read.
@@ -481,7 +495,8 @@ impl Watcher {
     fn exited(&mut self, pid: u32, facts: &mut Facts<'_>) {
         tell_lags(&self.bpf, pid, facts);
         self.forget_marks(pid);
-        if self.watched.remove(&pid).is_some() {
+        if let Some(mut watched) = self.watched.remove(&pid) {
+            watched.routes.take(pid, facts);
             self.codes.forget(pid);
             self.forget_attaching(pid);
             self.bpf.forget(pid);
@@ -520,6 +535,11 @@ fn life(bytes: &[u8]) -> Option<Life> {
 }
 
 /// The kind of a raw fact.
+fn time_of(bytes: &[u8]) -> Option<u64> {
+    let at = std::mem::offset_of!(Header, time);
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
 fn kind_of(bytes: &[u8]) -> Option<u16> {
     let at = std::mem::offset_of!(Header, kind);
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))

@@ -6,7 +6,7 @@ use adder_ebpf::{Header, flag};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Engine, Finished, Need, Operation, OperationId, RemoteParent, SERVED_MAX, Unit, UnitId,
+    Engine, Finished, HOLD_MAX, Need, Operation, OperationId, RemoteParent, SERVED, Unit, UnitId,
     behind::Left,
     calls::Dispatcher,
     context::{ContextId, Inbound},
@@ -118,7 +118,11 @@ impl Engine {
         let exchanges = self.exchanges.entry(happened.connection).or_default();
         exchanges.units.push_back((*exchange, id));
         exchanges.served.push_back((first.time, id));
-        if exchanges.served.len() > SERVED_MAX {
+        let [least, most] = SERVED;
+        while exchanges.served.len() > least
+            && (exchanges.served.len() > most
+                || exchanges.served.front().is_some_and(|(time, _)| time + HOLD_MAX < first.time))
+        {
             exchanges.served.pop_front();
         }
         // Of what was read before it was known to be a request nothing tells what was made for it.

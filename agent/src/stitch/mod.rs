@@ -107,8 +107,9 @@ const ENDED_KEPT: u64 = 120_000_000_000;
 const DISPATCHERS_KEPT: u64 = 3600 * 1_000_000_000;
 /// Units kept at most.
 const UNITS_MAX: usize = 20_000;
-/// Requests of one connection kept to tell which of them its task served at some time.
-const SERVED_MAX: usize = 32;
+/// Requests of one connection kept to tell which of them its task served at some time: at least so many, and of the time that spans wait
+/// for evidence at most so many.
+const SERVED: [usize; 2] = [32, 1024];
 /// Work items in queues whose origin is kept at most.
 const QUEUED_MAX: usize = 65_536;
 /// Time between two sweeps, nanoseconds.

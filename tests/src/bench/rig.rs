@@ -124,6 +124,8 @@ pub(crate) struct Sample {
     /// CPU time of the agent.
     pub(crate) agent_cpu: Duration,
     pub(crate) agent: Option<AgentSample>,
+    /// Of each of its turns, how many requests it took as a multiple of the bare service's turn beside it.
+    pub(crate) pairs: Vec<f64>,
 }
 
 impl Sample {
@@ -139,6 +141,7 @@ impl Sample {
             spans: 0.0,
             agent_cpu: Duration::ZERO,
             agent: None,
+            pairs: Vec::new(),
         }
     }
 
@@ -285,7 +288,10 @@ impl Rig {
         for service in services {
             service.finish()?;
         }
+        let pairs = bare.iter().zip(&watched);
+        let pairs = pairs.map(|(bare, watched)| watched.turn.rate() / bare.turn.rate()).collect();
         let mut watched = Sample::total(&watched);
+        watched.pairs = pairs;
         watched.agent = agent;
         watched.agent_cpu = agent_cpu.mul_f64(watched.turn.requests() as f64 / seen.max(1) as f64);
         watched.spans = spans as f64 / counted as f64;
@@ -311,6 +317,7 @@ impl Rig {
             spans: 0.0,
             agent_cpu: Duration::ZERO,
             agent: None,
+            pairs: Vec::new(),
         })
     }
 

@@ -160,11 +160,16 @@ impl Results {
             )?;
         }
         let width = |variant| 100.0 * self.spread(index, variant, rate).width();
+        let pairs: Vec<f64> =
+            self.of(index, Variant::Adder).iter().flat_map(|sample| sample.pairs.iter().copied()).collect();
+        let (mean, error) = mean(&pairs);
         writeln!(
             f,
-            "  noise: (max - min) / median of req/s over rounds: bare {:.0}%, Adder {:.0}%",
+            "  noise: (max - min) / median of req/s over rounds: bare {:.0}%, Adder {:.0}%; ratio of {} pairs of turns: \
+             {mean:.3} with a standard error of {error:.3}",
             width(Variant::Bare),
             width(Variant::Adder),
+            pairs.len(),
         )
     }
 }
@@ -201,6 +206,14 @@ impl fmt::Display for Results {
             agents.iter().map(|agent| agent.status.dropped_spans).sum::<u64>(),
         )
     }
+}
+
+/// The geometric mean of ratios, and its standard error.
+fn mean(ratios: &[f64]) -> (f64, f64) {
+    let count = ratios.len() as f64;
+    let mean = ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / count;
+    let variance = ratios.iter().map(|ratio| (ratio.ln() - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (mean.exp(), mean.exp() * (variance / count).sqrt())
 }
 
 fn rate(sample: &Sample) -> f64 {

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     fact::{Clock, Fact, ProcessInfo},
     signal::{Kind, Span},
-    stitch::Options,
+    stitch::{HOLD_MAX, Options, SERVED},
 };
 
 const CLIENT: u32 = 7;
@@ -198,4 +198,16 @@ fn calls_that_do_not_wait_for_each_other_are_taken_in_their_order() {
         rig.is_answered(time);
     }
     assert_eq!(rig.pairs(), pairs(&[("GET", Some("GET")), ("PUT", Some("PUT")), ("POST", Some("POST"))]));
+}
+
+#[test]
+fn the_requests_of_a_connection_are_kept_as_long_as_spans_wait_for_evidence() {
+    let mut rig = Rig::whole();
+    let kept = |rig: &Rig| rig.engine.exchanges.values().map(|exchanges| exchanges.served.len()).max();
+    for number in 0..100 {
+        rig.exchange(10 + number * 5, "GET");
+    }
+    assert_eq!(kept(&rig), Some(100), "no turn of the agent is over yet");
+    rig.exchange(HOLD_MAX / MILLISECOND + 1_000, "GET");
+    assert_eq!(kept(&rig), Some(SERVED[0]));
 }
