@@ -96,8 +96,7 @@ pub struct LagInfo {
 }
 
 /// The relation of the kernel's monotonic clock to the time of day. Facts of this kind come for each 25 ms in which
-/// there are others, and some times a second else, so
-/// they are also what makes time pass in the engine.
+/// there are others, and some times a second else, so they are also what makes time pass in the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     /// Nanoseconds since the Unix epoch minus monotonic nanoseconds.

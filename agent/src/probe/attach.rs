@@ -97,15 +97,6 @@ pub enum AttachWay {
     RawTracepoint,
 }
 
-/// What was in the ring buffer.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Taken {
-    /// How many facts.
-    pub facts: usize,
-    /// How much room they had.
-    pub bytes: u64,
-}
-
 impl AttachWay {
     /// All ways, cheapest first.
     pub const ALL: [Self; 3] = [Self::Fexit, Self::BtfTracepoint, Self::RawTracepoint];
@@ -174,6 +165,15 @@ pub struct ProgramStat {
 struct Plain<T: Copy>(T);
 // SAFETY: used with the `repr(C)` structures of `adder_ebpf` alone, which have no padding and only integers.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+/// What was in the ring buffer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    /// How many facts.
+    pub facts: usize,
+    /// How much room they had.
+    pub bytes: u64,
+}
 
 /// The loaded kernel side. Dropping it detaches everything.
 pub struct Bpf {

@@ -534,12 +534,13 @@ fn life(bytes: &[u8]) -> Option<Life> {
     }
 }
 
-/// The kind of a raw fact.
+/// The time of a raw fact.
 fn time_of(bytes: &[u8]) -> Option<u64> {
     let at = std::mem::offset_of!(Header, time);
     Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// The kind of a raw fact.
 fn kind_of(bytes: &[u8]) -> Option<u16> {
     let at = std::mem::offset_of!(Header, kind);
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
