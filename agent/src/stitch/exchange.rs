@@ -306,6 +306,7 @@ impl Engine {
         }
         let Some(operation) = self.operations.get_mut(&id) else { return };
         operation.detail = Some(detail);
+        self.misses_text(id);
         self.finished.push_back(Finished::Operation(id));
     }
 

@@ -44,6 +44,7 @@ mod notifiers;
 mod origin;
 mod output;
 mod pool;
+mod prepared;
 mod process;
 mod publishes;
 mod received;
@@ -77,6 +78,7 @@ use self::{
     notice::Waiting,
     notifiers::Notifiers,
     output::Outputs,
+    prepared::Prepared,
     process::ProcessState,
     publishes::Publishes,
     sharing::Sharing,
@@ -170,6 +172,7 @@ pub struct Engine {
     notifiers: Notifiers,
     outputs: Outputs,
     stacks: Stacks,
+    prepared: Prepared,
     jobs: JobOptions,
     loops: Loops,
     measures: Measures,
@@ -227,6 +230,7 @@ impl Engine {
             notifiers: Notifiers::default(),
             outputs: Outputs::default(),
             stacks: Stacks::default(),
+            prepared: Prepared::default(),
             jobs: JobOptions::default(),
             loops: Loops::default(),
             measures: Measures::default(),

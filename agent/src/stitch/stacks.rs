@@ -14,9 +14,7 @@ use super::{
 };
 use crate::{
     code::{self, CodeInfo, Sharers},
-    conn::ConnectionId,
     fact::TextInfo,
-    protocol::{Detail, postgres},
     signal::Attribute,
 };
 
@@ -25,16 +23,9 @@ pub(super) type StackId = u32;
 
 /// Stacks kept at most; then all are forgotten.
 const STACKS_MAX: usize = 16_384;
-/// Statements kept at most whose text was found in a frame; then all are looked for again.
-const PREPARED_MAX: usize = 65_536;
-const PREPARED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of stacks, with the texts in them, and of line tables, likewise.
 const STACK_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CODE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Statements that the server's tag names by the first word of their text (*Message Formats*, `CommandComplete`).
-const VERBS: [&str; 6] = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY"];
-/// How long texts are wanted after one was missed, nanoseconds.
-const TEXTS_WANTED: u64 = 60_000_000_000;
 /// Code objects kept at most. More are not taken, and what is done in them has no place.
 const CODES_MAX: usize = 131_072;
 
@@ -53,13 +44,9 @@ pub(super) struct Stacks {
     has_sharers: bool,
     /// Code of `grpc.aio` is among them.
     has_stubs: bool,
-    /// Texts of statements that were prepared unseen, by connection and name.
-    /// `None` where it is not clear which.
-    prepared: FxHashMap<(ConnectionId, Arc<str>), Option<Arc<TextInfo>>>,
-    /// Bytes of stacks, of line tables, and of those texts.
+    /// Bytes of stacks, and of line tables.
     bytes: usize,
     code_bytes: usize,
-    prepared_bytes: usize,
     /// Stacks that were forgotten because there were too many, and code objects that were not taken.
     pub(super) forgotten: u64,
     pub(super) unread: u64,
@@ -148,28 +135,6 @@ impl Stacks {
         id
     }
 
-    /// Notes the text of a prepared statement. Two texts for one name, or one that cannot be it: then it is none of them.
-    fn prepare(&mut self, key: (ConnectionId, Arc<str>), text: Arc<TextInfo>, fits: bool) {
-        if let Some(before) = self.prepared.get_mut(&key) {
-            if before.as_ref().is_some_and(|before| *before != text || !fits) {
-                self.prepared_bytes -= before.take().map_or(0, |before| before.text.len());
-            }
-            return;
-        }
-        if self.prepared.len() >= PREPARED_MAX || self.prepared_bytes + text.text.len() > PREPARED_BYTES_MAX {
-            self.prepared.clear();
-            self.prepared_bytes = 0;
-        }
-        self.prepared_bytes += if fits { text.text.len() } else { 0 };
-        self.prepared.insert(key, fits.then_some(text));
-    }
-
-    fn forget_prepared(&mut self, key: &(ConnectionId, Arc<str>)) {
-        if let Some(Some(before)) = self.prepared.remove(key) {
-            self.prepared_bytes -= before.text.len();
-        }
-    }
-
     /// How many stacks and code objects there are.
     pub(super) fn sizes(&self) -> (usize, usize) {
         (self.kept.len(), self.codes.len())
@@ -256,6 +221,11 @@ impl Stacks {
     /// What is known of a frame's code object. One that could not be read may be anybody's.
     fn code_at(&self, pid: u32, frame: u64) -> Option<&Code> {
         self.codes.get(&(pid, code_of(frame))).filter(|code| !code.info.name.is_empty())
+    }
+
+    /// The text that a driver was called with there.
+    pub(super) fn text(&self, id: StackId) -> Option<&Arc<TextInfo>> {
+        self.get(id)?.text.as_ref()
     }
 
     fn get(&self, id: StackId) -> Option<&Stack> {
@@ -406,50 +376,6 @@ impl Engine {
         }
     }
 
-    /// Whether the texts are wanted that database drivers of a process were called with: it executes statements that were
-    /// prepared before the agent came.
-    pub fn wants_texts(&self, pid: u32) -> bool {
-        let untold = self.processes.get(&pid).map_or(0, |process| process.untold);
-        untold != 0 && untold + TEXTS_WANTED > self.now
-    }
-
-    /// Finds the text of a statement that was prepared unseen: where it was executed, or where it was before. True if it
-    /// was found.
-    pub(super) fn recall_text(&mut self, act: &Act, connection: ConnectionId, detail: &mut Detail) -> bool {
-        let Detail::Postgres(statement) = detail else { return false };
-        let (postgres::Kind::Extended, Some(name)) = (&statement.kind, &statement.name) else { return false };
-        let key = (connection, name.clone());
-        let stack = self.stack_of(act);
-        let stacks = &mut self.stacks;
-        if statement.text.is_some() {
-            // The name stands for something else now.
-            stacks.forget_prepared(&key);
-            return false;
-        }
-        if let Some(here) = stacks.get(stack).and_then(|stack| stack.text.clone()) {
-            // A driver that sends several at a time may send one where it was given another.
-            let verb = here.text.split_whitespace().next().unwrap_or_default();
-            let tag = statement.tag.as_deref().and_then(|tag| tag.split(' ').next());
-            let fits = tag.is_none_or(|tag| tag.eq_ignore_ascii_case(verb) || !VERBS.contains(&tag));
-            stacks.prepare(key.clone(), here, fits);
-        }
-        match stacks.prepared.get(&key) {
-            Some(Some(found)) => {
-                statement.text = Some(found.text.as_str().into());
-                statement.truncated = found.truncated;
-                true
-            }
-            // It is not clear which it is.
-            Some(None) => false,
-            None => {
-                if let Some(process) = self.processes.get_mut(&act.pid) {
-                    process.untold = self.now;
-                }
-                false
-            }
-        }
-    }
-
     /// Something was done for a unit: who handles it? With `certain_only` only what a framework has called counts.
     pub(super) fn note_handler(&mut self, unit: UnitId, act: &Act, certain_only: bool) {
         let stack = self.stack_of(act);
@@ -557,23 +483,6 @@ mod tests {
         assert_eq!(handler(&stacks, 0, under_loop), Some(("list_games".into(), Rank::First)));
         let nobody = take(&mut stacks, &[80, 96, 16]);
         assert_eq!(handler(&stacks, 0, nobody), None);
-    }
-
-    #[test]
-    fn a_statement_with_two_texts_has_none() {
-        let mut stacks = stacks();
-        let key = (ConnectionId::default(), Arc::from("s1"));
-        let text = |text: &str| Arc::new(TextInfo { text: text.into(), truncated: false });
-        stacks.prepare(key.clone(), text("SELECT 1"), true);
-        stacks.prepare(key.clone(), text("SELECT 1"), true);
-        assert_eq!(stacks.prepared[&key], Some(text("SELECT 1")));
-        stacks.prepare(key.clone(), text("SELECT 2"), true);
-        assert_eq!((&stacks.prepared[&key], stacks.prepared_bytes), (&None, 0));
-        stacks.prepare(key.clone(), text("SELECT 1"), true);
-        assert_eq!(stacks.prepared[&key], None, "it stays unclear");
-        stacks.forget_prepared(&key);
-        stacks.prepare(key.clone(), text("DELETE"), false);
-        assert_eq!(stacks.prepared[&key], None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     stitch::Options,
 };
 
-const PID: u32 = 7;
+pub(in crate::stitch) const PID: u32 = 7;
 pub(in crate::stitch) const LOOP: u64 = 0x9000;
 /// The tasks of two requests.
 pub(in crate::stitch) const TASKS: [u64; 2] = [0x100, 0x200];
@@ -79,7 +79,7 @@ impl Rig {
         Header { time: self.time, context, pid: PID, tid: PID, kind, flags, ..Header::default() }
     }
 
-    fn socket(&mut self, socket: u64, flags: u16) {
+    pub(in crate::stitch) fn socket(&mut self, socket: u64, flags: u16) {
         // SAFETY: a structure of integers.
         let mut fact: Socket = unsafe { std::mem::zeroed() };
         (fact.header, fact.socket) = (self.header(kind::SOCKET, LOOP, flags), socket);
