@@ -106,7 +106,7 @@ pub static TLS_CALLS: LruHashMap<u32, TlsCall> = LruHashMap::with_max_entries(16
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TlsStream {
-    /// Bytes of plaintext sent.
+    /// Bytes of plaintext sent; in the highest bit what `tls` keeps there.
     pub sent: u64,
     /// Bytes of plaintext received.
     pub received: u64,

@@ -26,6 +26,8 @@ use crate::{
 const READS: u64 = 1;
 /// Bit of the address of a context, which is free in it: the stack was reported ([`flag::STACKED`], shifted).
 const STACKED: u64 = 1;
+/// Bit of [`TlsStream::sent`]: the object is a server's. A word of its own is more than [`begin_stream`] has stack for.
+const ACCEPTS: u64 = 1 << 63;
 /// The bits of [`TlsCall::ssl`] that are no address: `SSL` objects are allocated, and so aligned to 16 bytes.
 const BITS: u64 = 15;
 
@@ -105,7 +107,8 @@ pub fn tls_return(ctx: RetProbeContext) -> u32 {
     flush_pending(process);
     let mut context = current_context(process);
     // As of what is not encrypted.
-    let has_stack = unsafe { (*call).ssl } & READS == 0 || process.stacks & stacks::RECEIVED != 0;
+    let ssl = unsafe { (*call).ssl };
+    let has_stack = if ssl & READS != 0 { process.stacks & stacks::RECEIVED != 0 } else { !accepts(ssl) };
     if has_stack && report_stack(process, context) != 0 {
         context |= STACKED;
     }
@@ -151,6 +154,21 @@ pub fn tls_handshake(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// Entry of `SSL_set_accept_state(ssl)`: what is written to this object answers somebody.
+#[uprobe]
+pub fn tls_accept(ctx: ProbeContext) -> u32 {
+    let (pid, _) = current();
+    if watched(pid).is_none() {
+        return 0;
+    }
+    let key = stream_key(ctx.arg(0).unwrap_or(0));
+    begin_stream(key);
+    if let Some(stream) = TLS_STREAMS.get_ptr_mut(key) {
+        unsafe { (&raw mut (*stream).sent).write(ACCEPTS) };
+    }
+    0
+}
+
 /// Entry of `SSL_free(ssl)`.
 #[uprobe]
 pub fn tls_free(ctx: ProbeContext) -> u32 {
@@ -189,8 +207,15 @@ fn position(ssl: u64, length: u64) -> u64 {
         let position = if ssl & READS != 0 { &raw mut (*stream).received } else { &raw mut (*stream).sent };
         let before = *position;
         *position = before + length;
-        before
+        before & !ACCEPTS
     }
+}
+
+/// Whether an object was seen to be a server's.
+#[inline(always)]
+fn accepts(ssl: u64) -> bool {
+    let Some(stream) = TLS_STREAMS.get_ptr(stream_key(ssl)) else { return false };
+    unsafe { (*stream).sent & ACCEPTS != 0 }
 }
 
 /// Starts counting the bytes of an object. Not inlined: it costs stack.

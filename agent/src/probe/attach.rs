@@ -66,7 +66,7 @@ const FENTRY: [(&str, &str); 2] =
     [("fentry_epoll_wait", "__x64_sys_epoll_wait"), ("fentry_epoll_pwait", "__x64_sys_epoll_pwait")];
 
 /// Programs on functions of `CPython` and of TLS libraries.
-const UPROBES: [&str; 16] = [
+const UPROBES: [&str; 17] = [
     "task_init",
     "copy_context",
     "queue_put",
@@ -81,6 +81,7 @@ const UPROBES: [&str; 16] = [
     "tls_write_flags",
     "tls_write",
     "tls_return",
+    "tls_accept",
     "tls_handshake",
     "tls_free",
 ];

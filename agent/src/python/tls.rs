@@ -46,7 +46,11 @@ pub(super) fn probes(pid: u32, maps: &[Mapping], main: (&str, &Elf)) -> (Vec<Pro
         for way in &WAYS {
             add(pid, maps, path, elf, way, &mut probes);
         }
-        let around = [("SSL_do_handshake", "tls_handshake"), ("SSL_free", "tls_free")];
+        let around = [
+            ("SSL_set_accept_state", "tls_accept"),
+            ("SSL_do_handshake", "tls_handshake"),
+            ("SSL_free", "tls_free"),
+        ];
         let found = probes.len() > before;
         for (function, program) in around.into_iter().filter(|_| found) {
             if let Some((address, _)) = elf.symbol(function) {
