@@ -64,7 +64,7 @@ local = threading.local()
 async def lifespan(app):
     state.pg = await asyncpg.create_pool(PG_DSN, min_size=4, max_size=24)
     state.redis = redis.asyncio.from_url(REDIS_URL, max_connections=512)
-    url = PG_DSN.replace("postgresql://", "postgresql+asyncpg://")
+    url = PG_DSN.replace("postgresql://", "postgresql+asyncpg://").replace("sslmode=", "ssl=")
     state.engine = create_async_engine(url, pool_size=16, max_overflow=0)
     yield
     await state.engine.dispose()

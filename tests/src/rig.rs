@@ -30,8 +30,8 @@ impl Rig {
     }
 
     /// The same, with every connection encrypted.
-    pub fn start_encrypted(name: &str, service: &str, python: &str) -> Result<Self> {
-        Self::start_with(name, service, python, true, true)
+    pub fn start_encrypted(name: &str, service: &str, python: &str, with_broker: bool) -> Result<Self> {
+        Self::start_with(name, service, python, with_broker, true)
     }
 
     fn start_with(

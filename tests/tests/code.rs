@@ -29,6 +29,8 @@ struct Case<'a> {
     event_loop: Option<EventLoop>,
     /// Another uvloop than that of the environment.
     uvloop: Option<&'a str>,
+    /// Over TLS, and so are the connections to the servers.
+    encrypted: bool,
     connections: usize,
     requests: usize,
     paths: &'a [&'a str],
@@ -53,8 +55,8 @@ fn found(span: &CollectedSpan) -> Option<(String, u32)> {
 }
 
 fn run(case: &Case<'_>) {
-    let rig = Rig::start(&format!("code-{}", case.name), "places-api", case.python, false);
-    let mut rig = rig.expect("servers");
+    let start = if case.encrypted { Rig::start_encrypted } else { Rig::start };
+    let mut rig = start(&format!("code-{}", case.name), "places-api", case.python, false).expect("servers");
     if let Some(older) = case.uvloop {
         let older = packages(older).expect("its packages");
         rig.environment = rig.environment.set("PYTHONPATH", &older);
@@ -69,7 +71,7 @@ fn run(case: &Case<'_>) {
     let app = app.expect("the service");
     let load = |connections, requests| {
         let paths = case.paths.iter().map(|path| (*path).to_owned()).collect();
-        let load = Load { port: app.port(), connections, requests, paths, tls: None };
+        let load = Load { port: app.port(), connections, requests, paths, tls: app.tls() };
         let report = load.run().expect("a load");
         assert_eq!(report.failed(), 0, "every request is answered");
     };
@@ -162,6 +164,7 @@ fn calls_of_tasks_and_threads_on_asyncio() {
         python: "3.11",
         event_loop,
         uvloop: None,
+        encrypted: false,
         connections: 64,
         requests: 800,
         paths: &ASYNC,
@@ -177,6 +180,7 @@ fn calls_of_tasks_and_threads_on_uvloop() {
         python: "3.13",
         event_loop,
         uvloop: None,
+        encrypted: false,
         connections: 64,
         requests: 800,
         paths: &ASYNC,
@@ -193,6 +197,24 @@ fn calls_of_tasks_and_threads_on_an_older_uvloop() {
         python: "3.11",
         event_loop,
         uvloop: Some("uvloop22"),
+        encrypted: false,
+        connections: 64,
+        requests: 800,
+        paths: &ASYNC,
+    });
+}
+
+/// What the service answers is told of without a stack, unlike its calls, and both go through the same library.
+#[test]
+fn calls_over_tls() {
+    let event_loop = Some(EventLoop::Uvloop);
+    run(&Case {
+        name: "tls",
+        venv: None,
+        python: "3.11",
+        event_loop,
+        uvloop: None,
+        encrypted: true,
         connections: 64,
         requests: 800,
         paths: &ASYNC,
@@ -208,6 +230,7 @@ fn calls_of_flask_views() {
         python: "3.11",
         event_loop: None,
         uvloop: None,
+        encrypted: false,
         connections: 4,
         requests: 800,
         paths,
@@ -227,6 +250,7 @@ fn places_are_right_on_every_python() {
                 python: "",
                 event_loop,
                 uvloop: None,
+                encrypted: false,
                 connections: 64,
                 requests: 800,
                 paths: &ASYNC,

@@ -66,7 +66,7 @@ fn run(case: &Case<'_>) {
 }
 
 fn watch(case: &Case<'_>) -> Watched {
-    let servers = Rig::start_encrypted(case.name, "bot", case.python).expect("servers");
+    let servers = Rig::start_encrypted(case.name, "bot", case.python, true).expect("servers");
     let discord = App::discord(&servers.venv, &servers.dir, &servers.environment).expect("Discord's server");
     let environment = servers
         .environment

@@ -18,7 +18,7 @@ const PARALLEL: usize = 64;
 /// Two services with HTTP/2 between them: the called and the calling one.
 fn services(case: &Case<'_>) -> (Rig, App, App) {
     let rig = if case.encrypted {
-        Rig::start_encrypted(case.name, "games-api", case.python)
+        Rig::start_encrypted(case.name, "games-api", case.python, true)
     } else {
         Rig::start(case.name, "games-api", case.python, false)
     };

@@ -36,7 +36,7 @@ struct Case<'a> {
 
 fn run(case: &Case<'_>) {
     let servers = if case.encrypted {
-        Rig::start_encrypted(case.name, "schedule-api", case.python)
+        Rig::start_encrypted(case.name, "schedule-api", case.python, true)
     } else {
         Rig::start(case.name, "schedule-api", case.python, true)
     };

@@ -23,7 +23,7 @@ fn service(rig: &Rig, app: &str, event_loop: EventLoop) -> App {
 
 /// In the middle of a load on encrypted connections that are older than the agent, none of whose handshakes it saw.
 fn late(name: &str, python: &str, event_loop: EventLoop) {
-    let rig = Rig::start_encrypted(name, "games-api", python).expect("servers");
+    let rig = Rig::start_encrypted(name, "games-api", python, true).expect("servers");
     let app = service(&rig, "games:app", event_loop);
     let paths = PATHS.map(str::to_owned).to_vec();
     let load = Load { port: app.port(), connections: 32, requests: 3_000, paths, tls: app.tls() };
@@ -68,7 +68,7 @@ fn an_agent_that_comes_late_is_right_on_uvloop() {
 #[test]
 fn objects_at_the_same_addresses_and_libraries_that_come_late_are_told_apart() {
     for (python, event_loop) in [("3.11", EventLoop::Uvloop), ("3.13", EventLoop::Asyncio)] {
-        let rig = Rig::start_encrypted("tls-reuse", "encrypted", python).expect("servers");
+        let rig = Rig::start_encrypted("tls-reuse", "encrypted", python, true).expect("servers");
         let app = service(&rig, "encrypted:app", event_loop);
         let paths = vec![format!("/reuse?port={}", app.port()), "/library".to_owned()];
         let load = Load { port: app.port(), connections: 8, requests: 200, paths, tls: app.tls() };
@@ -104,7 +104,7 @@ fn objects_at_the_same_addresses_and_libraries_that_come_late_are_told_apart() {
 #[test]
 fn two_versions_of_openssl_in_one_process() {
     for late in [false, true] {
-        let mut rig = Rig::start_encrypted("tls-versions", "versions", "3.11").expect("servers");
+        let mut rig = Rig::start_encrypted("tls-versions", "versions", "3.11", true).expect("servers");
         rig.venv = venv("openssl11").expect("a virtual environment");
         let app = App::script(&rig.venv, &rig.dir, "versions.py", EventLoop::Asyncio, &rig.environment);
         let app = app.expect("the service starts");
