@@ -204,7 +204,7 @@ fn calls_of_tasks_and_threads_on_an_older_uvloop() {
     });
 }
 
-/// What the service answers is told of without a stack, unlike its calls, and both go through the same library.
+/// What it answers and what it asks goes through the same library, in which only its calls have a place.
 #[test]
 fn calls_over_tls() {
     let event_loop = Some(EventLoop::Uvloop);

@@ -46,10 +46,11 @@ pub(super) fn probes(pid: u32, maps: &[Mapping], main: (&str, &Elf)) -> (Vec<Pro
         for way in &WAYS {
             add(pid, maps, path, elf, way, &mut probes);
         }
+        // In this order: what is noted of an object is forgotten when it is freed, from the first one on.
         let around = [
+            ("SSL_free", "tls_free"),
             ("SSL_set_accept_state", "tls_accept"),
             ("SSL_do_handshake", "tls_handshake"),
-            ("SSL_free", "tls_free"),
         ];
         let found = probes.len() > before;
         for (function, program) in around.into_iter().filter(|_| found) {

@@ -187,8 +187,12 @@ impl Engine {
         }
         self.counters.idle_jobs += 1;
         for id in held {
-            if let Some(operation) = self.operations.get(&id) {
-                let act = operation.act.clone();
+            if let Some(operation) = self.operations.get_mut(&id) {
+                let (act, connection) = (operation.act.clone(), operation.connection);
+                if let Some(mut detail) = operation.detail.take() {
+                    // A text that was read need not be read again.
+                    self.recall_text(&act, connection, &mut detail);
+                }
                 self.note_handler(unit, &act, false);
             }
             self.retire(id, [0; 16]);

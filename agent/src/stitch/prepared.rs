@@ -116,18 +116,41 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use adder_ebpf::flag;
+    use adder_ebpf::{Item, Lineage, Stack, flag, kind};
 
     use super::*;
     use crate::{
+        fact::{Clock, Fact},
         signal::Kind as SpanKind,
-        stitch::late::tests::{PID, Rig, TASKS},
+        stitch::late::tests::{LOOP, PID, Rig, TASKS},
     };
 
     /// A connection that was there before.
     const SESSION: u64 = 22;
     const EXECUTES: &[u8] = b"B\0\0\0\x0e\0s1\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
+    const NOTHING: &[u8] = b"2\0\0\0\x04C\0\0\0\x0dSELECT 0\0Z\0\0\0\x05I";
     const ANSWER: &[u8] = b"2\0\0\0\x04C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+
+    /// A task executes a statement; where it is told, its text is in a frame.
+    fn executes(rig: &mut Rig, task: u64, told: bool, answer: &[u8]) {
+        let mut flags = 0;
+        if told {
+            let stack = Stack { header: rig.header(kind::STACK, task, 0), count: 1, cut: 0 };
+            rig.engine.fact(&Fact::Stack { stack, frames: &[0; 8] });
+            let text = TextInfo { text: "SELECT 1".into(), truncated: false };
+            let header = rig.header(kind::TEXT, task, 0);
+            rig.engine.fact(&Fact::Text(header, text));
+            flags = flag::STACKED;
+        }
+        rig.data(SESSION, flags, task, EXECUTES);
+        rig.data(SESSION, flag::RECEIVED, task, answer);
+    }
+
+    fn passes(rig: &mut Rig, time: u64) {
+        let mut header = rig.header(0, 0, 0);
+        header.time += time;
+        rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
+    }
 
     #[test]
     fn texts_are_wanted_as_soon_as_one_is_missed() {
@@ -136,9 +159,44 @@ mod tests {
         rig.data(SESSION, 0, TASKS[0], EXECUTES);
         assert!(!rig.engine.wants_texts(PID));
         rig.data(SESSION, flag::RECEIVED, TASKS[0], ANSWER);
+        passes(&mut rig, 0);
         assert!(rig.engine.spans().is_empty(), "its owner is not known yet");
         assert!(rig.engine.wants_texts(PID));
         assert_eq!(rig.places(SpanKind::Client, 1), [Some(0)]);
+    }
+
+    #[test]
+    fn texts_are_wanted_no_more_where_they_are_known() {
+        let mut rig = Rig::of_newest();
+        rig.socket(SESSION, 0);
+        executes(&mut rig, TASKS[0], true, ANSWER);
+        assert!(!rig.engine.wants_texts(PID), "it was read");
+        passes(&mut rig, TEXTS_WANTED);
+        executes(&mut rig, TASKS[0], false, ANSWER);
+        assert!(!rig.engine.wants_texts(PID), "it was read before");
+        assert_eq!(rig.engine.prepared.texts.len(), 1);
+    }
+
+    #[test]
+    fn the_text_of_what_finds_nothing_is_known_the_next_time() {
+        const TASK: u64 = 0x400;
+        const HANDLE: u64 = 0x500;
+        let mut rig = Rig::of_newest();
+        let header = rig.header(kind::TASK, LOOP, 0);
+        rig.engine.fact(&Fact::Task(Lineage { header, child: TASK }));
+        rig.socket(SESSION, 0);
+        // A job is over when the next one begins.
+        for told in [true, true, false] {
+            rig.rests(TEXTS_WANTED);
+            let header = rig.header(kind::TIMER, LOOP, 0);
+            rig.engine.fact(&Fact::Timer(Item { header, item: 0 }));
+            let header = rig.header(kind::WAKE, HANDLE, 0);
+            rig.engine.fact(&Fact::Wake(Lineage { header, child: TASK }));
+            executes(&mut rig, TASK, told, NOTHING);
+            assert!(!rig.engine.wants_texts(PID));
+            passes(&mut rig, TEXTS_WANTED / 2);
+        }
+        assert_eq!(rig.engine.counters().idle_jobs, 2);
     }
 
     #[test]

@@ -79,6 +79,10 @@ impl Rig {
         Header { time: self.time, context, pid: PID, tid: PID, kind, flags, ..Header::default() }
     }
 
+    pub(in crate::stitch) fn rests(&mut self, time: u64) {
+        self.time += time;
+    }
+
     pub(in crate::stitch) fn socket(&mut self, socket: u64, flags: u16) {
         // SAFETY: a structure of integers.
         let mut fact: Socket = unsafe { std::mem::zeroed() };
