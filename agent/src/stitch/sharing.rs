@@ -9,7 +9,7 @@
 //! No parent is better than a wrong one.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 

@@ -3,6 +3,9 @@
 //! calls are sent: those between two that are known belong together, as in [`super::calls`]. That is so on one connection: where a process
 //! calls over several in turn, nothing is said.
 
+#[cfg(test)]
+mod tests;
+
 use adder_ebpf::{Header, stacks};
 
 use super::{
@@ -28,11 +31,14 @@ impl Default for Stubs {
 }
 
 impl Engine {
-    /// A task was made here.
+    /// A task was made here, since the fact before this one of its thread: with the next one it is told of, which may come only
+    /// when the answer to the call has woken the task.
     pub(super) fn stub_is_made(&mut self, header: &Header, task: ContextId) {
         if self.stacks.makes_call(self.stack) {
+            let rested = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.rested);
+            let since = header.time.saturating_sub(rested.min(SILENT));
             let stubs = self.stubs.entry(header.pid).or_default();
-            stubs.queue.is_made(header.time, Handling::Task(task));
+            stubs.queue.is_made(since, Handling::Task(task));
         }
     }
 

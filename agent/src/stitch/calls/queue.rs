@@ -65,9 +65,9 @@ impl<Call> Default for Queue<Call> {
 }
 
 impl<Call: Copy + PartialEq> Queue<Call> {
-    /// Of calls that come in the order of what was made for them.
+    /// Of calls that come in the order of what was made for them, one for each.
     pub(in crate::stitch) fn in_order() -> Self {
-        Self { in_order: true, ..Self::default() }
+        Self { in_order: true, each: 1, in_step: true, ..Self::default() }
     }
 
     pub(in crate::stitch) fn comes(&mut self, time: u64, call: Call) {
@@ -88,7 +88,7 @@ impl<Call: Copy + PartialEq> Queue<Call> {
     pub(in crate::stitch) fn misses(&mut self) {
         self.calls.clear();
         self.handlings.clear();
-        (self.last, self.in_step, self.differed) = (None, false, false);
+        (self.last, self.in_step, self.differed) = (None, self.in_order, false);
     }
 
     /// A call has no place: it is handled by nobody, or by what was made before anything was known.

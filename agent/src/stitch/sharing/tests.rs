@@ -18,9 +18,11 @@ const WRITE_OF_THREADS: u64 = 0x4000;
 const FIELDS: [u8; 3] = [0x82, 0x86, 0x84];
 
 /// A process whose tasks are at the addresses that the tests name.
-struct Rig {
-    engine: Engine,
-    time: u64,
+pub(in crate::stitch) struct Rig {
+    pub(in crate::stitch) engine: Engine,
+    pub(in crate::stitch) time: u64,
+    /// The thread that does things.
+    pub(in crate::stitch) tid: u32,
     /// The connection on which things are sent, and how many bytes have gone over each.
     socket: u64,
     sent: [u64; 2],
@@ -28,9 +30,9 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(in crate::stitch) fn new() -> Self {
         let engine = Engine::new(Options { seed: 1, ..Options::default() });
-        let mut rig = Self { engine, time: 0, socket: 0, sent: [0; 2], objects: OBJECTS };
+        let mut rig = Self { engine, time: 0, tid: PID, socket: 0, sent: [0; 2], objects: OBJECTS };
         let header = rig.header(0, LOOP, 0);
         rig.engine.fact(&Fact::Process(header, ProcessInfo::default()));
         rig.engine.fact(&Fact::Clock(header, Clock { offset: 0 }));
@@ -40,8 +42,7 @@ impl Rig {
             (EVENTS, "httpcore/_async/http2.py", "AsyncHTTP2Connection._receive_events"),
             (WRITE_OF_THREADS, "httpcore/_sync/http2.py", "HTTP2Connection._write_outgoing_data"),
         ] {
-            let (name, file) = (name.to_owned(), format!("/lib/{file}"));
-            rig.engine.fact(&Fact::Code(header, CodeInfo { address, name, file, ..CodeInfo::default() }));
+            rig.code(address, file, name);
         }
         for number in [1, 0] {
             rig.socket = number;
@@ -57,19 +58,25 @@ impl Rig {
         rig
     }
 
-    fn header(&mut self, kind: u16, context: u64, flags: u16) -> Header {
-        self.time += 1_000;
-        Header { kind, flags, time: self.time, context, pid: PID, tid: PID, ..Header::default() }
+    pub(in crate::stitch) fn code(&mut self, address: u64, file: &str, name: &str) {
+        let (name, file) = (name.to_owned(), format!("/lib/{file}"));
+        let header = self.header(0, LOOP, 0);
+        self.engine.fact(&Fact::Code(header, CodeInfo { address, name, file, ..CodeInfo::default() }));
     }
 
-    fn stack(&mut self, frames: &[u64], context: u64) {
+    pub(in crate::stitch) fn header(&mut self, kind: u16, context: u64, flags: u16) -> Header {
+        self.time += 1_000;
+        Header { kind, flags, time: self.time, context, pid: PID, tid: self.tid, ..Header::default() }
+    }
+
+    pub(in crate::stitch) fn stack(&mut self, frames: &[u64], context: u64) {
         let header = self.header(kind::STACK, context, 0);
         let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.to_le_bytes()).collect();
         let stack = Stack { header, count: frames.len() as u32, cut: 0 };
         self.engine.fact(&Fact::Stack { stack, frames: &bytes });
     }
 
-    fn make(&mut self, tasks: impl IntoIterator<Item = u64>) {
+    pub(in crate::stitch) fn make(&mut self, tasks: impl IntoIterator<Item = u64>) {
         for child in tasks {
             let header = self.header(kind::TASK, LOOP, 0);
             self.engine.fact(&Fact::Task(Lineage { header, child }));
@@ -92,12 +99,15 @@ impl Rig {
         self.engine.fact(&Fact::Wake(Lineage { header, child }));
     }
 
-    fn send(&mut self, by: u64, frames: &[u64], stream: Option<u32>, bytes: &[u8]) {
-        self.stack(frames, by);
+    /// Sends bytes; without frames in a thread that has none.
+    pub(in crate::stitch) fn send(&mut self, by: u64, frames: &[u64], stream: Option<u32>, bytes: &[u8]) {
+        if !frames.is_empty() {
+            self.stack(frames, by);
+        }
         if let Some(number) = stream {
             self.stream(number, by);
         }
-        let header = self.header(kind::DATA, by, flag::STACKED);
+        let header = self.header(kind::DATA, by, if frames.is_empty() { 0 } else { flag::STACKED });
         let length = bytes.len() as u64;
         let sent = &mut self.sent[self.socket as usize];
         let fd = self.socket as i32;
@@ -106,7 +116,7 @@ impl Rig {
         self.engine.fact(&Fact::Data { data, head: bytes, tail: &[] });
     }
 
-    fn heads(streams: &[u8]) -> Vec<u8> {
+    pub(in crate::stitch) fn heads(streams: &[u8]) -> Vec<u8> {
         let head = |stream: &u8| [&[0, 0, FIELDS.len() as u8, 1, 5, 0, 0, 0, *stream], &FIELDS[..]].concat();
         streams.iter().flat_map(head).collect()
     }
@@ -117,7 +127,7 @@ impl Rig {
     }
 
     /// Whose each request is, in the order on the wire.
-    fn owners(&mut self, tasks: &[u64]) -> Vec<Option<u64>> {
+    pub(in crate::stitch) fn owners(&mut self, tasks: &[u64]) -> Vec<Option<u64>> {
         let ids: Vec<_> =
             tasks.iter().map(|task| (self.engine.contexts.find_at(PID, *task), *task)).collect();
         let mut operations: Vec<_> = self.engine.operations.iter().collect();
