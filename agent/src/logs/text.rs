@@ -11,33 +11,32 @@ use crate::signal::Attribute;
 const TRACEBACK: [&str; 2] =
     ["Traceback (most recent call last):", "Exception Group Traceback (most recent call last):"];
 
-/// The known formats. Each names what it finds: `level`, `logger`, `function`, `line`, `body`.
+/// The known formats, up to where the message begins. Each names what it finds: `level`, `logger`, `function`, `line`.
 static FORMATS: LazyLock<Formats> = LazyLock::new(|| {
     const TIME: &str = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|[+-]\d\d:?\d\d))?";
     const UPPER: &str = "(?P<level>TRACE|DEBUG|INFO|NOTICE|SUCCESS|WARN|WARNING|ERROR|CRITICAL|FATAL)";
     const ANY: &str =
         "(?P<level>(?i:trace|debug|info|notice|success|warn|warning|error|exception|critical|fatal))";
     const NAME: &str = r"[\w.<>-]+";
-    const BODY: &str = r"(?P<body>(?s:.*))";
     let formats = [
         // `logging` without a format: INFO:app:message
-        format!(r"^{UPPER}:(?P<logger>{NAME}):{BODY}$"),
+        format!(r"^{UPPER}:(?P<logger>{NAME}):"),
         // uvicorn: INFO:     message
-        format!(r"^{UPPER}: +{BODY}$"),
+        format!(r"^{UPPER}: +"),
         // Celery: [2025-01-01 12:00:00,123: INFO/MainProcess] message
-        format!(r"^\[{TIME}: {UPPER}/[\w-]+\] {BODY}$"),
+        format!(r"^\[{TIME}: {UPPER}/[\w-]+\] "),
         // discord.py, gunicorn, structlog: [2025-01-01 12:00:00] [INFO    ] app: message
-        format!(r"^(?:\[?{TIME}\]? +)?(?:\[\d+\] +)?\[ *{ANY} *\] +(?:(?P<logger>{NAME}): +)?{BODY}$"),
+        format!(r"^(?:\[?{TIME}\]? +)?(?:\[\d+\] +)?\[ *{ANY} *\] +(?:(?P<logger>{NAME}): +)?"),
         // 2025-01-01 12:00:00,123 - app - INFO - message
-        format!(r"^\[?{TIME}\]? - (?:(?P<logger>{NAME}) - )?{UPPER} - {BODY}$"),
+        format!(r"^\[?{TIME}\]? - (?:(?P<logger>{NAME}) - )?{UPPER} - "),
         // loguru: 2025-01-01 12:00:00.123 | INFO     | app.module:function:12 - message
-        format!(r"^{TIME} \| {UPPER} +\| (?P<logger>{NAME}):(?P<function>{NAME}):(?P<line>\d+) - {BODY}$"),
+        format!(r"^{TIME} \| {UPPER} +\| (?P<logger>{NAME}):(?P<function>{NAME}):(?P<line>\d+) - "),
         // 2025-01-01 12:00:00,123 | INFO | app | message
-        format!(r"^\[?{TIME}\]? \| {UPPER} *\| (?:(?P<logger>{NAME}) *\| )?{BODY}$"),
+        format!(r"^\[?{TIME}\]? \| {UPPER} *\| (?:(?P<logger>{NAME}) *\| )?"),
         // 2025-01-01 12:00:00,123 app INFO message
-        format!(r"^\[?{TIME}\]? +(?P<logger>{NAME}) +{UPPER}:? +{BODY}$"),
+        format!(r"^\[?{TIME}\]? +(?P<logger>{NAME}) +{UPPER}:? +"),
         // 2025-01-01 12:00:00,123 INFO app: message
-        format!(r"^\[?{TIME}\]? +{UPPER}:? +(?:\[?(?P<logger>{NAME})\]?(?: +-|:) +)?{BODY}$"),
+        format!(r"^\[?{TIME}\]? +{UPPER}:? +(?:\[?(?P<logger>{NAME})\]?(?: +-|:) +)?"),
     ];
     Formats {
         all: RegexSet::new(&formats).expect("the formats are constants"),
@@ -96,7 +95,7 @@ pub fn parse(record: &str) -> Parsed {
     let mut body = &*record;
     if let Some(found) = captures(&record) {
         let part = |name: &str| found.name(name).map(|part| part.as_str());
-        body = part("body").unwrap_or_default();
+        body = &record[found.get_match().end()..];
         parsed.severity = part("level").and_then(|level| Some((severity(level)?, level.to_owned())));
         parsed.logger = part("logger").map(str::to_owned);
         if let Some(function) = part("function") {

@@ -59,6 +59,13 @@ impl Attribute {
     pub fn new(key: &'static str, value: impl Into<Value>) -> Self {
         Self { key: Cow::Borrowed(key), value: value.into() }
     }
+
+    /// A list that begins with these and has room for as many as a span mostly gets.
+    pub fn list<const COUNT: usize>(first: [Self; COUNT]) -> Vec<Self> {
+        let mut list = Vec::with_capacity(16);
+        list.extend(first);
+        list
+    }
 }
 
 /// Status of a span.

@@ -29,6 +29,8 @@ const EXCEPTIONS_MAX: usize = 8;
 const TRACEBACK_WAIT: u64 = 250_000_000;
 /// `STDERR_FILENO`.
 const STDERR: i32 = 2;
+/// Attributes that most records get here: their stream, and the place in the code.
+const LOG_ATTRIBUTES: usize = 4;
 
 /// Counts of log records.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -295,6 +297,7 @@ impl Engine {
         counters.records += 1;
         counters.correlated += u64::from(span.is_some());
         let mut attributes = parsed.attributes;
+        attributes.reserve_exact(LOG_ATTRIBUTES);
         let stream = if waiting.stderr { "stderr" } else { "stdout" };
         attributes.push(Attribute::new("log.iostream", stream));
         attributes.extend(site.into_iter().flatten());

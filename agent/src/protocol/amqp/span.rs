@@ -25,7 +25,7 @@ pub fn describe(message: &Message, endpoints: &Endpoints, outcome: Option<Outcom
         Kind::Declare { method } | Kind::Tx { method } => (method, None),
     };
     let destination = Destination::of(message);
-    let mut attributes = vec![Attribute::new("messaging.system", "rabbitmq")];
+    let mut attributes = Attribute::list([Attribute::new("messaging.system", "rabbitmq")]);
     attributes.push(Attribute::new("messaging.operation.name", operation));
     attributes.extend(operation_type.map(|kind| Attribute::new("messaging.operation.type", kind)));
     if !destination.name.is_empty() {

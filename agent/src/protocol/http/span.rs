@@ -54,7 +54,7 @@ pub fn describe(exchange: &Exchange, role: Role, endpoints: &Endpoints, route: O
     let known_path = route.or(template.as_deref());
     let name = known_path.map_or_else(|| method.to_owned(), |path| format!("{method} {path}"));
 
-    let mut attributes = Vec::with_capacity(16);
+    let mut attributes = Attribute::list([]);
     let mut push = |attribute| attributes.push(attribute);
     if known {
         push(Attribute::new("http.request.method", exchange.method.clone().into_owned()));

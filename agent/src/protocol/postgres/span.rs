@@ -31,7 +31,7 @@ pub fn describe(
     let database = statement.session.as_ref().and_then(|session| session.database.clone());
     let name = name(summary.as_ref().or(operation.as_ref()), database.as_ref());
 
-    let mut attributes = vec![Attribute::new("db.system.name", "postgresql")];
+    let mut attributes = Attribute::list([Attribute::new("db.system.name", "postgresql")]);
     let mut put = |key: &'static str, value: Option<String>| {
         attributes.extend(value.map(|value| Attribute::new(key, value)));
     };

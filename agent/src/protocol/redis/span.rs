@@ -36,8 +36,10 @@ pub fn describe(batch: &Batch, role: Role, endpoints: &Endpoints, text: TextMode
         _ => {}
     }
     let name = name(batch);
-    let mut attributes =
-        vec![Attribute::new("db.system.name", "redis"), Attribute::new("db.operation.name", name.clone())];
+    let mut attributes = Attribute::list([
+        Attribute::new("db.system.name", "redis"),
+        Attribute::new("db.operation.name", name.clone()),
+    ]);
     attributes.extend(batch.database.map(|index| Attribute::new("db.namespace", index.to_string())));
     let failure = failure(batch);
     if let Some(error) = &batch.error {
