@@ -315,8 +315,9 @@ pub(super) struct Thread {
     pub(super) signalled: u64,
     /// Time from the fact before to its last one, nanoseconds.
     pub(super) rested: u64,
-    /// Where it makes its next fact.
+    /// Where it makes its next fact, and when that was told; a task's is told where it is made.
     pub(super) stack: StackId,
+    pub(super) stack_at: u64,
     /// For which stream of HTTP/2 it is there: the object that stands for the connection, and the number.
     pub(super) stream: Option<(u64, u32)>,
     /// How often that was told, and how often when it has last begun a stream of HTTP/2.

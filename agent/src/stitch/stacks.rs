@@ -303,7 +303,7 @@ impl Engine {
     pub(super) fn is_at(&mut self, header: &Header, frames: impl Iterator<Item = u64> + Clone, cut: bool) {
         let stack = self.stacks.take(header.pid, frames, cut);
         let thread = self.threads.entry((header.pid, header.tid)).or_default();
-        (thread.stack, thread.stream) = (stack, None);
+        (thread.stack, thread.stack_at, thread.stream) = (stack, header.time, None);
         thread.stacks.0 += 1;
         if let Some(process) = self.processes.get_mut(&header.pid) {
             process.has_stacks = true;

@@ -31,14 +31,14 @@ impl Default for Stubs {
 }
 
 impl Engine {
-    /// A task was made here, since the fact before this one of its thread: with the next one it is told of, which may come only
-    /// when the answer to the call has woken the task.
+    /// The task of a call was made where its thread's last stack was reported. It is told of only with the next fact of the thread,
+    /// perhaps when the answer to the call has woken it.
     pub(super) fn stub_is_made(&mut self, header: &Header, task: ContextId) {
-        if self.stacks.makes_call(self.stack) {
-            let rested = self.threads.get(&(header.pid, header.tid)).map_or(0, |thread| thread.rested);
-            let since = header.time.saturating_sub(rested.min(SILENT));
+        if self.stacks.makes_call(self.stack)
+            && let Some(thread) = self.threads.get(&(header.pid, header.tid))
+        {
             let stubs = self.stubs.entry(header.pid).or_default();
-            stubs.queue.is_made(since, Handling::Task(task));
+            stubs.queue.is_made(thread.stack_at, Handling::Task(task));
         }
     }
 

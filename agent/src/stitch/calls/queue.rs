@@ -128,7 +128,8 @@ impl<Call: Copy + PartialEq> Queue<Call> {
                 let since = |last: Last| (number.saturating_sub(last.number), made.saturating_sub(last.made));
                 let (calls, handlings) = self.last.map_or((0, 0), since);
                 let agrees = calls * self.each == handlings;
-                if self.in_step && !agrees && !std::mem::replace(&mut self.differed, true) {
+                let is_certain = agrees || self.in_order || !self.in_step;
+                if !is_certain && !std::mem::replace(&mut self.differed, true) {
                     // It may have been answered along with another.
                     return Vec::new();
                 }
@@ -138,6 +139,8 @@ impl<Call: Copy + PartialEq> Queue<Call> {
                     while let Some(next) = self.next_pair().filter(|(last, _)| last.number < number) {
                         pairs.extend(self.takes(next));
                     }
+                } else if self.in_order {
+                    // How many are made is known: of those between, some were given up, or not seen.
                 } else if calls != 0 && handlings % calls == 0 {
                     self.in_step = agrees;
                     self.each = handlings / calls;

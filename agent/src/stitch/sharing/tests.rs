@@ -99,7 +99,7 @@ impl Rig {
         self.engine.fact(&Fact::Wake(Lineage { header, child }));
     }
 
-    /// Sends bytes; without frames in a thread that has none.
+    /// Sends bytes; with no frames, by a thread that runs no Python.
     pub(in crate::stitch) fn send(&mut self, by: u64, frames: &[u64], stream: Option<u32>, bytes: &[u8]) {
         if !frames.is_empty() {
             self.stack(frames, by);
