@@ -128,8 +128,8 @@ impl<Call: Copy + PartialEq> Queue<Call> {
                 let since = |last: Last| (number.saturating_sub(last.number), made.saturating_sub(last.made));
                 let (calls, handlings) = self.last.map_or((0, 0), since);
                 let agrees = calls * self.each == handlings;
-                let is_certain = agrees || self.in_order || !self.in_step;
-                if !is_certain && !std::mem::replace(&mut self.differed, true) {
+                let is_doubtful = self.in_step && !agrees && !self.in_order;
+                if is_doubtful && !std::mem::replace(&mut self.differed, true) {
                     // It may have been answered along with another.
                     return Vec::new();
                 }
@@ -139,13 +139,12 @@ impl<Call: Copy + PartialEq> Queue<Call> {
                     while let Some(next) = self.next_pair().filter(|(last, _)| last.number < number) {
                         pairs.extend(self.takes(next));
                     }
-                } else if self.in_order {
-                    // How many are made is known: of those between, some were given up, or not seen.
-                } else if calls != 0 && handlings % calls == 0 {
-                    self.in_step = agrees;
-                    self.each = handlings / calls;
-                } else {
-                    self.in_step = false;
+                } else if !self.in_order {
+                    // How many are made for each is still to be learnt.
+                    self.in_step = agrees && calls != 0;
+                    if handlings.checked_rem(calls) == Some(0) {
+                        self.each = handlings / calls;
+                    }
                 }
                 pairs.push(pair);
                 self.dealt_with(Last { number, made, called_at, made_at });

@@ -8,7 +8,7 @@ use crate::{
 };
 
 const PID: u32 = 7;
-const LOOP: u64 = 0x9000;
+pub(in crate::stitch) const LOOP: u64 = 0x9000;
 /// Code objects.
 const WRITE: u64 = 0x1000;
 const REQUEST: u64 = 0x2000;
@@ -19,7 +19,7 @@ const FIELDS: [u8; 3] = [0x82, 0x86, 0x84];
 
 /// A process whose tasks are at the addresses that the tests name.
 pub(in crate::stitch) struct Rig {
-    pub(in crate::stitch) engine: Engine,
+    engine: Engine,
     pub(in crate::stitch) time: u64,
     /// The thread that does things.
     pub(in crate::stitch) tid: u32,
@@ -64,7 +64,7 @@ impl Rig {
         self.engine.fact(&Fact::Code(header, CodeInfo { address, name, file, ..CodeInfo::default() }));
     }
 
-    pub(in crate::stitch) fn header(&mut self, kind: u16, context: u64, flags: u16) -> Header {
+    fn header(&mut self, kind: u16, context: u64, flags: u16) -> Header {
         self.time += 1_000;
         Header { kind, flags, time: self.time, context, pid: PID, tid: self.tid, ..Header::default() }
     }
@@ -76,10 +76,15 @@ impl Rig {
         self.engine.fact(&Fact::Stack { stack, frames: &bytes });
     }
 
-    pub(in crate::stitch) fn make(&mut self, tasks: impl IntoIterator<Item = u64>) {
+    /// A task is told of.
+    pub(in crate::stitch) fn task(&mut self, child: u64, flags: u16) {
+        let header = self.header(kind::TASK, LOOP, flags);
+        self.engine.fact(&Fact::Task(Lineage { header, child }));
+    }
+
+    fn make(&mut self, tasks: impl IntoIterator<Item = u64>) {
         for child in tasks {
-            let header = self.header(kind::TASK, LOOP, 0);
-            self.engine.fact(&Fact::Task(Lineage { header, child }));
+            self.task(child, 0);
         }
     }
 
@@ -101,13 +106,16 @@ impl Rig {
 
     /// Sends bytes; with no frames, by a thread that runs no Python.
     pub(in crate::stitch) fn send(&mut self, by: u64, frames: &[u64], stream: Option<u32>, bytes: &[u8]) {
-        if !frames.is_empty() {
+        let flags = if frames.is_empty() {
+            0
+        } else {
             self.stack(frames, by);
-        }
+            flag::STACKED
+        };
         if let Some(number) = stream {
             self.stream(number, by);
         }
-        let header = self.header(kind::DATA, by, if frames.is_empty() { 0 } else { flag::STACKED });
+        let header = self.header(kind::DATA, by, flags);
         let length = bytes.len() as u64;
         let sent = &mut self.sent[self.socket as usize];
         let fd = self.socket as i32;

@@ -1,13 +1,12 @@
-use adder_ebpf::{Lineage, flag, kind};
+use adder_ebpf::flag;
 
-use crate::{fact::Fact, stitch::sharing::tests::Rig};
+use crate::stitch::sharing::tests::{LOOP, Rig};
 
-const LOOP: u64 = 0x9000;
 /// Code objects of `grpc.aio`: where the task of a call is made, and what it runs.
 const MADE: u64 = 0x5000;
 const INVOKES: u64 = 0x6000;
-/// The loop's thread, and one of the core's.
-const THREADS: [u32; 2] = [7, 8];
+/// A thread of the core.
+const CORE: u32 = 8;
 const OLDER: [u64; 2] = [0x100, 0x200];
 const CORES: u64 = 0x300;
 const NEXT: u64 = 0x400;
@@ -35,8 +34,7 @@ fn is_made(rig: &mut Rig) {
 
 /// The task that was made last is told of.
 fn is_told(rig: &mut Rig, child: u64) {
-    let header = rig.header(kind::TASK, LOOP, flag::STACKED);
-    rig.engine.fact(&Fact::Task(Lineage { header, child }));
+    rig.task(child, flag::STACKED);
 }
 
 /// Both.
@@ -52,9 +50,9 @@ fn sends(rig: &mut Rig, task: u64, stream: u8) {
 
 /// A thread of the core sends a call.
 fn core_sends(rig: &mut Rig, stream: u8) {
-    rig.tid = THREADS[1];
+    let own = std::mem::replace(&mut rig.tid, CORE);
     rig.send(0, &[], None, &Rig::heads(&[stream]));
-    rig.tid = THREADS[0];
+    rig.tid = own;
 }
 
 #[test]
